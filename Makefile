@@ -1,0 +1,29 @@
+# The commands of this project. Each does its own set-up on a fresh Debian machine with Rust.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-stop test lint bench install clean-servers
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
+
+demo: ## export a million rows to a local S3 server (KEEP=1: leave both servers running)
+	@scripts/demo.sh
+
+demo-stop: ## stop what `make demo KEEP=1` left running
+	@. scripts/common.sh && use_kind demo && scripts/servers.sh stop "$$RUN_DIR"
+
+test: ## every test (TESTS=name: those that match)
+	@scripts/test.sh
+
+lint: ## formatting, clippy, shellcheck
+	@scripts/lint.sh
+
+bench: ## side by side with what one would use otherwise
+	@scripts/bench.sh
+
+install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH)
+	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh
+
+clean-servers: ## stop the servers of demo and test and delete their data
+	@. scripts/common.sh && for kind in test demo; do use_kind $$kind && scripts/servers.sh clean "$$RUN_DIR"; done

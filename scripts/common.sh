@@ -1,0 +1,119 @@
+# shellcheck shell=bash
+# Sourced by every script here, so that root and an ordinary user take the same path: where things
+# lie, who runs Postgres (which refuses root), and an environment that nothing of the caller's leaks into.
+
+set -euo pipefail
+umask 022
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+PG_MAJOR=${PG_MAJOR:-15}
+PGRX_VERSION=$(sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$ROOT/Cargo.toml")
+PG_OS_USER=
+if [ "$(id -u)" -eq 0 ]; then PG_OS_USER=postgres; fi
+
+# The caller's own database must not be taken for the private one.
+unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE PGOPTIONS PGDATA PGSSLMODE
+# Inherited by the server, it would put a backtrace into every expected error.
+unset RUST_BACKTRACE
+# pgrx-tests connects as $USER, which a CI shell may lack.
+export USER="${USER:-$(id -un)}" LC_ALL=C.UTF-8
+command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+
+say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	else
+		command -v sudo >/dev/null || die "this needs root or sudo: $*"
+		sudo "$@"
+	fi
+}
+
+# From /, because the unprivileged user may not enter the directory we stand in.
+as_pg() {
+	if [ -n "$PG_OS_USER" ]; then
+		(cd / && runuser -u "$PG_OS_USER" -- "$@")
+	else
+		"$@"
+	fi
+}
+
+# use_kind test|demo: where that kind's Postgres, servers and pgrx configuration lie.
+use_kind() {
+	local base=$ROOT/target
+	mkdir -p "$base/$1"
+	if ! as_pg test -x "$base/$1"; then
+		id -u "$PG_OS_USER" >/dev/null 2>&1 || die "no user $PG_OS_USER yet: run scripts/setup.sh $1"
+		base=/var/tmp/s3_export-$(printf %s "$ROOT" | cksum | cut -d ' ' -f 1)
+		mkdir -p "$base"
+		# Anyone may make a directory of that name before us.
+		[[ -O $base && ! -L $base ]] || die "$base belongs to someone else"
+		mkdir -p "$base/$1"
+	fi
+	RUN_DIR=$base/$1
+	PG_COPY=$RUN_DIR/postgres
+	PG_CONFIG=$PG_COPY/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
+	pgrx_env "$RUN_DIR/pgrx" "$PG_CONFIG"
+}
+
+# The same values for every cargo call of a kind: pgrx rebuilds its bindings when they change.
+pgrx_env() {
+	export PGRX_HOME=$1 PGRX_PG_CONFIG_PATH=$2
+	# The workaround changes linker flags, and so would rebuild everything between cargo and cargo-pgrx.
+	export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
+}
+
+# Stands in for `cargo pgrx init`, which would download and build Postgres versions nobody asked for.
+write_pgrx_config() {
+	local content="[configs]
+pg$1 = \"$PGRX_PG_CONFIG_PATH\""
+	mkdir -p "$PGRX_HOME"
+	# An unchanged file keeps its time, and the bindings made from it.
+	[ "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" = "$content" ] || printf '%s\n' "$content" >"$PGRX_HOME/config.toml"
+}
+
+need_cargo_pgrx() {
+	command -v cargo >/dev/null || die "Rust is missing: install it with rustup first"
+	if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX_VERSION" ]; then
+		say "Installing cargo-pgrx $PGRX_VERSION"
+		cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
+	fi
+}
+
+# free_ports N: below the range the kernel hands to clients, so that none is taken before its server starts.
+free_ports() {
+	python3 - "$1" <<'EOF'
+import random, socket, sys
+
+held = []
+while len(held) < int(sys.argv[1]):
+    s = socket.socket()
+    try:
+        s.bind(("127.0.0.1", random.randrange(10240, 28000)))
+        held.append(s)
+    except OSError:
+        pass
+print(*(s.getsockname()[1] for s in held))
+EOF
+}
+
+# socket_dir DIR: DIR, or a short one under /tmp when a socket in DIR would pass the kernel's 107 bytes.
+socket_dir() {
+	local dir=$1
+	[ "${#dir}" -le 85 ] || dir=$(mktemp -d /tmp/s3e.XXXXXX)
+	private_dir "$dir"
+	printf '%s\n' "$dir"
+}
+
+private_dir() { install -d -m 700 ${PG_OS_USER:+-o "$PG_OS_USER"} "$1"; }
+
+# private_file FILE <CONTENT: never readable by others, not even while it is being written.
+private_file() {
+	install -m 600 ${PG_OS_USER:+-o "$PG_OS_USER"} /dev/null "$1"
+	cat >"$1"
+}

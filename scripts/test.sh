@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Every test of the project, from a fresh clone: end to end against a real Postgres and a real S3 server, then
+# those that run inside Postgres, with the pure ones. TESTS="name" runs only what matches.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+scripts=$ROOT/scripts
+"$scripts/setup.sh" test
+use_kind test
+cd "$ROOT"
+features=(--no-default-features --features "pg$PG_MAJOR")
+filter=(${TESTS:+"$TESTS"})
+
+say "Building s3_export (debug) and installing it into $PG_COPY"
+cargo pgrx install "${features[@]}" -c "$PG_CONFIG"
+
+pgdata=$(socket_dir "$RUN_DIR/pgdata")
+stop() {
+	"$scripts/servers.sh" stop "$RUN_DIR"
+	rm -rf "$pgdata"
+}
+say "Starting Postgres and SeaweedFS (a local S3 server) in $RUN_DIR"
+trap stop EXIT
+"$scripts/servers.sh" start "$RUN_DIR"
+settings=$("$scripts/servers.sh" env "$RUN_DIR")
+eval "$settings"
+
+failed=()
+say "End-to-end tests"
+cargo test "${features[@]}" --test e2e "${filter[@]}" -- --test-threads=2 || failed+=(end-to-end)
+
+say "Tests inside Postgres, and the pure ones"
+# Second, because pgrx-tests puts a build of its own into the copy.
+export CARGO_PGRX_TEST_PGDATA=$pgdata
+if [ -n "$PG_OS_USER" ]; then export CARGO_PGRX_TEST_RUNAS=$PG_OS_USER; fi
+cargo test --no-default-features --features "pg$PG_MAJOR pg_test" --lib "${filter[@]}" || failed+=(in-Postgres)
+
+[ ${#failed[@]} -eq 0 ] || die "failed: ${failed[*]}"
+say "All tests passed"

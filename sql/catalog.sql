@@ -1,0 +1,252 @@
+-- The SQL surface of s3_export: roles, the catalog of integrations with its policies, and the functions.
+--
+-- Written by hand so that signatures, defaults, grants and comments stand in one place. Every object is named with its
+-- schema, nothing is created OR REPLACEd or IF NOT EXISTS (an object that was there before would keep its owner), and
+-- PUBLIC gets nothing.
+
+-- Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
+-- databases may be creating them at the same moment.
+DO $$
+DECLARE
+    wanted pg_catalog.name;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['s3_export_member', 's3_export_admin'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted) THEN
+            BEGIN
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE SCHEMA s3_export;
+COMMENT ON SCHEMA s3_export IS 'integrations and jobs of the extension s3_export';
+GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
+
+-- Integrations ------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.integrations (
+    integration_id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    name text NOT NULL UNIQUE
+        CONSTRAINT name_is_printable CHECK (name OPERATOR(pg_catalog.~) '^[^[:cntrl:]]{1,63}$'),
+    owner name NOT NULL DEFAULT current_user,
+    usage_role name NOT NULL DEFAULT current_user,
+    enabled boolean NOT NULL DEFAULT true,
+    credential_source text NOT NULL DEFAULT 'keys'
+        CONSTRAINT credential_source_is_known
+        CHECK (credential_source OPERATOR(pg_catalog.=) ANY (ARRAY['keys', 'ambient', 'profile'])),
+    access_key_id text,
+    aws_profile text,
+    aws_role text
+        CONSTRAINT aws_role_is_an_arn CHECK (aws_role OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:iam::[0-9]{12}:role/.+$'),
+    aws_external_id text
+        CONSTRAINT aws_external_id_has_the_characters_of_sts
+        CHECK (aws_external_id OPERATOR(pg_catalog.~) '^[[:alnum:]_+=,.@:/-]{2,}$'
+               AND pg_catalog.length(aws_external_id) OPERATOR(pg_catalog.<=) 1224),
+    sts_endpoint text
+        CONSTRAINT sts_endpoint_is_a_url CHECK (sts_endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
+    region text
+        CONSTRAINT region_is_a_name CHECK (region OPERATOR(pg_catalog.~) '^[a-z0-9-]{1,64}$'),
+    endpoint text
+        CONSTRAINT endpoint_is_a_url CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
+    path_style boolean NOT NULL DEFAULT false,
+    allowed_locations text[] NOT NULL
+        CONSTRAINT allowed_locations_are_s3_uris
+        CHECK (pg_catalog.cardinality(allowed_locations) OPERATOR(pg_catalog.>) 0
+               AND pg_catalog.array_position(allowed_locations, NULL) IS NULL
+               AND pg_catalog.array_to_string(allowed_locations, E'\n')
+                   OPERATOR(pg_catalog.~) E'^s3://[^\n]*(\ns3://[^\n]*)*$'),
+    expected_bucket_owner text
+        CONSTRAINT expected_bucket_owner_is_an_account CHECK (expected_bucket_owner OPERATOR(pg_catalog.~) '^[0-9]{12}$'),
+    sse text
+        CONSTRAINT sse_is_known CHECK (sse OPERATOR(pg_catalog.=) ANY (ARRAY['AES256', 'aws:kms', 'aws:kms:dsse'])),
+    kms_key_id text
+        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR sse OPERATOR(pg_catalog.~) '^aws:kms'),
+    storage_class text
+        CONSTRAINT storage_class_is_a_name CHECK (storage_class OPERATOR(pg_catalog.~) '^[A-Z_]{1,64}$'),
+    object_acl text
+        CONSTRAINT object_acl_is_canned CHECK (object_acl OPERATOR(pg_catalog.~) '^[a-z-]{1,64}$'),
+    checksum text NOT NULL DEFAULT 'crc32'
+        CONSTRAINT checksum_is_known CHECK (checksum OPERATOR(pg_catalog.=) ANY (ARRAY['crc32', 'sha256', 'none'])),
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+COMMENT ON TABLE s3_export.integrations IS
+    'integrations: named, administrator-made permissions to write to S3; each role sees those that it may use';
+COMMENT ON COLUMN s3_export.integrations.integration_id IS 'never changes; sealed credentials are bound to it';
+COMMENT ON COLUMN s3_export.integrations.name IS 'what s3_export(uri, integration, query) is given';
+COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the row if they are in s3_export_admin';
+COMMENT ON COLUMN s3_export.integrations.usage_role IS
+    'role whose members see and use the row; public: every member of s3_export_member';
+COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports are refused';
+COMMENT ON COLUMN s3_export.integrations.credential_source IS
+    'keys: access_key_id and a sealed secret; ambient, profile: the server''s own (made by a superuser only)';
+COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials';
+COMMENT ON COLUMN s3_export.integrations.aws_profile IS 'profile in the server''s AWS files, for credential_source profile';
+COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume';
+COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that the role''s trust policy asks for';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s';
+COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region';
+COMMENT ON COLUMN s3_export.integrations.endpoint IS
+    'another server than Amazon''s, https://host[:port]; changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.path_style IS 'the bucket in the path instead of the host name';
+COMMENT ON COLUMN s3_export.integrations.allowed_locations IS
+    'where it may write: s3://bucket or s3://bucket/prefix, up to a path boundary; s3:// means anywhere';
+COMMENT ON COLUMN s3_export.integrations.expected_bucket_owner IS 'account id that must own the bucket';
+COMMENT ON COLUMN s3_export.integrations.sse IS 'server-side encryption: AES256, aws:kms, aws:kms:dsse';
+COMMENT ON COLUMN s3_export.integrations.kms_key_id IS 'ARN of the KMS key, for sse aws:kms';
+COMMENT ON COLUMN s3_export.integrations.storage_class IS 'storage class of files; the manifest''s is STANDARD';
+COMMENT ON COLUMN s3_export.integrations.object_acl IS 'canned ACL of every object';
+COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum S3 verifies: crc32, sha256, none (for stores that refuse them)';
+COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the row was made';
+COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the row was last changed';
+
+CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.integration_id IS DISTINCT FROM OLD.integration_id THEN
+        RAISE EXCEPTION 'integration_id of an integration never changes' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    NEW.updated_at := pg_catalog.now();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.before_integration_update() IS
+    'keeps integration_id, which credentials are sealed with, and sets updated_at';
+REVOKE ALL ON FUNCTION s3_export.before_integration_update() FROM PUBLIC;
+CREATE TRIGGER before_integration_update BEFORE UPDATE ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update();
+COMMENT ON TRIGGER before_integration_update ON s3_export.integrations IS
+    'keeps integration_id, which credentials are sealed with, and sets updated_at';
+
+-- Integrations are restored by pg_dump; credentials below are not, and never leave the database.
+SELECT pg_catalog.pg_extension_config_dump('s3_export.integrations', '');
+
+REVOKE ALL ON s3_export.integrations FROM PUBLIC;
+-- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
+GRANT SELECT (integration_id, name, owner, usage_role, enabled, credential_source, aws_profile, aws_role, sts_endpoint, region,
+              endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl,
+              checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_member;
+GRANT SELECT, INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
+
+ALTER TABLE s3_export.integrations ENABLE ROW LEVEL SECURITY;
+
+-- The look-ups by name go through pg_roles: has_role functions raise for a role that was dropped, or is missing after a
+-- restore, and one such row would then hide all others.
+CREATE POLICY members_see_what_they_may_use ON s3_export.integrations FOR SELECT TO s3_export_member
+    USING (usage_role OPERATOR(pg_catalog.=) 'public'
+           OR EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                      WHERE r.rolname OPERATOR(pg_catalog.=) usage_role AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+COMMENT ON POLICY members_see_what_they_may_use ON s3_export.integrations IS
+    'a member sees the integrations whose usage_role he has, and those for public';
+
+CREATE POLICY admins_change_what_they_own ON s3_export.integrations FOR ALL TO s3_export_admin
+    USING (EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                   WHERE r.rolname OPERATOR(pg_catalog.=) owner AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+COMMENT ON POLICY admins_change_what_they_own ON s3_export.integrations IS
+    'an administrator sees and changes the integrations that a role of his owns';
+
+-- Restrictive policies are named in the error, so their names say what is wrong.
+CREATE POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR INSERT
+    TO s3_export_admin
+    WITH CHECK (credential_source OPERATOR(pg_catalog.=) 'keys'
+                AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
+                AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
+COMMENT ON POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations IS
+    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+CREATE POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR UPDATE
+    TO s3_export_admin
+    WITH CHECK (credential_source OPERATOR(pg_catalog.=) 'keys'
+                AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
+                AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
+COMMENT ON POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations IS
+    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+
+-- Credentials -------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.credentials (
+    integration_id uuid PRIMARY KEY REFERENCES s3_export.integrations ON DELETE CASCADE,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE s3_export.credentials IS
+    'secret halves of credentials, sealed with the key ring that s3_export.key_file names; granted to nobody';
+COMMENT ON COLUMN s3_export.credentials.integration_id IS 'the integration that the secret belongs to';
+COMMENT ON COLUMN s3_export.credentials.key_id IS 'the key of the ring that opens it';
+COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id and endpoint';
+COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was stored';
+
+-- Granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every row as well.
+REVOKE ALL ON s3_export.credentials FROM PUBLIC;
+ALTER TABLE s3_export.credentials ENABLE ROW LEVEL SECURITY;
+
+-- Functions ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION s3_export.create_integration(
+    name text,
+    access_key_id text DEFAULT NULL,
+    secret_access_key text DEFAULT NULL,
+    session_token text DEFAULT NULL,
+    aws_role text DEFAULT NULL,
+    aws_external_id text DEFAULT NULL,
+    credential_source text DEFAULT 'keys',
+    region text DEFAULT NULL,
+    endpoint text DEFAULT NULL,
+    path_style boolean DEFAULT NULL,
+    allowed_locations text[] DEFAULT NULL,
+    usage_role name DEFAULT NULL,
+    options jsonb DEFAULT '{}'
+) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_create_integration';
+COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
+    'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). options: checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class';
+-- Inserting is the table's privilege; this only keeps others from trying.
+REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.set_credentials(
+    name text,
+    access_key_id text,
+    secret_access_key text,
+    session_token text DEFAULT NULL
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_set_credentials';
+COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
+    'stores other credentials in an integration that you may change, sealed';
+-- Updating is the table's privilege; this only keeps others from trying.
+REVOKE ALL ON FUNCTION s3_export.set_credentials(text, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
+
+-- In pg_catalog, so that it is found under any search_path.
+CREATE FUNCTION pg_catalog.s3_export(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT 'none',
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run';
+COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'runs a query as you and writes its rows to S3 as JSON, in files of output_chunk_size documents; the manifest follows with the commit. Use it in FROM';
+-- It sends data out of the database: a privilege of its own.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;

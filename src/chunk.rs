@@ -1,0 +1,258 @@
+//! Documents → files: when a file ends, and which of its bytes go out already.
+//!
+//! ```text
+//! document → buffer ─┬─ larger than a part: full parts go out, the file stays open
+//!                    └─ enough documents, or no room for one more: the rest goes out, the file ends
+//! ```
+//!
+//! Only the bytes of one part and one document are held here, so a thousand documents of 10 MB do not need 10 GB.
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+
+use crate::encode::json::JsonBuffer;
+use crate::error::{Error, Result};
+
+/// When a file ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Exactly so many documents a file, but for the last one and where `bytes` cuts earlier.
+    pub documents: u64,
+    /// Most bytes a file of more than one document may have.
+    pub bytes: Option<u64>,
+    /// Bytes a part: a file that outgrows it leaves in several pieces of just this size, and a last, smaller one.
+    pub part: usize,
+}
+
+/// Some consecutive bytes of a file.
+#[derive(Debug)]
+pub struct Piece {
+    /// The file's number, from 1.
+    pub file: u64,
+    /// The bytes.
+    pub body: Bytes,
+    /// Where the file ends with this piece: how many documents it has.
+    pub documents: Option<u64>,
+}
+
+/// Where pieces go, in order.
+pub trait PieceSink {
+    /// Takes the piece over, waiting until there is room for it.
+    fn send(&mut self, piece: Piece) -> Result<()>;
+    /// An empty buffer to write the next bytes into; a used one where there is one.
+    fn buffer(&mut self) -> Vec<u8>;
+}
+
+/// What has been cut so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Documents written.
+    pub documents: u64,
+    /// Files begun.
+    pub files: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+}
+
+/// Cuts a stream of documents into files.
+pub struct Chunker<S> {
+    limits: Limits,
+    sink: S,
+    buffer: JsonBuffer,
+    totals: Totals,
+    documents_in_file: u64,
+    /// Bytes of the open file that were sent already.
+    sent_of_file: u64,
+}
+
+impl<S: PieceSink> Chunker<S> {
+    /// Starts with no file open.
+    pub fn new(limits: Limits, mut sink: S) -> Self {
+        let buffer = JsonBuffer::from_vec(sink.buffer());
+        Chunker { limits, sink, buffer, totals: Totals::default(), documents_in_file: 0, sent_of_file: 0 }
+    }
+
+    /// Adds the document that `encode` writes, line break included. Errors: `encode`'s, the sink's, and 53200.
+    pub fn document(&mut self, encode: impl FnOnce(&mut JsonBuffer) -> Result<()>) -> Result<()> {
+        let start = self.buffer.len();
+        encode(&mut self.buffer)?;
+        self.check_memory()?;
+        if self.overflows() && self.documents_in_file > 0 {
+            self.end_file_before(start)?;
+        }
+        if self.documents_in_file == 0 {
+            self.totals.files += 1;
+        }
+        self.documents_in_file += 1;
+        self.totals.documents += 1;
+        if self.documents_in_file == self.limits.documents { self.end_file() } else { self.send_full_parts() }
+    }
+
+    /// Ends the last file and gives the totals.
+    pub fn finish(mut self) -> Result<Totals> {
+        if self.documents_in_file > 0 {
+            self.end_file()?;
+        }
+        Ok(self.totals)
+    }
+
+    fn check_memory(&self) -> Result<()> {
+        if self.buffer.failed() { Err(Error::out_of_memory("the buffer of a document")) } else { Ok(()) }
+    }
+
+    fn overflows(&self) -> bool {
+        self.limits.bytes.is_some_and(|limit| self.sent_of_file + self.buffer.len() as u64 > limit)
+    }
+
+    /// Ends the file before the document at `start`, which becomes the first of the next.
+    fn end_file_before(&mut self, start: usize) -> Result<()> {
+        let mut next = JsonBuffer::from_vec(self.sink.buffer());
+        next.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
+        self.buffer.truncate(start);
+        self.end_file()?;
+        self.buffer = next;
+        self.check_memory()
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        let documents = std::mem::take(&mut self.documents_in_file);
+        self.send_full_parts()?;
+        let body = self.buffer.take();
+        self.send(Bytes::from(body), Some(documents))?;
+        self.sent_of_file = 0;
+        self.buffer = JsonBuffer::from_vec(self.sink.buffer());
+        Ok(())
+    }
+
+    /// Sends what fills whole parts and keeps at least one byte, so that the piece that ends the file is never empty.
+    fn send_full_parts(&mut self) -> Result<()> {
+        let part = self.limits.part;
+        if self.buffer.len() <= part {
+            return Ok(());
+        }
+        let mut full = Bytes::from(self.buffer.take());
+        self.buffer = JsonBuffer::from_vec(self.sink.buffer());
+        while full.len() > part {
+            self.send(full.split_to(part), None)?;
+        }
+        self.buffer.raw(&full);
+        self.check_memory()
+    }
+
+    fn send(&mut self, body: Bytes, documents: Option<u64>) -> Result<()> {
+        self.sent_of_file += body.len() as u64;
+        self.totals.bytes += body.len() as u64;
+        self.sink.send(Piece { file: self.totals.files, body, documents })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Default)]
+    struct Files(Vec<(Vec<u8>, Option<u64>, usize)>);
+
+    impl PieceSink for &mut Files {
+        fn send(&mut self, piece: Piece) -> Result<()> {
+            let number = usize::try_from(piece.file).unwrap();
+            if self.0.len() < number {
+                self.0.push((Vec::new(), None, 0));
+            }
+            assert_eq!(self.0.len(), number, "pieces come in the order of their files");
+            let file = self.0.last_mut().unwrap();
+            assert_eq!(file.1, None, "nothing comes after the end of a file");
+            assert!(!piece.body.is_empty());
+            file.0.extend_from_slice(&piece.body);
+            file.1 = piece.documents;
+            file.2 += 1;
+            Ok(())
+        }
+
+        fn buffer(&mut self) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    fn cut(limits: Limits, documents: &[Vec<u8>]) -> (Files, Totals) {
+        let mut files = Files::default();
+        let mut chunker = Chunker::new(limits, &mut files);
+        for document in documents {
+            chunker
+                .document(|buffer| {
+                    buffer.raw(document);
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let totals = chunker.finish().unwrap();
+        (files, totals)
+    }
+
+    fn documents(count: usize, size: usize) -> Vec<Vec<u8>> {
+        vec![vec![b'x'; size]; count]
+    }
+
+    const LIMITS: Limits = Limits { documents: 1000, bytes: None, part: 1 << 20 };
+
+    #[test]
+    fn every_file_but_the_last_holds_exactly_the_documents_asked_for() {
+        let (files, totals) = cut(LIMITS, &documents(2500, 10));
+        let counts: Vec<_> = files.0.iter().map(|file| file.1).collect();
+        assert_eq!(counts, [Some(1000), Some(1000), Some(500)]);
+        assert_eq!(totals, Totals { documents: 2500, files: 3, bytes: 25_000 });
+    }
+
+    #[test]
+    fn no_document_makes_no_file() {
+        let (files, totals) = cut(LIMITS, &[]);
+        assert!(files.0.is_empty());
+        assert_eq!(totals, Totals::default());
+    }
+
+    #[test]
+    fn a_full_last_file_is_not_followed_by_an_empty_one() {
+        assert_eq!(cut(LIMITS, &documents(2000, 1)).1.files, 2);
+    }
+
+    #[test]
+    fn bytes_end_a_file_before_the_document_that_would_exceed_them() {
+        let (files, _) = cut(Limits { bytes: Some(25), ..LIMITS }, &documents(5, 10));
+        let sizes: Vec<_> = files.0.iter().map(|file| file.0.len()).collect();
+        assert_eq!(sizes, [20, 20, 10]);
+    }
+
+    #[test]
+    fn a_document_larger_than_the_byte_limit_has_a_file_of_its_own() {
+        let (files, _) = cut(Limits { bytes: Some(5), ..LIMITS }, &documents(2, 10));
+        assert_eq!(files.0.len(), 2);
+    }
+
+    #[test]
+    fn a_file_larger_than_a_part_leaves_in_parts_of_just_that_size() {
+        let (files, totals) = cut(Limits { part: 64, ..LIMITS }, &documents(3, 100));
+        assert_eq!(files.0.len(), 1);
+        assert_eq!(files.0[0].2, 5, "300 bytes in parts of 64");
+        assert_eq!(totals.bytes, 300);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_limits_hold(
+            sizes in prop::collection::vec(1usize..200, 0..200), count in 1u64..20, bytes in prop::option::of(1u64..500), part in 1usize..300,
+        ) {
+            let all: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(i, size)| vec![u8::try_from(i % 251).unwrap(); *size]).collect();
+            let (files, totals) = cut(Limits { documents: count, bytes, part }, &all);
+            prop_assert_eq!(files.0.iter().flat_map(|f| f.0.clone()).collect::<Vec<_>>(), all.concat());
+            prop_assert_eq!(files.0.iter().map(|f| f.1.unwrap()).sum::<u64>(), totals.documents);
+            prop_assert_eq!(files.0.len() as u64, totals.files);
+            for file in &files.0 {
+                let documents = file.1.unwrap();
+                prop_assert!(documents <= count);
+                prop_assert!(documents == 1 || bytes.is_none_or(|limit| file.0.len() as u64 <= limit));
+                prop_assert_eq!(file.2, file.0.len().div_ceil(part));
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Numbers as JSON has them: every digit the database holds, and none that it does not.
+//!
+//! `numeric` is written from its stored form rather than through `numeric_out`, which allocates a
+//! string a value. The layout is private to Postgres (`src/backend/utils/adt/numeric.c`, struct
+//! `NumericChoice`) but on disk, and so the same since 9.1. JSON has no NaN and no infinities:
+//! these come back as [`NonFinite`], for the caller to wrap.
+#![forbid(unsafe_code)]
+
+use super::json::JsonBuffer;
+
+/// A value that no JSON number can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Not a number.
+    NaN,
+    /// Positive infinity.
+    Infinity,
+    /// Negative infinity.
+    NegInfinity,
+}
+
+impl NonFinite {
+    /// What `value` is, unless it is finite.
+    pub const fn of_f64(value: f64) -> Option<Self> {
+        match value {
+            f64::INFINITY => Some(Self::Infinity),
+            f64::NEG_INFINITY => Some(Self::NegInfinity),
+            _ if value.is_nan() => Some(Self::NaN),
+            _ => None,
+        }
+    }
+
+    /// Postgres's text of it (`float8out`, `numeric_out`).
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NaN => "NaN",
+            Self::Infinity => "Infinity",
+            Self::NegInfinity => "-Infinity",
+        }
+    }
+}
+
+/// Writes an integer of any width.
+pub fn integer(out: &mut JsonBuffer, value: impl itoa::Integer) {
+    out.raw(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Writes the fewest digits that read back as the same double, very large and small ones
+/// with an exponent; negative zero is `-0`. Nothing is written if `value` is not finite.
+pub fn float8(out: &mut JsonBuffer, value: f64) -> Result<(), NonFinite> {
+    shortest(out, value)
+}
+
+/// As [`float8`], but the digits read back as the same single.
+pub fn float4(out: &mut JsonBuffer, value: f32) -> Result<(), NonFinite> {
+    shortest(out, value)
+}
+
+fn shortest<F: zmij::Float + Copy + Into<f64>>(out: &mut JsonBuffer, value: F) -> Result<(), NonFinite> {
+    if let Some(special) = NonFinite::of_f64(value.into()) {
+        return Err(special);
+    }
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(value);
+    out.raw(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+    Ok(())
+}
+
+/// Writes a `numeric` as `numeric_out` does: all digits of its display scale, never an exponent.
+/// `payload` is what follows the varlena header, detoasted. Nothing is written if it is a special
+/// value. Words that a damaged payload lacks count as zero.
+pub fn numeric(out: &mut JsonBuffer, payload: &[u8]) -> Result<(), NonFinite> {
+    const FORM: u16 = 0xc000;
+    const LONG_NEGATIVE: u16 = 0x4000;
+    const SHORT: u16 = 0x8000;
+    const SHORT_NEGATIVE: u16 = 0x2000;
+    const SPECIAL: u16 = 0xc000;
+
+    let (words, _) = payload.as_chunks::<2>();
+    let word = |index: usize| words.get(index).map_or(0, |word| u16::from_ne_bytes(*word));
+    let header = word(0);
+    let form = header & FORM;
+    let (negative, scale, weight, digits) = match form {
+        SPECIAL => return Err(special(header)),
+        SHORT => {
+            // Seven bits of two's complement: shifted to the top, then back with the sign.
+            let weight = (header << 9).cast_signed() >> 9;
+            let scale = (header & 0x1f80) >> 7;
+            (header & SHORT_NEGATIVE != 0, scale, weight, words.get(1..))
+        }
+        _ => {
+            let (scale, weight) = (header & !FORM, word(1).cast_signed());
+            (form == LONG_NEGATIVE, scale, weight, words.get(2..))
+        }
+    };
+    if negative {
+        out.push(b'-');
+    }
+    decimal(out, digits.unwrap_or_default(), weight.into(), scale.into());
+    Ok(())
+}
+
+fn special(header: u16) -> NonFinite {
+    match header & 0xf000 {
+        0xd000 => NonFinite::Infinity,
+        0xf000 => NonFinite::NegInfinity,
+        _ => NonFinite::NaN,
+    }
+}
+
+/// Writes base-10000 `digits`, the first of which counts 10000 to the power of `weight`, with
+/// `scale` decimal digits after the point (`get_str_from_var`).
+fn decimal(out: &mut JsonBuffer, digits: &[[u8; 2]], weight: i32, scale: usize) {
+    let group = |index: i32| {
+        let index = usize::try_from(index).ok();
+        let digit = index.and_then(|index| digits.get(index));
+        four_digits(digit.map_or(0, |&digit| u16::from_ne_bytes(digit)))
+    };
+
+    let first = if weight < 0 { *b"0000" } else { group(0) };
+    let mut shown = first.as_slice();
+    while let [b'0', _, ..] = shown {
+        shown = &shown[1..];
+    }
+    out.raw(shown);
+    for index in 1..=weight {
+        out.raw(&group(index));
+    }
+    if scale > 0 {
+        out.push(b'.');
+    }
+    let (mut index, mut left) = (weight, scale);
+    while left > 0 {
+        index += 1;
+        let shown = left.min(4);
+        out.raw(&group(index)[..shown]);
+        left -= shown;
+    }
+}
+
+/// The last four decimal digits of a number.
+const fn four_digits(number: u16) -> [u8; 4] {
+    let [a, b] = two_digits(number as u32 / 100);
+    let [c, d] = two_digits(number as u32);
+    [a, b, c, d]
+}
+
+/// The last two decimal digits of a number.
+pub(super) const fn two_digits(number: u32) -> [u8; 2] {
+    [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::tests::text;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn number(write: impl FnOnce(&mut JsonBuffer) -> Result<(), NonFinite>) -> String {
+        text(|out| write(out).unwrap_or_else(|special| out.raw(special.text().as_bytes())))
+    }
+
+    fn stored(words: &[u16]) -> String {
+        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        number(|out| numeric(out, &payload))
+    }
+
+    #[test]
+    fn floats_have_no_needless_point_and_an_exponent_when_shorter() {
+        for (value, wanted) in [
+            (-0.0, "-0"),
+            (0.1, "0.1"),
+            (-2.5e-7, "-2.5e-7"),
+            (1e23, "1e+23"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "Infinity"),
+            (f64::NEG_INFINITY, "-Infinity"),
+        ] {
+            assert_eq!(number(|out| float8(out, value)), wanted);
+        }
+        assert_eq!(number(|out| float4(out, 0.1)), "0.1");
+        assert_eq!(number(|out| float4(out, f32::NEG_INFINITY)), "-Infinity");
+    }
+
+    /// Each as Postgres 15 stores it (seen by pageinspect) and prints it.
+    #[test]
+    fn numerics_print_as_numeric_out_does() {
+        for (words, wanted) in [
+            (&[0x8100][..], "0.00"),
+            (&[0xa000, 1], "-1"),
+            (&[0xa0ff, 5000], "-0.5"),
+            (&[0x827f, 1], "0.0001"),
+            (&[0x82fe, 1000], "0.00001"),
+            (&[0xa47e, 1000], "-0.00001000"),
+            (&[0x8100, 1, 2000], "1.20"),
+            (&[0x8201, 1, 0, 1], "10000.0001"),
+            (&[0x8401, 1234, 5678, 1234, 5678], "12345678.12345678"),
+            (&[0x8503, 1, 0, 0, 0, 0, 0, 100], "1000000000000.0000000001"),
+            (&[0xc000], "NaN"),
+            (&[0xd000], "Infinity"),
+            (&[0xf000], "-Infinity"),
+        ] {
+            assert_eq!(stored(words), wanted);
+        }
+    }
+
+    #[test]
+    fn long_numerics_reach_to_the_ends_of_their_range() {
+        let zeros = "0".repeat(131_071);
+        assert_eq!(stored(&[0x4000, 0x7fff, 1000]), format!("-1{zeros}"));
+        let zeros = &zeros[..16_382];
+        assert_eq!(stored(&[0x3fff, 0xf000, 10]), format!("0.{zeros}1"));
+    }
+
+    #[test]
+    fn a_damaged_numeric_is_still_a_json_number() {
+        for payload in [&[][..], &[1], &[0, 0, 9], &[0, 0x81, 0xff, 0xff]] {
+            let printed = number(|out| numeric(out, payload));
+            assert!(serde_json::from_str::<serde_json::Number>(&printed).is_ok());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_read_back_the_same(
+            whole in any::<i64>(), double in any::<f64>(), single in any::<f32>(),
+        ) {
+            prop_assert_eq!(text(|out| integer(out, whole)), whole.to_string());
+            let printed = [number(|out| float8(out, double)), number(|out| float4(out, single))];
+            prop_assert_eq!(printed[0].parse::<f64>().unwrap().to_bits(), double.to_bits());
+            prop_assert_eq!(printed[1].parse::<f32>().unwrap().to_bits(), single.to_bits());
+            for number in printed {
+                prop_assert!(serde_json::from_str::<serde_json::Number>(&number).is_ok());
+            }
+        }
+
+        #[test]
+        fn short_and_long_form_print_alike(
+            digits in prop::collection::vec(0u16..10_000, 0..12),
+            weight in -64i16..64, scale in 0u16..64,
+        ) {
+            let short_weight = weight.cast_unsigned() & 0x7f;
+            let short = [&[0xa000 | scale << 7 | short_weight], &digits[..]].concat();
+            let long = [&[0x4000 | scale, weight.cast_unsigned()], &digits[..]].concat();
+            prop_assert_eq!(stored(&short), stored(&long));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Types that have no form of their own here: Postgres's text output, as a string.
+//!
+//! Some output functions follow the session's settings (a range of timestamps its time zone, money its locale). Those are
+//! pinned around the call, and only there: pinned around the executor they would change the query's own casts.
+
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::Context;
+use super::json::JsonBuffer;
+use crate::pg::{Settings, to_utf8};
+
+/// Settings that the text of a value may depend on, and what they are pinned to.
+const PINNED: [(&CStr, &CStr); 6] = [
+    (c"bytea_output", c"hex"),
+    (c"datestyle", c"ISO, MDY"),
+    (c"extra_float_digits", c"1"),
+    (c"intervalstyle", c"iso_8601"),
+    (c"lc_monetary", c"C"),
+    (c"timezone", c"UTC"),
+];
+
+/// Output functions known to depend on no setting: calling these needs no pinning.
+const INDEPENDENT: [u32; 18] = [
+    pg_sys::F_BIT_OUT,
+    pg_sys::F_BPCHAROUT,
+    pg_sys::F_CHAROUT,
+    pg_sys::F_CIDOUT,
+    pg_sys::F_CIDR_OUT,
+    pg_sys::F_ENUM_OUT,
+    pg_sys::F_INET_OUT,
+    pg_sys::F_MACADDR8_OUT,
+    pg_sys::F_MACADDR_OUT,
+    pg_sys::F_PG_LSN_OUT,
+    pg_sys::F_TEXTOUT,
+    pg_sys::F_TIDOUT,
+    pg_sys::F_TSQUERYOUT,
+    pg_sys::F_TSVECTOROUT,
+    pg_sys::F_UUID_OUT,
+    pg_sys::F_VARBIT_OUT,
+    pg_sys::F_VARCHAROUT,
+    pg_sys::F_XIDOUT,
+];
+
+/// A function of one argument, looked up once.
+pub struct Function {
+    /// Postgres writes caches of the function's own into it during a call.
+    info: Box<UnsafeCell<pg_sys::FmgrInfo>>,
+}
+
+impl Function {
+    /// Looks it up. The encoders' memory must be the current one: the function keeps its caches there.
+    pub fn new(oid: pg_sys::Oid) -> Self {
+        let info = Box::new(UnsafeCell::new(pg_sys::FmgrInfo::default()));
+        // SAFETY: the box does not move, and the current memory lives as long as the encoders.
+        unsafe { pg_sys::fmgr_info(oid, info.get()) };
+        Function { info }
+    }
+
+    /// For a call; not to be kept.
+    pub fn info(&self) -> *mut pg_sys::FmgrInfo {
+        self.info.get()
+    }
+}
+
+/// Writes a type's text.
+pub struct Output {
+    function: Function,
+    pinned: bool,
+}
+
+impl Output {
+    /// By the type's output function.
+    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+        let function = output_function(type_id);
+        Output { function: Function::new(function), pinned: !INDEPENDENT.contains(&function.to_u32()) }
+    }
+
+    /// Writes the value's text as a string.
+    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+        let _settings = self.pinned.then(|| Settings::set(&PINNED));
+        // SAFETY: the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
+        let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) };
+        context.string(text.to_bytes(), out);
+    }
+}
+
+/// The OID of the type's output function.
+pub fn output_function(type_id: pg_sys::Oid) -> pg_sys::Oid {
+    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+    // SAFETY: a catalog look-up that writes to two locals.
+    unsafe { pg_sys::getTypeOutputInfo(type_id, &mut function, &mut is_varlena) };
+    function
+}
+
+impl Context {
+    /// Writes text of the server's encoding as a JSON string.
+    pub fn string(&self, server_text: &[u8], out: &mut JsonBuffer) {
+        if self.utf8 || server_text.is_ascii() {
+            out.string(server_text);
+        } else {
+            out.string(to_utf8(server_text).as_bytes());
+        }
+    }
+}

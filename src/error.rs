@@ -1,0 +1,142 @@
+//! One error type for the whole extension.
+//!
+//! Pure code builds an [`Error`]; only the SQL boundary turns it into a Postgres `ereport`. So every failure
+//! has a SQLSTATE that a program can test, a message in Postgres's tone (lower case, no full stop), and detail
+//! and hint in whole sentences, and nothing but this file decides which SQLSTATE a kind of failure has.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// What went wrong, as far as a caller would act on it; each maps to one SQLSTATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// 0A000: a known wish that this release does not grant.
+    Unsupported,
+    /// 08001: the endpoint cannot be reached, or no answer came in time.
+    Connection,
+    /// 22004: an argument that must have a value is NULL.
+    Null,
+    /// 22023: an argument or option has a value that makes no sense.
+    InvalidParameter,
+    /// 28000: S3 does not accept the credentials.
+    Credentials,
+    /// 42501: Postgres or S3 says that this role may not.
+    Privilege,
+    /// 42601: the query is not one statement.
+    Syntax,
+    /// 42701: two columns would have the same key.
+    DuplicateColumn,
+    /// 42704: no such integration, bucket or function.
+    Undefined,
+    /// 42710: the integration exists already.
+    Duplicate,
+    /// 53200: memory cannot be had.
+    OutOfMemory,
+    /// 53400: a limit of S3's or of a setting is exceeded.
+    Limit,
+    /// 55000: something must be set up, or must end, first.
+    NotReady,
+    /// 57014: a deadline of ours passed.
+    Timeout,
+    /// 58030: S3 answered with an error that none of the others describes.
+    Io,
+    /// F0000: the key file or another setting of the server is unusable.
+    Configuration,
+    /// XX000: an invariant of this extension is broken.
+    Internal,
+}
+
+impl Code {
+    fn sqlstate(self) -> PgSqlErrorCode {
+        match self {
+            Code::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Code::Connection => PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+            Code::Null => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Code::InvalidParameter => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Code::Credentials => PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+            Code::Privilege => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Code::Syntax => PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
+            Code::DuplicateColumn => PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+            Code::Undefined => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Code::Duplicate => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            Code::OutOfMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            Code::Limit => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            Code::NotReady => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Code::Timeout => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+            Code::Io => PgSqlErrorCode::ERRCODE_IO_ERROR,
+            Code::Configuration => PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,
+            Code::Internal => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+}
+
+/// A failure on its way to the user. Holds no secret: whoever builds one sees to that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    code: Code,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// `message`: lower case, no full stop.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error { code, message: message.into(), detail: None, hint: None }
+    }
+
+    /// Whole sentences about the circumstances.
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Whole sentences about what to do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The kind of failure.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// A data-sized buffer could not be had.
+    pub fn out_of_memory(what: &str) -> Self {
+        Error::new(Code::OutOfMemory, "out of memory").detail(format!("Failed while growing {what}."))
+    }
+
+    /// Message and detail in one line, for a WARNING that carries it along.
+    pub fn summary(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    fn report(self, level: PgLogLevel) {
+        let mut report = ErrorReport::new(self.code.sqlstate(), self.message, "s3_export");
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report.report(level);
+    }
+
+    /// Raises it as a Postgres ERROR. The backend's own thread only.
+    pub fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    /// Raises it as a WARNING and returns. The backend's own thread only.
+    pub fn warn(self) {
+        self.report(PgLogLevel::WARNING);
+    }
+}

@@ -1,0 +1,149 @@
+//! One export, start to end: authorize, judge, upload while the query runs, seal.
+//!
+//! Nothing here undoes anything: an error leaves by `?`, the (sub)transaction aborts, and `transaction` takes back what
+//! was written.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use pgrx::{PgTupleDesc, pg_sys};
+use uuid::Uuid;
+
+use crate::chunk::{Chunker, Limits, Piece, PieceSink, Totals};
+use crate::encode::{RowEncoder, describe};
+use crate::error::{Code, Error, Result};
+use crate::integration;
+use crate::manifest::{Column, Manifest};
+use crate::pg::in_restricted_operation;
+use crate::pg::wait::wait_until;
+use crate::query::Query;
+use crate::receiver::RowSink;
+use crate::request::{Request, Wrapping};
+use crate::settings;
+use crate::transaction;
+use crate::upload::checksum::sha256_hex;
+use crate::upload::{ExportUpload, PART_BYTES};
+use crate::uri::Destination;
+
+/// What the caller is told.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Documents, files and bytes written.
+    pub totals: Totals,
+    /// Names the export's objects.
+    pub export_id: Uuid,
+    /// URL of the manifest, which the commit writes.
+    pub manifest: String,
+}
+
+/// Runs an export as the current user.
+pub fn run(request: &Request) -> Result<Outcome> {
+    let _running = Running::enter()?;
+    let connection = integration::authorize(&request.integration, &request.location)?;
+    let query = Query::parse(&request.query)?;
+    let destination = Destination::new(request.location.clone(), Uuid::now_v7(), request.include_query_id)?;
+
+    let upload = transaction::begin(&connection, destination.clone())?;
+    let mut documents = Documents::new(request, &upload);
+    query.run(&mut documents)?;
+    let (totals, columns) = documents.finish()?;
+    upload.close();
+    wait_until(upload.wake(), None, || Ok(upload.is_stored()?.then_some(())))?;
+
+    let outcome =
+        Outcome { totals, export_id: destination.export_id(), manifest: destination.url(&destination.manifest_key()) };
+    let manifest = Manifest {
+        destination,
+        files: upload.records()?,
+        totals,
+        columns,
+        algorithm: connection.object.checksum,
+        wrap_types: request.wrapping == Wrapping::Rockset,
+        query_sha256: sha256_hex(request.query.as_bytes()),
+        query: request.manifest_query.then(|| request.query.clone()),
+    };
+    transaction::seal(&upload, manifest);
+    Ok(outcome)
+}
+
+thread_local! {
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// At most one export runs in a backend at a time, and none where somebody else's maintenance runs our code.
+struct Running;
+
+impl Running {
+    fn enter() -> Result<Self> {
+        if in_restricted_operation() {
+            return Err(Error::new(Code::Privilege, "cannot export within a security-restricted operation"));
+        }
+        if RUNNING.replace(true) {
+            return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")
+                .hint("Call s3_export in a statement of its own."));
+        }
+        Ok(Running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(false);
+    }
+}
+
+/// Rows → documents → pieces of files, handed to the uploads.
+struct Documents<'a> {
+    wrapping: Wrapping,
+    encoder: Option<RowEncoder>,
+    columns: Vec<Column>,
+    chunker: Chunker<Backpressure<'a>>,
+}
+
+impl<'a> Documents<'a> {
+    fn new(request: &Request, upload: &'a Rc<ExportUpload>) -> Self {
+        let limits = Limits {
+            documents: request.chunk_size.unwrap_or_else(settings::output_chunk_size),
+            bytes: request.chunk_bytes,
+            part: PART_BYTES,
+        };
+        let sink = Backpressure { upload, budget: settings::buffer_memory() };
+        Documents { wrapping: request.wrapping, encoder: None, columns: Vec::new(), chunker: Chunker::new(limits, sink) }
+    }
+
+    fn finish(self) -> Result<(Totals, Vec<Column>)> {
+        Ok((self.chunker.finish()?, self.columns))
+    }
+}
+
+impl RowSink for Documents<'_> {
+    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
+        self.encoder = Some(RowEncoder::new(shape, self.wrapping)?);
+        self.columns = describe(shape);
+        Ok(())
+    }
+
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
+        let encoder = self.encoder.as_ref().ok_or_else(|| Error::new(Code::Internal, "a row came before its shape"))?;
+        self.chunker.document(|out| encoder.document(values, nulls, out))
+    }
+}
+
+/// Hands pieces over when there is room for them, waiting on the latch meanwhile.
+struct Backpressure<'a> {
+    upload: &'a Rc<ExportUpload>,
+    /// Bytes that may be on their way.
+    budget: usize,
+}
+
+impl PieceSink for Backpressure<'_> {
+    fn send(&mut self, piece: Piece) -> Result<()> {
+        let bytes = piece.body.len();
+        wait_until(self.upload.wake(), None, || Ok(self.upload.has_room(bytes, self.budget)?.then_some(())))?;
+        self.upload.send(piece)
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        self.upload.spare_buffer()
+    }
+}

@@ -1,0 +1,137 @@
+//! The SQL that reads and writes `s3_export.integrations` and `s3_export.credentials`.
+//!
+//! Rows of `integrations` are read and written **as the caller**: GRANTs and row-level security decide by themselves.
+//! Only the three statements on `credentials` run as the superuser, each with nothing but a row's id from outside. All
+//! run with a pinned search_path, and values cross as JSON in UTF-8, so that no encoding and no operator of the
+//! session's takes part.
+
+use std::ffi::CStr;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::{self, Spi};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::seal::Sealed;
+use crate::error::{Code, Error, Result};
+use crate::pg::{ActAs, Settings};
+
+/// Nothing of the user's is found before, or instead of, Postgres's own.
+const PINNED_PATH: [(&CStr, &CStr); 1] = [(c"search_path", c"pg_catalog, pg_temp")];
+
+/// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them.
+pub fn visible_integration(name: &str) -> Result<Option<Value>> {
+    read(
+        "SELECT convert_to(jsonb_build_object('integration_id', i.integration_id, 'name', i.name, 'enabled', i.enabled,
+             'credential_source', i.credential_source, 'aws_role', i.aws_role, 'region', i.region, 'endpoint', i.endpoint,
+             'path_style', i.path_style, 'allowed_locations', i.allowed_locations,
+             'expected_bucket_owner', i.expected_bucket_owner, 'sse', i.sse, 'kms_key_id', i.kms_key_id,
+             'storage_class', i.storage_class, 'object_acl', i.object_acl, 'checksum', i.checksum)::text, 'UTF8')
+         FROM s3_export.integrations AS i
+         WHERE i.name = ($argument ->> 'name')",
+        &json!({ "name": name }),
+    )
+}
+
+/// The key id and the sealed secret of an integration that the caller was found to see.
+pub fn sealed_credentials(integration_id: Uuid) -> Result<Option<(String, Sealed)>> {
+    let row = {
+        let _superuser = ActAs::superuser();
+        read(
+            "SELECT convert_to(jsonb_build_object('access_key_id', i.access_key_id, 'key_id', c.key_id, 'sealed', encode(c.sealed, 'hex'))::text, 'UTF8')
+             FROM s3_export.integrations AS i JOIN s3_export.credentials AS c USING (integration_id)
+             WHERE i.integration_id = ($argument ->> 'integration_id')::uuid",
+            &json!({ "integration_id": integration_id.to_string() }),
+        )?
+    };
+    let Some(row) = row else { return Ok(None) };
+    let text = |column: &str| row.get(column).and_then(Value::as_str).map(str::to_owned);
+    let decoded = || {
+        let blob = decode_hex(&text("sealed")?)?;
+        Some((text("access_key_id")?, Sealed { key_id: text("key_id")?, blob }))
+    };
+    Ok(decoded())
+}
+
+/// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
+pub fn insert_integration(columns: &Value) -> Result<bool> {
+    let inserted = write(
+        "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, access_key_id, region, endpoint, path_style,
+             allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum)
+         SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.access_key_id,
+             r.region, r.endpoint, coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse,
+             r.kms_key_id, r.storage_class, r.object_acl, coalesce(r.checksum, 'crc32')
+         FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean, access_key_id text,
+             region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
+             kms_key_id text, storage_class text, object_acl text, checksum text)
+         ON CONFLICT DO NOTHING
+         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')",
+        columns,
+    )?;
+    Ok(inserted.is_some())
+}
+
+/// Sets the public half of the credentials; gives the row's id and endpoint, `None` when the caller may not change such a
+/// row.
+pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value>> {
+    write(
+        "UPDATE s3_export.integrations AS i SET access_key_id = ($argument ->> 'access_key_id')
+         WHERE i.name = ($argument ->> 'name')
+         RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'endpoint', i.endpoint)::text, 'UTF8')",
+        &json!({ "name": name, "access_key_id": access_key_id }),
+    )
+}
+
+/// Stores a sealed secret for a row that the caller has just written.
+pub fn store_credentials(integration_id: Uuid, sealed: &Sealed) -> Result<()> {
+    let hex: String = sealed.blob.iter().map(|byte| format!("{byte:02x}")).collect();
+    let _superuser = ActAs::superuser();
+    write(
+        "INSERT INTO s3_export.credentials AS c (integration_id, key_id, sealed)
+         VALUES (($argument ->> 'integration_id')::uuid, $argument ->> 'key_id', decode($argument ->> 'sealed', 'hex'))
+         ON CONFLICT (integration_id) DO UPDATE SET key_id = EXCLUDED.key_id, sealed = EXCLUDED.sealed, updated_at = now()
+         RETURNING convert_to(jsonb_build_object('integration_id', c.integration_id)::text, 'UTF8')",
+        &json!({ "integration_id": integration_id.to_string(), "key_id": sealed.key_id, "sealed": hex }),
+    )?;
+    Ok(())
+}
+
+/// Runs a SELECT that gives at most one jsonb, as bytes of UTF-8; `$argument` in it is `argument`.
+fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, arguments| {
+        Spi::connect(|client| first_bytes(client.select(statement, Some(1), arguments)?))
+    })
+}
+
+/// As [`read`], for a statement that writes.
+fn write(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, arguments| {
+        Spi::connect_mut(|client| first_bytes(client.update(statement, None, arguments)?))
+    })
+}
+
+fn run(
+    statement: &str,
+    argument: &Value,
+    execute: impl FnOnce(&str, &[DatumWithOid<'_>]) -> spi::Result<Option<Vec<u8>>>,
+) -> Result<Option<Value>> {
+    let statement = statement.replace("$argument", "(convert_from($1, 'UTF8')::jsonb)");
+    let argument = argument.to_string().into_bytes();
+    let _path = Settings::set(&PINNED_PATH);
+    let bytes = execute(&statement, &[DatumWithOid::from(argument)]).map_err(|error| {
+        Error::new(Code::Internal, "could not use the catalog of integrations").detail(format!("SPI answered: {error}."))
+    })?;
+    let parse = |bytes: Vec<u8>| {
+        serde_json::from_slice(&bytes).map_err(|_| Error::new(Code::Internal, "the catalog of integrations gave no JSON"))
+    };
+    bytes.map(parse).transpose()
+}
+
+fn first_bytes(rows: spi::SpiTupleTable<'_>) -> spi::Result<Option<Vec<u8>>> {
+    if rows.is_empty() { Ok(None) } else { rows.first().get_one() }
+}
+
+fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}

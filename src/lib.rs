@@ -1,0 +1,53 @@
+//! `s3_export`: a PostgreSQL extension that exports a SELECT to Amazon S3.
+//!
+//! ```text
+//! api ──► export ──┬─► integration   may this role write there, and with which credentials
+//!                  ├─► query ──► receiver ──► encode ──► chunk ──► upload
+//!                  └─► transaction ──► manifest
+//! ```
+//!
+//! ARCHITECTURE.md draws the path of a row, and of a failure.
+
+mod api;
+mod chunk;
+mod encode;
+mod error;
+mod export;
+mod integration;
+mod manifest;
+mod pg;
+mod query;
+mod receiver;
+mod request;
+mod secret;
+mod settings;
+mod transaction;
+mod upload;
+mod uri;
+
+pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/catalog.sql", name = "catalog", finalize);
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pgrx-tests/mod.rs"]
+mod pg_tests;
+
+/// Runs once in each backend, when the library is loaded.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    transaction::register_callbacks();
+}
+
+/// What the in-server tests need to know of their server.
+#[cfg(test)]
+pub mod pg_test {
+    /// Runs before the tests.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines for postgresql.conf.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        Vec::new()
+    }
+}

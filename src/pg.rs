@@ -1,0 +1,254 @@
+//! Small guards over Postgres's C interface, each undoing on drop what it did.
+//!
+//! A Postgres ERROR passes through Rust as a panic and so runs these drops; a FATAL does not unwind, and what must
+//! happen then hangs on the abort callback (`transaction`) instead.
+
+pub mod call;
+pub mod wait;
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use pgrx::pg_sys;
+
+use crate::error::{Code, Error, Result};
+
+/// Text in the server's encoding as UTF-8. Raises 22021 for bytes that are no text in it.
+pub fn to_utf8(server_text: &[u8]) -> String {
+    let converted = convert(server_text, |text, length| {
+        // SAFETY: `text` points to `length` readable bytes, which the conversion only reads.
+        unsafe { pg_sys::pg_server_to_any(text, length, pg_sys::pg_enc::PG_UTF8 as c_int) }
+    });
+    String::from_utf8_lossy(converted.as_deref().unwrap_or(server_text)).into_owned()
+}
+
+/// UTF-8 as text in the server's encoding. Raises 22P05 for characters that it lacks. Errors: 22023 for a NUL byte.
+pub fn to_server(text: &str) -> Result<CString> {
+    let converted = convert(text.as_bytes(), |bytes, length| {
+        // SAFETY: `bytes` points to `length` readable bytes, which the conversion only reads.
+        unsafe { pg_sys::pg_any_to_server(bytes, length, pg_sys::pg_enc::PG_UTF8 as c_int) }
+    });
+    CString::new(converted.unwrap_or_else(|| text.as_bytes().to_vec()))
+        .map_err(|_| Error::new(Code::InvalidParameter, "text must not hold a NUL byte"))
+}
+
+/// Runs one of Postgres's converters, which give their input back where there is nothing to convert.
+fn convert(text: &[u8], converter: impl FnOnce(*const c_char, c_int) -> *mut c_char) -> Option<Vec<u8>> {
+    let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
+    let converted = converter(text.as_ptr().cast(), length);
+    if converted.is_null() || std::ptr::eq(converted.cast::<u8>(), text.as_ptr()) {
+        return None;
+    }
+    // SAFETY: a converter that did not give its input back gives a palloc'd, NUL-terminated string.
+    Some(unsafe { CStr::from_ptr(converted) }.to_bytes().to_vec())
+}
+
+/// Whether the server's encoding is UTF-8, so that its text needs no conversion.
+pub fn server_is_utf8() -> bool {
+    // SAFETY: reads a global that is set once, when the backend connects.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as c_int }
+}
+
+/// The data directory.
+pub fn data_directory() -> std::path::PathBuf {
+    // SAFETY: DataDir is set at server start, never changed, and NUL-terminated.
+    let path = unsafe { CStr::from_ptr(pg_sys::DataDir) };
+    std::path::PathBuf::from(path.to_string_lossy().into_owned())
+}
+
+/// Whether the current user is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a catalog look-up inside a transaction.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Whether maintenance code runs us as somebody else (an index, a materialized view, …).
+pub fn in_restricted_operation() -> bool {
+    // SAFETY: reads a global.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// The number of the current subtransaction.
+pub fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: only called inside a transaction.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// A memory context of one's own, deleted on drop.
+pub struct Memory(pg_sys::MemoryContext);
+
+impl Memory {
+    /// Below the current context, so that it goes with it when an error keeps the drop from running.
+    pub fn new(name: &'static CStr) -> Self {
+        // SAFETY: the name is static, as AllocSets require, and the parent is the live current context.
+        Memory(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                name.as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        })
+    }
+
+    /// Frees all that was allocated in it.
+    pub fn reset(&self) {
+        // SAFETY: the context lives until the drop, and nothing allocated in it is used across a reset.
+        unsafe { pg_sys::MemoryContextReset(self.0) }
+    }
+
+    /// Makes it the current context until the guard is dropped.
+    pub fn enter(&self) -> CurrentMemory {
+        // SAFETY: the context lives at least as long as the caller's borrow of it.
+        CurrentMemory(unsafe { pg_sys::MemoryContextSwitchTo(self.0) })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // On an error, Postgres deletes the parent in its own clean-up; a delete here could come after that.
+        if !std::thread::panicking() {
+            // SAFETY: created in `new`, deleted nowhere else.
+            unsafe { pg_sys::MemoryContextDelete(self.0) }
+        }
+    }
+}
+
+/// The context that was current before [`Memory::enter`]; current again after the drop.
+pub struct CurrentMemory(pg_sys::MemoryContext);
+
+impl Drop for CurrentMemory {
+    fn drop(&mut self) {
+        // SAFETY: it was current before, so it outlives this scope.
+        unsafe { pg_sys::MemoryContextSwitchTo(self.0) };
+    }
+}
+
+/// Settings changed for a scope, as a function's `SET` clause does it.
+pub struct Settings(c_int);
+
+impl Settings {
+    /// Sets each of `settings` until the drop.
+    pub fn set(settings: &[(&CStr, &CStr)]) -> Self {
+        // SAFETY: opens a nest level, which the drop or the transaction's abort closes.
+        let scope = Settings(unsafe { pg_sys::NewGUCNestLevel() });
+        for (name, value) in settings {
+            // SAFETY: name and value are NUL-terminated; GUC_ACTION_SAVE ties the change to the nest level.
+            unsafe {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+        }
+        scope
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        // On an error, the (sub)transaction's abort closes every nest level, and may have done so already.
+        if !std::thread::panicking() {
+            // SAFETY: the level was opened in `set` and is the innermost one, since guards nest.
+            unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
+        }
+    }
+}
+
+/// Another user id for a scope, with no way to change it back from inside.
+pub struct ActAs {
+    user: pg_sys::Oid,
+    context: c_int,
+}
+
+impl ActAs {
+    /// The bootstrap superuser, as the owner of the extension's tables.
+    pub fn superuser() -> Self {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        // SAFETY: writes to two locals, then sets what the drop or the transaction's abort restores.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), context | restricted as c_int);
+        }
+        ActAs { user, context }
+    }
+}
+
+impl Drop for ActAs {
+    fn drop(&mut self) {
+        // SAFETY: these are the values that were in force before.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+    }
+}
+
+/// Makes errors raised in its scope point into `query` instead of the statement that called us, as SPI does.
+pub struct QueryErrors {
+    callback: Box<pg_sys::ErrorContextCallback>,
+}
+
+impl QueryErrors {
+    /// `query` must outlive the guard, in the server's encoding.
+    pub fn of(query: &CStr) -> Self {
+        let mut callback = Box::new(pg_sys::ErrorContextCallback {
+            // SAFETY: reads the top of the backend's own stack of callbacks.
+            previous: unsafe { pg_sys::error_context_stack },
+            callback: Some(point_into_query),
+            arg: query.as_ptr().cast_mut().cast(),
+        });
+        // SAFETY: the box stays where it is until the drop, which takes it off the stack again.
+        unsafe { pg_sys::error_context_stack = &mut *callback };
+        QueryErrors { callback }
+    }
+}
+
+impl Drop for QueryErrors {
+    fn drop(&mut self) {
+        // SAFETY: guards nest, so this is the top of the stack, or Postgres has unwound past it already.
+        unsafe { pg_sys::error_context_stack = self.callback.previous };
+    }
+}
+
+/// Turns a position in the caller's statement into one in the query that `arg` points to.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn point_into_query(arg: *mut c_void) {
+    // SAFETY: called by Postgres while an error is being built; `arg` is the query of a live `QueryErrors`.
+    unsafe {
+        let position = pg_sys::geterrposition();
+        if position > 0 {
+            pg_sys::errposition(0);
+            pg_sys::internalerrposition(position);
+            pg_sys::internalerrquery(arg.cast());
+        }
+    }
+}
+
+/// An open SPI connection.
+pub struct Spi(());
+
+impl Spi {
+    /// Connects. Errors: XX000.
+    pub fn connect() -> Result<Self> {
+        // SAFETY: inside a transaction; the drop disconnects.
+        match u32::try_from(unsafe { pg_sys::SPI_connect() }) {
+            Ok(pg_sys::SPI_OK_CONNECT) => Ok(Spi(())),
+            _ => Err(Error::new(Code::Internal, "could not connect to SPI")),
+        }
+    }
+}
+
+impl Drop for Spi {
+    fn drop(&mut self) {
+        // On an error, the (sub)transaction's abort disconnects.
+        if !std::thread::panicking() {
+            // SAFETY: connected in `connect`, and later connections are closed, since guards nest.
+            unsafe { pg_sys::SPI_finish() };
+        }
+    }
+}

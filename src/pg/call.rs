@@ -1,0 +1,153 @@
+//! A call of one of our SQL functions: its arguments in, its row out.
+//!
+//! The catalog script declares the functions by hand (OUT parameters, defaults, comments); here their arguments are read
+//! by position, texts converted to UTF-8 whatever the database's encoding.
+
+use std::ffi::CStr;
+
+use pgrx::{IntoDatum, pg_sys};
+use uuid::Uuid;
+
+use super::to_utf8;
+use crate::error::{Code, Error, Result};
+
+/// The arguments and the result of one call.
+pub struct Call(pg_sys::FunctionCallInfo);
+
+impl Call {
+    /// # Safety
+    /// `fcinfo` is what Postgres passed to the running function, whose arguments are declared with the types that the
+    /// methods below are asked for.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
+        Call(fcinfo)
+    }
+
+    fn argument(&self, position: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: by the promise of `new`; Postgres passes `nargs` arguments.
+        unsafe {
+            let count = usize::try_from((*self.0).nargs).unwrap_or(0);
+            let argument = (*self.0).args.as_slice(count).get(position)?;
+            (!argument.isnull).then_some(argument.value)
+        }
+    }
+
+    /// A `text`; `None`: NULL.
+    pub fn text(&self, position: usize) -> Option<String> {
+        self.argument(position).map(text)
+    }
+
+    /// A `name`; `None`: NULL.
+    pub fn name(&self, position: usize) -> Option<String> {
+        // SAFETY: declared name, which is passed by reference and NUL-terminated.
+        self.argument(position).map(|datum| to_utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes()))
+    }
+
+    /// A `boolean`; `None`: NULL.
+    pub fn boolean(&self, position: usize) -> Option<bool> {
+        self.argument(position).map(|datum| datum.value() as u8 != 0)
+    }
+
+    /// An `int`; `None`: NULL.
+    pub fn int4(&self, position: usize) -> Option<i32> {
+        self.argument(position).map(|datum| datum.value() as i32)
+    }
+
+    /// A `bigint`; `None`: NULL.
+    pub fn int8(&self, position: usize) -> Option<i64> {
+        self.argument(position).map(|datum| datum.value() as i64)
+    }
+
+    /// Whether the argument has a value, of any type.
+    pub fn has_value(&self, position: usize) -> bool {
+        self.argument(position).is_some()
+    }
+
+    /// A `jsonb`, as JSON text; `None`: NULL.
+    pub fn json(&self, position: usize) -> Option<String> {
+        let datum = self.argument(position)?;
+        // SAFETY: declared jsonb; detoasted with its full header it is a Jsonb, whose text is palloc'd.
+        let json = unsafe {
+            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
+            CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), &mut (*value).root, 0))
+        };
+        Some(to_utf8(json.to_bytes()))
+    }
+
+    /// A `text[]` without NULLs; `None`: NULL. Errors: 22004 for a NULL in it.
+    pub fn texts(&self, position: usize) -> Result<Option<Vec<String>>> {
+        let Some(datum) = self.argument(position) else { return Ok(None) };
+        let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        // SAFETY: declared text[], whose elements have variable length and integer alignment; the result is palloc'd.
+        let elements: Vec<(pg_sys::Datum, bool)> = unsafe {
+            let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
+            let alignment = pg_sys::TYPALIGN_INT as std::ffi::c_char;
+            pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, alignment, &mut values, &mut nulls, &mut count);
+            (0..usize::try_from(count).unwrap_or(0)).map(|index| (*values.add(index), *nulls.add(index))).collect()
+        };
+        let mut texts = Vec::new();
+        for (value, is_null) in elements {
+            if is_null {
+                return Err(Error::new(Code::Null, "an element of the array must not be null"));
+            }
+            texts.push(text(value));
+        }
+        Ok(Some(texts))
+    }
+
+    /// The result of a function with OUT parameters: one row.
+    pub fn row(&self, mut values: Vec<pg_sys::Datum>) -> pg_sys::Datum {
+        let mut nulls = vec![false; values.len()];
+        let mut shape = std::ptr::null_mut();
+        // SAFETY: the function is declared with as many OUT parameters as there are values, of their types.
+        unsafe {
+            pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut shape);
+            let tuple = pg_sys::heap_form_tuple(pg_sys::BlessTupleDesc(shape), values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
+        }
+    }
+}
+
+fn text(datum: pg_sys::Datum) -> String {
+    // SAFETY: only called for arguments declared text.
+    let bytes = unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) };
+    to_utf8(bytes)
+}
+
+/// As `text` in the server's encoding.
+pub fn text_datum(text: &str) -> Result<pg_sys::Datum> {
+    let server_text = super::to_server(text)?;
+    // SAFETY: the string is NUL-terminated; the copy is palloc'd.
+    Ok(pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(server_text.as_ptr()) }))
+}
+
+/// As `bigint`.
+pub fn int8_datum(number: u64) -> pg_sys::Datum {
+    pg_sys::Datum::from(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// As `uuid`.
+pub fn uuid_datum(id: Uuid) -> pg_sys::Datum {
+    pgrx::Uuid::from_bytes(*id.as_bytes()).into_datum().unwrap_or_else(pg_sys::Datum::null)
+}
+
+/// Makes `$body`, a `fn(&Call) -> Result<Datum>`, callable from SQL under the C symbol `$symbol`.
+#[macro_export]
+macro_rules! sql_function {
+    ($symbol:ident, $info:ident, $body:path) => {
+        /// Tells Postgres the calling convention.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const VERSION_1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &VERSION_1
+        }
+
+        /// Only casts and delegates.
+        #[unsafe(no_mangle)]
+        #[pgrx::pg_guard]
+        pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            // SAFETY: Postgres calls this with the arguments that the catalog script declares.
+            let call = unsafe { $crate::pg::call::Call::new(fcinfo) };
+            $body(&call).unwrap_or_else(|error| error.raise())
+        }
+    };
+}

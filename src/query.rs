@@ -1,0 +1,128 @@
+//! The query: judged before anything runs, then run straight into a sink.
+//!
+//! SPI would run `SELECT 1; DROP TABLE t` whole, so the raw parse tree decides first: one statement, and one that only
+//! reads. What runs is planned with parallel plans allowed, as the caller, in one snapshot.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+
+use pgrx::{PgList, pg_guard, pg_sys};
+
+use crate::error::{Code, Error, Result};
+use crate::pg::{QueryErrors, Spi, to_server};
+use crate::receiver::{Receiver, RowSink};
+
+/// One statement that only reads.
+pub struct Query {
+    text: CString,
+}
+
+impl Query {
+    /// Judges `text`. Raises a syntax error with its position; other errors: 42601, 0A000.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = to_server(text)?;
+        judge(&text)?;
+        Ok(Query { text })
+    }
+
+    /// Plans and runs it, row by row into `sink`. Raises what Postgres raises.
+    pub fn run(&self, sink: &mut dyn RowSink) -> Result<()> {
+        let _spi = Spi::connect()?;
+        let mut receiver = Receiver::new(sink);
+        // SAFETY: the text is NUL-terminated; there are no parameters; the plan and the receiver outlive the execution,
+        // and SPI frees the plan when it is disconnected.
+        let outcome = unsafe {
+            let plan = pg_sys::SPI_prepare_cursor(
+                self.text.as_ptr(),
+                0,
+                std::ptr::null_mut(),
+                pg_sys::CURSOR_OPT_PARALLEL_OK as c_int,
+            );
+            if plan.is_null() {
+                return Err(Error::new(Code::Internal, "could not prepare the query"));
+            }
+            let options = pg_sys::SPIExecuteOptions {
+                read_only: true,
+                must_return_tuples: true,
+                dest: receiver.as_dest(),
+                ..pg_sys::SPIExecuteOptions::default()
+            };
+            pg_sys::SPI_execute_plan_extended(plan, &options)
+        };
+        match u32::try_from(outcome) {
+            Ok(pg_sys::SPI_OK_SELECT) => Ok(()),
+            _ => Err(Error::new(Code::Internal, "could not run the query").detail(format!("SPI answered {outcome}."))),
+        }
+    }
+}
+
+fn judge(text: &CStr) -> Result<()> {
+    let _errors = QueryErrors::of(text);
+    // SAFETY: the text is NUL-terminated. The list's members are RawStmts, whose `stmt` is a node.
+    let statements = unsafe {
+        let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        PgList::<pg_sys::RawStmt>::from_pg(parsed)
+    };
+    let mut statements = statements.iter_ptr();
+    let (first, second) = (statements.next(), statements.next());
+    match (first, second) {
+        (None, _) => Err(Error::new(Code::Syntax, "query is empty")),
+        (Some(_), Some(_)) => Err(Error::new(Code::Syntax, "query must be one statement, not several")),
+        // SAFETY: a RawStmt of the list above.
+        (Some(only), None) => judge_statement(unsafe { (*only).stmt }),
+    }
+}
+
+fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
+    // SAFETY: a node of a parse tree that lives in the current memory context.
+    if unsafe { !pgrx::is_a(statement, pg_sys::NodeTag::T_SelectStmt) } {
+        return Err(refused(&command_name(statement)));
+    }
+    let mut offence: Option<String> = None;
+    // SAFETY: the walker visits the same tree and writes to `offence` only during the call.
+    unsafe { find_offence(statement, std::ptr::from_mut(&mut offence).cast()) };
+    offence.map_or(Ok(()), |what| Err(refused(&what)))
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(Code::Unsupported, format!("query must only read: {what} cannot be exported"))
+        .hint("Write one SELECT, VALUES, TABLE, or WITH … SELECT.")
+}
+
+/// As in command tags: `INSERT`, `CREATE TABLE`, …
+fn command_name(statement: *mut pg_sys::Node) -> String {
+    // SAFETY: a statement node; the name is a static string of Postgres's.
+    unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) }.to_string_lossy().into_owned()
+}
+
+/// Looks for parts of a SELECT that write or lock, at any depth. `context` is an `Option<String>` for the first found.
+#[pg_guard]
+unsafe extern "C-unwind" fn find_offence(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: Postgres's walker passes nodes of the tree and our own context; each cast follows the node's tag.
+    unsafe {
+        let found = match (*node).type_ {
+            pg_sys::NodeTag::T_SelectStmt => {
+                let select = node.cast::<pg_sys::SelectStmt>();
+                if !(*select).intoClause.is_null() {
+                    Some("SELECT INTO".to_owned())
+                } else if !(*select).lockingClause.is_null() {
+                    Some("SELECT … FOR UPDATE or FOR SHARE".to_owned())
+                } else {
+                    None
+                }
+            }
+            pg_sys::NodeTag::T_CommonTableExpr => {
+                let inner = (*node.cast::<pg_sys::CommonTableExpr>()).ctequery;
+                (!pgrx::is_a(inner, pg_sys::NodeTag::T_SelectStmt)).then(|| format!("{} in WITH", command_name(inner)))
+            }
+            _ => None,
+        };
+        if found.is_some() {
+            *context.cast::<Option<String>>() = found;
+            return true;
+        }
+        pg_sys::raw_expression_tree_walker(node, Some(find_offence), context)
+    }
+}

@@ -1,0 +1,100 @@
+//! Postgres's `DestReceiver` as a Rust trait: start, one row, end.
+//!
+//! The executor hands each row over as it makes it, so nothing is collected: no cursor, no tuplestore. The four C
+//! callbacks only cast and delegate.
+
+use std::marker::PhantomData;
+
+use pgrx::{pg_guard, pg_sys};
+
+use crate::error::Result;
+
+/// Takes the rows of one query.
+pub trait RowSink {
+    /// Comes first, with the shape of the rows.
+    fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
+    /// Comes for each row. The values are readable until it returns.
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()>;
+}
+
+/// A `DestReceiver` that delegates to a sink for as long as `'a`.
+#[repr(C)]
+pub struct Receiver<'a> {
+    /// First, so that a pointer to it is a pointer to the whole.
+    callbacks: pg_sys::DestReceiver,
+    sink: *mut (dyn RowSink + 'a),
+    columns: usize,
+    borrow: PhantomData<&'a mut dyn RowSink>,
+}
+
+impl<'a> Receiver<'a> {
+    /// Delegates to `sink`.
+    pub fn new(sink: &'a mut (dyn RowSink + 'a)) -> Self {
+        let callbacks = pg_sys::DestReceiver {
+            receiveSlot: Some(receive_slot),
+            rStartup: Some(start_up),
+            rShutdown: Some(shut_down),
+            rDestroy: Some(destroy),
+            mydest: pg_sys::CommandDest::DestNone,
+        };
+        Receiver { callbacks, sink, columns: 0, borrow: PhantomData }
+    }
+
+    /// For the executor, while `self` stays where it is.
+    pub fn as_dest(&mut self) -> *mut pg_sys::DestReceiver {
+        std::ptr::from_mut(self).cast()
+    }
+
+    /// The receiver that the executor passes to a callback.
+    ///
+    /// # Safety
+    /// `dest` comes from [`Receiver::as_dest`] of a receiver that is alive.
+    unsafe fn from_dest<'b>(dest: *mut pg_sys::DestReceiver) -> &'b mut Receiver<'a> {
+        // SAFETY: `repr(C)` with the callbacks first; the executor runs one callback at a time.
+        unsafe { &mut *dest.cast::<Receiver<'a>>() }
+    }
+
+    fn start(&mut self, shape: pg_sys::TupleDesc) -> Result<()> {
+        // SAFETY: the executor's descriptor outlives this call, and the copy is freed with its wrapper.
+        let shape = unsafe { pgrx::PgTupleDesc::from_pg_copy(shape) };
+        self.columns = shape.len();
+        // SAFETY: the sink is borrowed for `'a`, and nobody else uses it meanwhile.
+        unsafe { &mut *self.sink }.start(&shape)
+    }
+
+    fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
+        // SAFETY: the executor's slot is valid during the call; deformed up to `columns`, its arrays hold as many.
+        let (values, nulls) = unsafe {
+            if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < self.columns {
+                pg_sys::slot_getsomeattrs_int(slot, self.columns as i32);
+            }
+            (
+                std::slice::from_raw_parts((*slot).tts_values, self.columns),
+                std::slice::from_raw_parts((*slot).tts_isnull, self.columns),
+            )
+        };
+        // SAFETY: as in `start`.
+        unsafe { &mut *self.sink }.row(values, nulls)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn start_up(dest: *mut pg_sys::DestReceiver, _operation: i32, shape: pg_sys::TupleDesc) {
+    // SAFETY: the executor passes back what `as_dest` gave it.
+    unsafe { Receiver::from_dest(dest) }.start(shape).unwrap_or_else(|error| error.raise());
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn receive_slot(slot: *mut pg_sys::TupleTableSlot, dest: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: the executor passes back what `as_dest` gave it.
+    unsafe { Receiver::from_dest(dest) }.row(slot).unwrap_or_else(|error| error.raise());
+    true
+}
+
+/// Nothing to do: the caller of the query finishes the sink, and only when the query has succeeded.
+#[pg_guard]
+unsafe extern "C-unwind" fn shut_down(_dest: *mut pg_sys::DestReceiver) {}
+
+/// Nothing to do: the receiver lives on the stack of [`crate::query`].
+#[pg_guard]
+unsafe extern "C-unwind" fn destroy(_dest: *mut pg_sys::DestReceiver) {}

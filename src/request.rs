@@ -1,0 +1,263 @@
+//! What is asked for: one [`Request`] however it was said (arguments, statement or job), checked before anything runs.
+//!
+//! Every wish that the signature knows is either granted, or refused here with 0A000: nothing is silently ignored.
+#![forbid(unsafe_code)]
+
+use serde_json::Value;
+
+use crate::error::{Code, Error, Result};
+use crate::uri::Location;
+
+/// Arguments as SQL gives them: `None` is NULL. `options` is an object's text.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// `s3://bucket/prefix`
+    pub uri: Option<String>,
+    /// Name of the integration.
+    pub integration: Option<String>,
+    /// The SELECT.
+    pub query: Option<String>,
+    /// `json`
+    pub format: Option<String>,
+    /// `none`
+    pub compression: Option<String>,
+    /// Documents a file.
+    pub output_chunk_size: Option<i32>,
+    /// Uncompressed bytes a file.
+    pub output_chunk_bytes: Option<i64>,
+    /// Whether `partition_by` has a value.
+    pub partition_by: bool,
+    /// Files in a folder named by the export id.
+    pub include_query_id: Option<bool>,
+    /// Rockset's type wrappers.
+    pub wrap_types: Option<bool>,
+    /// The `options` argument, a JSON object.
+    pub options: Option<String>,
+}
+
+/// A checked wish for one export.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where the files go.
+    pub location: Location,
+    /// Name of the integration that permits it.
+    pub integration: String,
+    /// The SELECT, as it was given.
+    pub query: String,
+    /// Documents a file; `None`: the setting `s3_export.output_chunk_size`.
+    pub chunk_size: Option<u64>,
+    /// Most uncompressed bytes a file of more than one document may have.
+    pub chunk_bytes: Option<u64>,
+    /// Files in a folder named by the export id.
+    pub include_query_id: bool,
+    /// How values are written.
+    pub wrapping: Wrapping,
+    /// The manifest holds the query's text, not only its hash.
+    pub manifest_query: bool,
+}
+
+/// How values that JSON has no type for are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapping {
+    /// `{"__rockset_type":…,"value":…}`
+    Rockset,
+    /// Plain JSON, one JSON type a column.
+    Plain(NonFinite),
+}
+
+/// What NaN and the infinities become in plain JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonFinite {
+    /// `"NaN"`, `"Infinity"`, `"-Infinity"`
+    String,
+    /// `null`
+    Null,
+}
+
+/// Keys of `options` that this release acts on.
+const BUILT_OPTIONS: [&str; 2] = ["manifest_query", "nan"];
+
+/// Keys of `options` that are in the contract and not built yet.
+const PLANNED_OPTIONS: [&str; 11] = [
+    "compression_level",
+    "delimiter",
+    "empty_file",
+    "existing",
+    "header",
+    "manifest_name",
+    "max_file_bytes",
+    "partition_columns",
+    "single_file",
+    "success_marker",
+    "timeout",
+];
+
+impl Request {
+    /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense, 0A000 for one not built yet.
+    pub fn from_arguments(arguments: Arguments) -> Result<Self> {
+        let location = Location::parse(&required("uri", arguments.uri)?)?;
+        let integration = required("integration", arguments.integration)?;
+        let query = required("query", arguments.query)?;
+        check_choice("format", &required("format", arguments.format)?, "json", &["csv", "parquet"])?;
+        check_choice("compression", &required("compression", arguments.compression)?, "none", &["gzip", "zstd"])?;
+        if arguments.partition_by {
+            return Err(Error::new(Code::Unsupported, "partition_by is not supported yet"));
+        }
+        let options = Options::parse(&required("options", arguments.options)?)?;
+        let wrap_types = required("wrap_types", arguments.wrap_types)?;
+        Ok(Request {
+            location,
+            integration,
+            query,
+            chunk_size: positive("output_chunk_size", arguments.output_chunk_size.map(i64::from))?,
+            chunk_bytes: positive("output_chunk_bytes", arguments.output_chunk_bytes)?,
+            include_query_id: required("include_query_id", arguments.include_query_id)?,
+            wrapping: if wrap_types { Wrapping::Rockset } else { Wrapping::Plain(options.non_finite) },
+            manifest_query: options.manifest_query,
+        })
+    }
+}
+
+struct Options {
+    non_finite: NonFinite,
+    manifest_query: bool,
+}
+
+impl Options {
+    fn parse(text: &str) -> Result<Self> {
+        let mut options = Options { non_finite: NonFinite::String, manifest_query: false };
+        for (key, value) in json_object("options", text)? {
+            match key.as_str() {
+                "nan" => options.non_finite = non_finite(&value)?,
+                "manifest_query" => {
+                    options.manifest_query = value.as_bool().ok_or_else(|| bad_value("manifest_query", "true or false"))?;
+                }
+                planned if PLANNED_OPTIONS.contains(&planned) => {
+                    return Err(Error::new(Code::Unsupported, format!("option \"{planned}\" is not supported yet")));
+                }
+                unknown => return Err(unknown_key("option", unknown, &BUILT_OPTIONS)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn non_finite(value: &Value) -> Result<NonFinite> {
+    match value.as_str() {
+        Some("string") => Ok(NonFinite::String),
+        Some("null") => Ok(NonFinite::Null),
+        _ => Err(bad_value("nan", "\"string\" or \"null\"")),
+    }
+}
+
+fn bad_value(option: &str, allowed: &str) -> Error {
+    Error::new(Code::InvalidParameter, format!("invalid value for option \"{option}\"")).detail(format!("It takes {allowed}."))
+}
+
+/// The error for a key that a set of options does not know: 22023, with the list of those it does.
+pub fn unknown_key(what: &str, key: &str, known: &[&str]) -> Error {
+    Error::new(Code::InvalidParameter, format!("unknown {what} \"{key}\"")).hint(format!("Known: {}.", known.join(", ")))
+}
+
+/// The members of the object that `text` holds. Errors: 22023 when it is no JSON object.
+pub fn json_object(argument: &str, text: &str) -> Result<serde_json::Map<String, Value>> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(members)) => Ok(members),
+        _ => Err(Error::new(Code::InvalidParameter, format!("{argument} must be a JSON object"))),
+    }
+}
+
+/// The argument's value. Errors: 22004 when it is NULL.
+pub fn required<T>(argument: &str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| Error::new(Code::Null, format!("{argument} must not be null")))
+}
+
+fn positive(argument: &str, value: Option<i64>) -> Result<Option<u64>> {
+    match value {
+        Some(number) if number < 1 => {
+            Err(Error::new(Code::InvalidParameter, format!("{argument} must be at least 1, not {number}")))
+        }
+        Some(number) => Ok(Some(number.unsigned_abs())),
+        None => Ok(None),
+    }
+}
+
+fn check_choice(argument: &str, value: &str, built: &str, planned: &[&str]) -> Result<()> {
+    if value == built {
+        Ok(())
+    } else if planned.contains(&value) {
+        Err(Error::new(Code::Unsupported, format!("{argument} \"{value}\" is not supported yet")))
+    } else {
+        Err(unknown_key(argument, value, &[built]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments() -> Arguments {
+        Arguments {
+            uri: Some("s3://bucket/x".into()),
+            integration: Some("i".into()),
+            query: Some("SELECT 1".into()),
+            format: Some("json".into()),
+            compression: Some("none".into()),
+            include_query_id: Some(false),
+            wrap_types: Some(true),
+            options: Some("{}".into()),
+            ..Arguments::default()
+        }
+    }
+
+    fn code(change: impl FnOnce(&mut Arguments)) -> Option<Code> {
+        let mut changed = arguments();
+        change(&mut changed);
+        Request::from_arguments(changed).err().map(|error| error.code())
+    }
+
+    #[test]
+    fn defaults_make_a_request() {
+        let request = Request::from_arguments(arguments()).unwrap();
+        assert_eq!(request.wrapping, Wrapping::Rockset);
+        assert_eq!((request.chunk_size, request.chunk_bytes), (None, None));
+    }
+
+    #[test]
+    fn nulls_are_refused_with_22004() {
+        assert_eq!(code(|a| a.uri = None), Some(Code::Null));
+        assert_eq!(code(|a| a.integration = None), Some(Code::Null));
+        assert_eq!(code(|a| a.query = None), Some(Code::Null));
+        assert_eq!(code(|a| a.format = None), Some(Code::Null));
+        assert_eq!(code(|a| a.options = None), Some(Code::Null));
+    }
+
+    #[test]
+    fn senseless_values_are_refused_with_22023() {
+        assert_eq!(code(|a| a.output_chunk_size = Some(0)), Some(Code::InvalidParameter));
+        assert_eq!(code(|a| a.output_chunk_size = Some(-5)), Some(Code::InvalidParameter));
+        assert_eq!(code(|a| a.output_chunk_bytes = Some(0)), Some(Code::InvalidParameter));
+        assert_eq!(code(|a| a.format = Some("JSON5".into())), Some(Code::InvalidParameter));
+        for options in ["[]", "{", r#"{"frmat":1}"#, r#"{"nan":"zero"}"#, r#"{"nan":null}"#, r#"{"manifest_query":1}"#] {
+            assert_eq!(code(|a| a.options = Some(options.into())), Some(Code::InvalidParameter), "{options}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_refused_with_0a000() {
+        assert_eq!(code(|a| a.format = Some("parquet".into())), Some(Code::Unsupported));
+        assert_eq!(code(|a| a.compression = Some("zstd".into())), Some(Code::Unsupported));
+        assert_eq!(code(|a| a.partition_by = true), Some(Code::Unsupported));
+        assert_eq!(code(|a| a.options = Some(r#"{"single_file":true}"#.into())), Some(Code::Unsupported));
+    }
+
+    #[test]
+    fn plain_json_takes_its_rule_for_nan_from_the_options() {
+        let mut plain = arguments();
+        plain.wrap_types = Some(false);
+        plain.options = Some(r#"{"nan":"null","manifest_query":true}"#.into());
+        let request = Request::from_arguments(plain).unwrap();
+        assert_eq!(request.wrapping, Wrapping::Plain(NonFinite::Null));
+        assert!(request.manifest_query);
+    }
+}

@@ -1,0 +1,111 @@
+//! The settings (`s3_export.…`), their defaults and who may change them.
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+static OUTPUT_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static BUFFER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(16);
+static CLEANUP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Defines them. Called once, when the library is loaded.
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"s3_export.output_chunk_size",
+        c"Documents a file, where an export does not say.",
+        c"Rockset's hint s3_sync_op_output_chunk_size.",
+        &OUTPUT_CHUNK_SIZE,
+        1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.buffer_memory",
+        c"Memory for documents on their way to S3, for each export.",
+        c"An export waits when so much is encoded and not yet stored.",
+        &BUFFER_MEMORY,
+        16 * 1024,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.upload_concurrency",
+        c"Most requests to S3 at once, for each export.",
+        c"More of them hide more latency, and open more connections.",
+        &UPLOAD_CONCURRENCY,
+        1,
+        1024,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.cleanup_timeout",
+        c"Longest time that an aborted export takes to delete what it wrote.",
+        c"What is not deleted by then is named in a warning.",
+        &CLEANUP_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.commit_timeout",
+        c"Longest time that a commit takes to write the manifests of its exports.",
+        c"The transaction is rolled back after that. statement_timeout does not reach this step.",
+        &COMMIT_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.key_file",
+        c"File of the keys that seal credentials.",
+        c"Outside the data directory, readable by the server alone; one line a key, the last one seals.",
+        &KEY_FILE,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+}
+
+/// Documents a file.
+pub fn output_chunk_size() -> u64 {
+    u64::from(OUTPUT_CHUNK_SIZE.get().unsigned_abs())
+}
+
+/// Bytes on their way, for each export.
+pub fn buffer_memory() -> usize {
+    usize::try_from(BUFFER_MEMORY.get()).unwrap_or(0).saturating_mul(1024)
+}
+
+/// Requests at once.
+pub fn upload_concurrency() -> usize {
+    usize::try_from(UPLOAD_CONCURRENCY.get()).unwrap_or(1)
+}
+
+/// How long an abort cleans up.
+pub fn cleanup_timeout() -> Duration {
+    milliseconds(&CLEANUP_TIMEOUT)
+}
+
+/// How long a commit writes manifests.
+pub fn commit_timeout() -> Duration {
+    milliseconds(&COMMIT_TIMEOUT)
+}
+
+fn milliseconds(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(u64::from(setting.get().unsigned_abs()))
+}
+
+/// The key ring's path; `None` when the setting is empty.
+pub fn key_file() -> Option<std::path::PathBuf> {
+    let path = KEY_FILE.get()?;
+    let path = path.to_str().ok().filter(|path| !path.is_empty())?;
+    Some(std::path::PathBuf::from(path))
+}

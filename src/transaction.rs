@@ -1,0 +1,223 @@
+//! A committed export has its manifest; an aborted one has nothing.
+//!
+//! ```text
+//! begin ──► uploads ──► seal ──► PRE_COMMIT: every manifest of the transaction, at once
+//!   └─ error, cancel, terminate, rollback, rollback to savepoint ──► ABORT: stop, delete, warn of what remains
+//! ```
+//!
+//! Everything hangs on the transaction's callbacks and nothing on Drop: a FATAL error does not unwind Rust. Code that
+//! waits holds no borrow of the state below, so that the abort callback always finds it. The callbacks for commit and
+//! abort raise nothing and look at no catalog; the one before the commit raises, and so turns it into an abort.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use once_cell::unsync::OnceCell;
+use pgrx::pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+use pgrx::pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+use pgrx::{pg_guard, pg_sys};
+
+use crate::error::{Code, Error, Result};
+use crate::manifest::Manifest;
+use crate::pg::current_subtransaction;
+use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
+use crate::settings;
+use crate::upload::connection::Connection;
+use crate::upload::runtime::{IoThread, Job};
+use crate::upload::{ExportUpload, Remains};
+use crate::uri::Destination;
+
+/// How many leftover objects a warning names.
+const MAX_NAMED: usize = 3;
+
+/// The exports of the current top-level transaction.
+#[derive(Default)]
+struct Pending {
+    /// One thread serves them all, from the first export to the end of the transaction.
+    io: OnceCell<Rc<IoThread>>,
+    exports: Vec<PendingExport>,
+}
+
+struct PendingExport {
+    subtransaction: pg_sys::SubTransactionId,
+    upload: Rc<ExportUpload>,
+    /// `None` while the export runs.
+    manifest: Option<Arc<Manifest>>,
+}
+
+thread_local! {
+    static PENDING: RefCell<Pending> = RefCell::default();
+}
+
+/// Registers the callbacks. Called once, when the library is loaded.
+pub fn register_callbacks() {
+    // SAFETY: both functions live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());
+    }
+}
+
+/// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
+pub fn begin(connection: &Connection, destination: Destination) -> Result<Rc<ExportUpload>> {
+    PENDING.with_borrow_mut(|pending| {
+        let io = pending.io.get_or_try_init(|| IoThread::start().map(Rc::new))?;
+        let upload = Rc::new(ExportUpload::start(io, connection, destination, settings::upload_concurrency()));
+        pending.exports.push(PendingExport {
+            subtransaction: current_subtransaction(),
+            upload: Rc::clone(&upload),
+            manifest: None,
+        });
+        Ok(upload)
+    })
+}
+
+/// Says that all files are stored; the commit will write `manifest`.
+pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest) {
+    PENDING.with_borrow_mut(|pending| {
+        if let Some(export) = pending.exports.iter_mut().find(|export| Rc::ptr_eq(&export.upload, upload)) {
+            export.manifest = Some(Arc::new(manifest));
+        }
+    });
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    match event {
+        XACT_EVENT_PRE_COMMIT => write_manifests().unwrap_or_else(|error| error.raise()),
+        XACT_EVENT_PRE_PREPARE => refuse_prepare().unwrap_or_else(|error| error.raise()),
+        XACT_EVENT_COMMIT => quietly(|| end(PENDING.take())),
+        XACT_EVENT_ABORT => quietly(|| {
+            let pending = PENDING.take();
+            undo(pending.io.get(), &pending.exports);
+            end(pending);
+        }),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_event(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    match event {
+        SUBXACT_EVENT_COMMIT_SUB => quietly(|| hand_over(subtransaction, parent)),
+        SUBXACT_EVENT_ABORT_SUB => quietly(|| undo_subtransaction(subtransaction)),
+        _ => {}
+    }
+}
+
+/// A panic in a callback would raise where Postgres cannot take an error any more.
+fn quietly(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        pgrx::warning!("s3_export could not clean up after a transaction");
+    }
+}
+
+/// Writes the manifests of all exports at once; the first that fails aborts the transaction.
+fn write_manifests() -> Result<()> {
+    let (io, jobs) = PENDING.with_borrow(|pending| {
+        let Some(io) = pending.io.get() else { return (None, Vec::new()) };
+        let manifests = pending.exports.iter().filter_map(|export| Some((&export.upload, export.manifest.as_ref()?)));
+        (Some(Rc::clone(io)), manifests.map(|(upload, manifest)| upload.write_manifest(io, Arc::clone(manifest))).collect())
+    });
+    let Some(io) = io else { return Ok(()) };
+    let mut jobs: Vec<Job<Result<()>>> = jobs;
+    let deadline = Instant::now() + settings::commit_timeout();
+    let all_written = || {
+        let mut running = Vec::new();
+        for job in jobs.drain(..) {
+            match job.take()? {
+                Some(written) => written?,
+                None => running.push(job),
+            }
+        }
+        jobs = running;
+        Ok(jobs.is_empty().then_some(()))
+    };
+    wait_until(io.wake(), Some(deadline), all_written)?.ok_or_else(|| {
+        Error::new(Code::Timeout, "could not write the manifests in time")
+            .detail("s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.")
+    })
+}
+
+fn refuse_prepare() -> Result<()> {
+    if PENDING.with_borrow(|pending| pending.exports.is_empty()) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Unsupported, "cannot PREPARE a transaction that has exported to S3")
+        .detail("Its manifests are written when it commits, and a prepared transaction may commit in another session."))
+}
+
+/// What a subtransaction exported is its parent's now.
+fn hand_over(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
+    PENDING.with_borrow_mut(|pending| {
+        for export in pending.exports.iter_mut().filter(|export| export.subtransaction == subtransaction) {
+            export.subtransaction = parent;
+        }
+    });
+}
+
+fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
+    let (io, undone) = PENDING.with_borrow_mut(|pending| {
+        let exports = std::mem::take(&mut pending.exports);
+        let (undone, kept) = exports.into_iter().partition::<Vec<_>, _>(|export| export.subtransaction == subtransaction);
+        pending.exports = kept;
+        (pending.io.get().cloned(), undone)
+    });
+    undo(io.as_ref(), &undone);
+}
+
+/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`.
+fn undo(io: Option<&Rc<IoThread>>, exports: &[PendingExport]) {
+    let Some(io) = io else { return };
+    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { std::time::Duration::ZERO };
+    let deadline = Instant::now() + limit;
+    let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.upload.clean_up(io, limit)).collect();
+    for (job, export) in jobs.iter().zip(exports) {
+        match wait_until_quietly(io.wake(), deadline + ANSWER_TIME, || job.take().transpose()) {
+            Some(Ok(remains)) => warn_of(&remains, export),
+            Some(Err(_)) | None => warn_of(&Remains::unknown(), export),
+        }
+    }
+}
+
+/// The clean-up keeps to its limit by itself; so much later it is taken for lost.
+const ANSWER_TIME: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn warn_of(remains: &Remains, export: &PendingExport) {
+    if remains.is_empty() {
+        return;
+    }
+    let id = export.upload.export_id();
+    let named: Vec<&str> = remains.objects.iter().take(MAX_NAMED).map(String::as_str).collect();
+    let more = remains.objects.len().saturating_sub(MAX_NAMED);
+    let mut detail = match named.as_slice() {
+        [] => "The clean-up did not end in time.".to_owned(),
+        _ => format!(
+            "Not known to be deleted: {}{}.",
+            named.join(", "),
+            if more > 0 { format!(" and {more} more") } else { String::new() }
+        ),
+    };
+    if let Some(cause) = &remains.cause {
+        detail = format!("{detail} {}", cause.summary());
+    }
+    Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
+        .detail(detail)
+        .hint("No manifest lists them. Delete the objects whose names hold this export's id.")
+        .warn();
+}
+
+/// Ends the thread; afterwards the backend has no connection and no thread of ours.
+fn end(pending: Pending) {
+    if let Some(io) = pending.io.get() {
+        io.stop();
+    }
+}

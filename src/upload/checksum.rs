@@ -1,0 +1,134 @@
+//! Checksums of what is sent: computed before the send and set as a header, never as an aws-chunked trailer, which
+//! older stores refuse.
+#![forbid(unsafe_code)]
+
+use base64_simd::STANDARD;
+use ring::digest;
+
+/// Which checksum S3 is asked to verify, and the manifest to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// CRC-32 (ISO 3309), the fastest that every S3 knows.
+    Crc32,
+    /// SHA-256.
+    Sha256,
+    /// None, for stores that refuse the headers.
+    None,
+}
+
+impl Algorithm {
+    /// Its name in `s3_export.integrations.checksum` and in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Crc32 => "crc32",
+            Algorithm::Sha256 => "sha256",
+            Algorithm::None => "none",
+        }
+    }
+
+    /// The algorithm of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Algorithm::Crc32, Algorithm::Sha256, Algorithm::None].into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    /// Of `bytes`.
+    pub fn of(self, bytes: &[u8]) -> Checksum {
+        let mut running = Running::new(self);
+        running.update(bytes);
+        running.finish()
+    }
+}
+
+/// A checksum, as small as it can be: a million of them are kept for the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// CRC-32.
+    Crc32(u32),
+    /// SHA-256.
+    Sha256(Box<[u8; digest::SHA256_OUTPUT_LEN]>),
+    /// None was asked for.
+    None,
+}
+
+impl Checksum {
+    /// Big-endian bytes in base64, as S3's headers have it; `None` when there is none.
+    pub fn base64(&self) -> Option<String> {
+        match self {
+            Checksum::Crc32(crc) => Some(STANDARD.encode_to_string(crc.to_be_bytes())),
+            Checksum::Sha256(hash) => Some(STANDARD.encode_to_string(hash.as_slice())),
+            Checksum::None => None,
+        }
+    }
+}
+
+/// A checksum of bytes that come in pieces.
+pub enum Running {
+    /// CRC-32.
+    Crc32(crc32fast::Hasher),
+    /// SHA-256.
+    Sha256(digest::Context),
+    /// None was asked for.
+    None,
+}
+
+impl Running {
+    /// Of no bytes yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Crc32 => Running::Crc32(crc32fast::Hasher::new()),
+            Algorithm::Sha256 => Running::Sha256(digest::Context::new(&digest::SHA256)),
+            Algorithm::None => Running::None,
+        }
+    }
+
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Running::Crc32(hasher) => hasher.update(bytes),
+            Running::Sha256(context) => context.update(bytes),
+            Running::None => {}
+        }
+    }
+
+    /// Of all bytes added.
+    pub fn finish(self) -> Checksum {
+        match self {
+            Running::Crc32(hasher) => Checksum::Crc32(hasher.finalize()),
+            Running::Sha256(context) => {
+                let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+                hash.copy_from_slice(context.finish().as_ref());
+                Checksum::Sha256(Box::new(hash))
+            }
+            Running::None => Checksum::None,
+        }
+    }
+}
+
+/// SHA-256 of `bytes` in lower-case hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_those_that_s3_computes() {
+        assert_eq!(Algorithm::Crc32.of(b"123456789").base64().as_deref(), Some("y/Q5Jg=="));
+        assert_eq!(Algorithm::Sha256.of(b"").base64().as_deref(), Some("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="));
+        assert_eq!(Algorithm::None.of(b"x").base64(), None);
+        assert_eq!(sha256_hex(b"").get(..8), Some("e3b0c442"));
+    }
+
+    #[test]
+    fn pieces_add_up_to_the_whole() {
+        for algorithm in [Algorithm::Crc32, Algorithm::Sha256, Algorithm::None] {
+            let mut running = Running::new(algorithm);
+            running.update(b"1234");
+            running.update(b"56789");
+            assert_eq!(running.finish(), algorithm.of(b"123456789"));
+            assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a failed request means: whether to try again, and what to tell the user.
+//!
+//! The detail names S3's code, the request id and the object. Of the store's own message at most 200 printable
+//! characters pass, and nothing else of a remote body: it may repeat what was signed.
+#![forbid(unsafe_code)]
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+
+use crate::error::{Code, Error};
+
+/// Most characters of the store's message that a user sees.
+const MAX_REMOTE_TEXT: usize = 200;
+
+/// A request that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the user is told when it is given up.
+    pub error: Error,
+    /// Whether another attempt may succeed.
+    pub transient: bool,
+}
+
+impl Failure {
+    /// Another attempt would fail as well.
+    pub fn permanent(error: Error) -> Self {
+        Failure { error, transient: false }
+    }
+
+    /// `step`: what was being done, as in "could not upload"; `url`: of the object.
+    pub fn new<E>(step: &str, url: &str, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match error {
+            SdkError::ServiceError(service) => Self::answered(
+                step,
+                url,
+                service.raw().status().as_u16(),
+                service.err().code(),
+                service.err().message(),
+                error.request_id(),
+            ),
+            SdkError::ResponseError(response) => {
+                let status = response.raw().status().as_u16();
+                Self::answered(step, url, status, None, Some("The answer could not be understood."), error.request_id())
+            }
+            SdkError::ConstructionFailure(_) => Self::permanent(
+                Error::new(Code::InvalidParameter, format!("could not {step}: the request cannot be built"))
+                    .detail(format!("Object {url}. {}", printable(&DisplayErrorContext(error).to_string()))),
+            ),
+            _ => Failure { error: unreachable_endpoint(step, url, &DisplayErrorContext(error).to_string()), transient: true },
+        }
+    }
+
+    fn answered(
+        step: &str,
+        url: &str,
+        status: u16,
+        code: Option<&str>,
+        message: Option<&str>,
+        request_id: Option<&str>,
+    ) -> Self {
+        let code = code.unwrap_or("");
+        let (kind, summary, hint) = meaning(status, code);
+        let name = if code.is_empty() { format!("HTTP status {status}") } else { printable(code) };
+        let detail = format!(
+            "S3 answered {name}{}. Object {url}, request id {}.",
+            message.map(|text| format!(" ({})", printable(text))).unwrap_or_default(),
+            printable(request_id.unwrap_or("unknown")),
+        );
+        let mut error = Error::new(kind, format!("could not {step}: {summary}")).detail(detail);
+        if let Some(hint) = hint {
+            error = error.hint(hint);
+        }
+        Failure { error, transient: is_transient(status, code) }
+    }
+}
+
+/// Answers that another attempt may change: the list of S3's documented transient errors.
+fn is_transient(status: u16, code: &str) -> bool {
+    const CODES: [&str; 5] = ["RequestTimeout", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"];
+    matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504) || CODES.contains(&code)
+}
+
+/// SQLSTATE, summary and hint for an answer.
+fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
+    match code {
+        "NoSuchBucket" => (Code::Undefined, "the bucket does not exist", Some("Create the bucket, or correct its name.")),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AuthorizationHeaderMalformed" => (
+            Code::Credentials,
+            "S3 does not accept the integration's credentials",
+            Some("Check access key, secret key and region of the integration; s3_export.set_credentials stores new keys."),
+        ),
+        "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken" => (
+            Code::Credentials,
+            "the integration's session token is not valid any more",
+            Some("Store new temporary credentials with s3_export.set_credentials, or use long-lived keys."),
+        ),
+        "RequestTimeTooSkewed" => {
+            (Code::Io, "the server's clock differs from S3's", Some("Set the clock of the database server."))
+        }
+        "PermanentRedirect" | "IllegalLocationConstraintException" => (
+            Code::InvalidParameter,
+            "the bucket is in another region",
+            Some("Set the region of the integration to the bucket's."),
+        ),
+        _ => match status {
+            401 | 403 => (
+                Code::Privilege,
+                "S3 denied access",
+                Some("The integration's credentials need s3:PutObject, s3:AbortMultipartUpload and s3:DeleteObject here."),
+            ),
+            404 => (Code::Undefined, "the bucket or endpoint does not exist", None),
+            301 | 307 => (
+                Code::InvalidParameter,
+                "the bucket is in another region",
+                Some("Set the region of the integration to the bucket's."),
+            ),
+            _ => (Code::Io, "S3 reported an error", None),
+        },
+    }
+}
+
+fn unreachable_endpoint(step: &str, url: &str, cause: &str) -> Error {
+    Error::new(Code::Connection, format!("could not {step}: the S3 endpoint cannot be reached"))
+        .detail(format!("Object {url}: {}.", printable(cause)))
+        .hint("Check endpoint and region of the integration, and the network of the database server.")
+}
+
+/// At most [`MAX_REMOTE_TEXT`] printable characters of text from outside.
+fn printable(text: &str) -> String {
+    let shown: String = text.chars().filter(|character| !character.is_control()).take(MAX_REMOTE_TEXT).collect();
+    shown.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_transient_answers_are_tried_again_and_no_others() {
+        for (status, code) in [
+            (500, "InternalError"),
+            (503, "SlowDown"),
+            (429, ""),
+            (408, ""),
+            (409, "OperationAborted"),
+            (400, "RequestTimeout"),
+        ] {
+            assert!(is_transient(status, code), "{status} {code}");
+        }
+        for (status, code) in
+            [(403, "AccessDenied"), (404, "NoSuchBucket"), (400, "InvalidArgument"), (412, "PreconditionFailed"), (301, "")]
+        {
+            assert!(!is_transient(status, code), "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn remote_text_is_cut_and_cleaned() {
+        assert_eq!(printable("a\r\nb\u{7}c."), "abc");
+        assert_eq!(printable(&"x".repeat(1000)).len(), MAX_REMOTE_TEXT);
+    }
+
+    #[test]
+    fn a_missing_bucket_names_code_object_and_request_id() {
+        let failure = Failure::answered("upload", "s3://b/k", 404, Some("NoSuchBucket"), Some("No."), Some("R1"));
+        assert_eq!(failure.error.code(), Code::Undefined);
+        assert_eq!(
+            failure.error.summary(),
+            "could not upload: the bucket does not exist: S3 answered NoSuchBucket (No). Object s3://b/k, request id R1."
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! From the backend's chunks to objects in S3, on a thread that never calls Postgres.
+//!
+//! ```text
+//! backend: ExportUpload::send ──► supervise ─┬─► one task a file ──► PUT, or the parts of a multipart upload
+//!          ▲                                 └─► …                      │
+//!          └── Wake (an eventfd): room again, all stored, first error ◄─┘
+//! ```
+//!
+//! The backend never blocks in here: it asks ([`ExportUpload::has_room`], [`Job::take`]) and waits outside, on its latch
+//! and the wake's descriptor, so that a cancel reaches it at any time.
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+mod cleanup;
+pub mod connection;
+mod failure;
+mod object;
+mod resolver;
+mod retry;
+pub mod runtime;
+mod state;
+mod writer;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+pub use self::cleanup::Remains;
+use self::connection::Connection;
+use self::object::{Object, Role, Target};
+use self::runtime::{IoThread, Job, Wake};
+use self::state::{Lease, Shared};
+use self::writer::{ObjectWriter, lost_task};
+use crate::chunk::Piece;
+use crate::error::{Code, Error, Result};
+use crate::manifest::{FileRecord, Manifest};
+use crate::uri::Destination;
+
+/// Bytes a part: above S3's least of 5 MiB, and all of one size, as Cloudflare R2 wants them.
+pub const PART_BYTES: usize = 8 << 20;
+
+/// The backend's handle on the uploads of one export.
+pub struct ExportUpload {
+    shared: Arc<Shared>,
+    wake: Arc<Wake>,
+    /// Dropped when all pieces were sent.
+    pieces: RefCell<Option<UnboundedSender<Sent>>>,
+    files: Job<Result<()>>,
+}
+
+/// A piece and the room it takes.
+struct Sent {
+    piece: Piece,
+    lease: Lease,
+}
+
+impl ExportUpload {
+    /// Connects on first use. `concurrency`: most requests with a body at once.
+    pub fn start(io: &IoThread, connection: &Connection, destination: Destination, concurrency: usize) -> Self {
+        let shared = Shared::new(Target::new(connection, destination), concurrency, Arc::clone(io.wake()));
+        let (pieces, received) = unbounded_channel();
+        let files = io.spawn(supervise(Arc::clone(&shared), received));
+        ExportUpload { shared, wake: Arc::clone(io.wake()), pieces: RefCell::new(Some(pieces)), files }
+    }
+
+    /// Raised when [`Self::has_room`] or [`Self::is_stored`] may answer differently.
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    /// Whether `bytes` more fit into `budget`; one piece larger than the budget goes alone. Errors: the first upload's.
+    pub fn has_room(&self, bytes: usize, budget: usize) -> Result<bool> {
+        if let Some(ended) = self.files.take()? {
+            ended?;
+        }
+        let outstanding = self.shared.outstanding();
+        Ok(outstanding == 0 || outstanding + bytes <= budget)
+    }
+
+    /// Hands a piece over.
+    pub fn send(&self, piece: Piece) -> Result<()> {
+        let lease = self.shared.lease(piece.body.len());
+        let pieces = self.pieces.borrow();
+        let pieces = pieces.as_ref().ok_or_else(lost_task)?;
+        pieces.send(Sent { piece, lease }).map_err(|_| lost_task())
+    }
+
+    /// An empty buffer, a used one if there is one.
+    pub fn spare_buffer(&self) -> Vec<u8> {
+        self.shared.spare_buffer()
+    }
+
+    /// Says that no piece will follow.
+    pub fn close(&self) {
+        self.pieces.replace(None);
+    }
+
+    /// After [`Self::close`]: whether every file is stored. Gives `true` once. Errors: the first upload's.
+    pub fn is_stored(&self) -> Result<bool> {
+        match self.files.take()? {
+            Some(ended) => ended.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The export's id.
+    pub fn export_id(&self) -> Uuid {
+        self.shared.target.destination.export_id()
+    }
+
+    /// Every file's record, in order, once all are stored.
+    pub fn records(&self) -> Result<Vec<FileRecord>> {
+        self.shared.records()
+    }
+
+    /// Writes the manifest.
+    pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) -> Job<Result<()>> {
+        io.spawn(write_manifest(Arc::clone(&self.shared), manifest))
+    }
+
+    /// Stops all uploads, then deletes what they wrote, for at most `limit`.
+    pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Job<Remains> {
+        self.files.abort();
+        io.spawn(cleanup::clean_up(Arc::clone(&self.shared), limit))
+    }
+}
+
+/// Starts a task for each file and hands it the file's pieces; the first failure ends all.
+async fn supervise(shared: Arc<Shared>, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
+    let mut uploads = JoinSet::new();
+    let mut open_file: Option<UnboundedSender<Sent>> = None;
+    loop {
+        tokio::select! {
+            sent = pieces.recv() => match sent {
+                Some(sent) => open_file = route(&shared, &mut uploads, open_file, sent)?,
+                None => break,
+            },
+            Some(ended) = uploads.join_next() => ended.map_err(|_| lost_task())??,
+        }
+    }
+    while let Some(ended) = uploads.join_next().await {
+        ended.map_err(|_| lost_task())??;
+    }
+    Ok(())
+}
+
+/// Sends the piece to its file's task, a new one if no file is open; gives the file that is open then.
+fn route(
+    shared: &Arc<Shared>,
+    uploads: &mut JoinSet<Result<()>>,
+    open_file: Option<UnboundedSender<Sent>>,
+    sent: Sent,
+) -> Result<Option<UnboundedSender<Sent>>> {
+    let ends_file = sent.piece.documents.is_some();
+    let file = match open_file {
+        Some(file) => file,
+        None => {
+            let number = sent.piece.file;
+            shared.file_began(number)?;
+            let (file, pieces) = unbounded_channel();
+            uploads.spawn(upload_file(Arc::clone(shared), number, pieces));
+            file
+        }
+    };
+    // A task that has failed takes nothing; its failure ends the export when it is joined.
+    let _ = file.send(sent);
+    Ok((!ends_file).then_some(file))
+}
+
+async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
+    let object = Object { key: shared.target.destination.file_key(number), role: Role::File };
+    let mut writer = ObjectWriter::new(Arc::clone(&shared), object);
+    while let Some(Sent { piece, lease }) = pieces.recv().await {
+        match piece.documents {
+            None => writer.piece(piece.body, Some(lease)).await?,
+            Some(documents) => {
+                let stored = writer.finish(piece.body, Some(lease)).await?;
+                return shared.file_ended(number, documents, stored);
+            }
+        }
+    }
+    Err(Error::new(Code::Internal, "a file was left without its end"))
+}
+
+async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
+    shared.manifest_began();
+    let object = Object { key: shared.target.destination.manifest_key(), role: Role::Manifest };
+    let mut writer = ObjectWriter::new(shared, object);
+    let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
+    let mut block = blocks.next().unwrap_or_default();
+    for next in blocks {
+        writer.piece(std::mem::replace(&mut block, next), None).await?;
+    }
+    writer.finish(block, None).await?;
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! Requests for single objects: PUT, the steps of a multipart upload, and deletes, each through the retry loop.
+//!
+//! A retried PUT is harmless: keys are unique to the export, so it writes the same bytes to the same key.
+#![forbid(unsafe_code)]
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectCannedAcl, ObjectIdentifier,
+    ServerSideEncryption, StorageClass,
+};
+use bytes::Bytes;
+
+use super::checksum::{Algorithm, Checksum};
+use super::connection::{Connection, ObjectSettings};
+use super::failure::Failure;
+use super::retry::retry;
+use crate::error::Result;
+use crate::uri::Destination;
+
+/// Most keys that one DeleteObjects request takes.
+pub const DELETE_BATCH: usize = 1000;
+
+/// Whether an object holds documents or lists the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One JSON document a line.
+    File,
+    /// Always of storage class STANDARD: it is small and read first.
+    Manifest,
+}
+
+impl Role {
+    fn content_type(self) -> &'static str {
+        match self {
+            Role::File => "application/x-ndjson",
+            Role::Manifest => "application/json",
+        }
+    }
+
+    fn storage_class(self, settings: &ObjectSettings) -> Option<StorageClass> {
+        match self {
+            Role::File => settings.storage_class.as_deref().map(StorageClass::from),
+            Role::Manifest => None,
+        }
+    }
+}
+
+/// An object that S3 has not acknowledged yet.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Its key.
+    pub key: String,
+    /// What it holds.
+    pub role: Role,
+}
+
+/// A part that S3 acknowledged.
+pub type Part = CompletedPart;
+
+/// A bucket and how to write to it.
+pub struct Target {
+    client: Client,
+    settings: ObjectSettings,
+    unsigned_payload: bool,
+    /// Names of the export's objects.
+    pub destination: Destination,
+}
+
+impl Target {
+    /// With connections of its own.
+    pub fn new(connection: &Connection, destination: Destination) -> Self {
+        Target {
+            client: connection.client(),
+            settings: connection.object.clone(),
+            unsigned_payload: connection.is_encrypted(),
+            destination,
+        }
+    }
+
+    /// The checksum that objects carry.
+    pub fn checksum(&self) -> Algorithm {
+        self.settings.checksum
+    }
+
+    fn url(&self, object: &Object) -> String {
+        self.destination.url(&object.key)
+    }
+
+    /// Writes the object in one request; gives its version id in a versioned bucket.
+    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Option<String>> {
+        let settings = &self.settings;
+        retry(|| async {
+            let (crc32, sha256) = headers(checksum);
+            let request = self
+                .client
+                .put_object()
+                .bucket(self.destination.bucket())
+                .key(&object.key)
+                .body(ByteStream::from(body.clone()))
+                .content_type(object.role.content_type())
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.kms_key_id.as_ref().map(|_| true))
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone());
+            let answer = if self.unsigned_payload {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new("upload a file", &self.url(object), &error))?;
+            Ok(output.version_id)
+        })
+        .await
+    }
+
+    /// Begins a multipart upload; gives its id.
+    pub async fn create_multipart(&self, object: &Object) -> Result<String> {
+        let settings = &self.settings;
+        retry(|| async {
+            let output = self
+                .client
+                .create_multipart_upload()
+                .bucket(self.destination.bucket())
+                .key(&object.key)
+                .content_type(object.role.content_type())
+                .set_checksum_algorithm(match settings.checksum {
+                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
+                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
+                    Algorithm::None => None,
+                })
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.kms_key_id.as_ref().map(|_| true))
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new("begin a multipart upload", &self.url(object), &error))?;
+            Ok(output.upload_id.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Uploads one part; `number` counts from 1.
+    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part> {
+        let checksum = self.settings.checksum.of(&body);
+        retry(|| async {
+            let (crc32, sha256) = headers(&checksum);
+            let request = self
+                .client
+                .upload_part()
+                .bucket(self.destination.bucket())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .body(ByteStream::from(body.clone()))
+                .set_checksum_crc32(crc32.clone())
+                .set_checksum_sha256(sha256.clone())
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone());
+            let answer = if self.unsigned_payload {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new("upload a part", &self.url(object), &error))?;
+            Ok(CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(output.e_tag)
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .build())
+        })
+        .await
+    }
+
+    /// Makes an object of the parts, which come in the order of their numbers; gives its version id.
+    pub async fn complete_multipart(&self, object: &Object, upload_id: &str, parts: Vec<Part>) -> Result<Option<String>> {
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        retry(|| async {
+            let output = self
+                .client
+                .complete_multipart_upload()
+                .bucket(self.destination.bucket())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .multipart_upload(completed.clone())
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new("complete a multipart upload", &self.url(object), &error))?;
+            Ok(output.version_id)
+        })
+        .await
+    }
+
+    /// Gives up a multipart upload and what was stored of it.
+    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<()> {
+        retry(|| async {
+            self.client
+                .abort_multipart_upload()
+                .bucket(self.destination.bucket())
+                .key(key)
+                .upload_id(upload_id)
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new("abort a multipart upload", &self.destination.url(key), &error))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes at most [`DELETE_BATCH`] objects, each a key and, where known, its version; gives the keys that remain.
+    /// A key that names no object counts as deleted.
+    pub async fn delete(&self, objects: &[(String, Option<String>)]) -> Result<Vec<String>> {
+        let Some((first, _)) = objects.first() else { return Ok(Vec::new()) };
+        retry(|| async {
+            let failed = |error: &_| Failure::new("delete files", &self.destination.url(first), error);
+            let identifiers = objects
+                .iter()
+                .map(|(key, version)| ObjectIdentifier::builder().key(key).set_version_id(version.clone()).build())
+                .collect::<std::result::Result<Vec<_>, _>>()
+                .and_then(|identifiers| Delete::builder().set_objects(Some(identifiers)).quiet(true).build())
+                .map_err(|error| failed(&aws_sdk_s3::error::SdkError::construction_failure(error)))?;
+            let output = self
+                .client
+                .delete_objects()
+                .bucket(self.destination.bucket())
+                .delete(identifiers)
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| failed(&error))?;
+            Ok(output.errors.unwrap_or_default().into_iter().filter_map(|error| error.key).collect())
+        })
+        .await
+    }
+}
+
+/// Values of `x-amz-checksum-crc32` and `x-amz-checksum-sha256`.
+fn headers(checksum: &Checksum) -> (Option<String>, Option<String>) {
+    match checksum {
+        Checksum::Crc32(_) => (checksum.base64(), None),
+        Checksum::Sha256(_) => (None, checksum.base64()),
+        Checksum::None => (None, None),
+    }
+}

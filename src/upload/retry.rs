@@ -1,0 +1,71 @@
+//! The one retry loop: every request to S3 goes through it, and the SDK's own is off.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::failure::Failure;
+use crate::error::Result;
+
+/// Attempts at one request, the first included.
+const ATTEMPTS: u32 = 5;
+/// Longest pause before the second attempt; it doubles before each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause of all.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Calls `attempt` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times.
+pub async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = std::result::Result<T, Failure>>,
+{
+    let mut attempts = 1;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(failure) if failure.transient && attempts < ATTEMPTS => {
+                tokio::time::sleep(pause(attempts, fastrand::f64())).await;
+                attempts += 1;
+            }
+            Err(failure) => return Err(failure.error),
+        }
+    }
+}
+
+/// Full jitter (`share` of the longest pause, 0 to 1), so that many uploads that failed at once do not return at once.
+fn pause(attempts_made: u32, share: f64) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(attempts_made - 1)).min(LONGEST_PAUSE);
+    longest.mul_f64(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::error::{Code, Error};
+
+    fn run(transient: bool, failures: u32) -> (bool, u32) {
+        let calls = Cell::new(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let result = runtime.block_on(retry(|| async {
+            calls.set(calls.get() + 1);
+            if calls.get() <= failures { Err(Failure { error: Error::new(Code::Io, "x"), transient }) } else { Ok(()) }
+        }));
+        (result.is_ok(), calls.get())
+    }
+
+    #[test]
+    fn a_transient_failure_is_tried_again_and_a_permanent_one_is_not() {
+        assert_eq!(run(true, 2), (true, 3));
+        assert_eq!(run(true, 99), (false, ATTEMPTS));
+        assert_eq!(run(false, 99), (false, 1));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        assert_eq!(pause(1, 1.0), FIRST_PAUSE);
+        assert_eq!(pause(3, 1.0), FIRST_PAUSE * 4);
+        assert_eq!(pause(40, 1.0), LONGEST_PAUSE);
+        assert_eq!(pause(4, 0.0), Duration::ZERO);
+    }
+}

@@ -1,0 +1,254 @@
+//! The I/O thread: one tokio runtime on a thread of its own, and the eventfd by which it wakes the backend.
+//!
+//! Postgres's signal handlers may only run on the backend's own thread, so every signal is blocked while the thread is
+//! spawned (it inherits the mask). Nothing here calls Postgres. The thread ends when its [`IoThread`] is dropped, at
+//! the end of the top-level transaction: one that lived on would keep connections open, and a lock that it held
+//! could outlive a fork or an exit.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::error::{Code, Error, Result};
+
+/// Longest wait, at the end, for work on the runtime's blocking threads; there is none, so this is a backstop.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What makes a waiting backend look again. Raised from the I/O thread, waited for in the backend.
+#[derive(Debug)]
+pub struct Wake(EventFd);
+
+impl Wake {
+    fn new() -> nix::Result<Self> {
+        EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map(Wake)
+    }
+
+    /// Makes the descriptor readable.
+    pub fn raise(&self) {
+        // It fails only when the counter is full, and then the descriptor is readable already.
+        let _ = self.0.write(1);
+    }
+
+    /// Makes the descriptor unreadable again. Look at the state waited for after this, never before.
+    pub fn clear(&self) {
+        // It fails only when nothing was raised.
+        let _ = self.0.read();
+    }
+
+    /// Blocks this thread until it is raised, or `timeout` passes.
+    pub fn wait(&self, timeout: Duration) {
+        let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        // Interrupted by a signal, it returns early, and the caller looks at its state as after any other return.
+        let _ = poll(&mut descriptors, timeout);
+    }
+
+    /// The descriptor, for a wait set.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// The thread and its runtime.
+pub struct IoThread {
+    runtime: Handle,
+    wake: Arc<Wake>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    /// Dropped to end the thread.
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl IoThread {
+    /// Starts it. Errors: 53200 when the system has no thread or descriptor to give.
+    pub fn start() -> Result<Self> {
+        let unavailable = |what: &str, error: &dyn std::fmt::Display| {
+            Error::new(Code::OutOfMemory, format!("could not create {what} for uploads"))
+                .detail(format!("The system says: {error}."))
+        };
+        let wake = Arc::new(Wake::new().map_err(|error| unavailable("an eventfd", &error))?);
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| unavailable("a runtime", &error))?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let _mask = BlockedSignals::all().map_err(|error| unavailable("a signal mask", &error))?;
+        let thread = thread::Builder::new()
+            .name("s3_export io".to_owned())
+            .spawn(move || {
+                // Ends with the sender, whether that was used or dropped.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+            })
+            .map_err(|error| unavailable("a thread", &error))?;
+        Ok(IoThread { runtime: handle, wake, running: Mutex::new(Some(Running { stop, thread })) })
+    }
+
+    /// Ends the thread, and with it all work and connections. A FATAL error leaves owners of this behind that are never
+    /// dropped, so the end of a transaction says it in so many words.
+    pub fn stop(&self) {
+        if let Some(Running { stop, thread }) = lock(&self.running).take() {
+            drop(stop);
+            // A panic of the thread was reported through the jobs it ended.
+            let _ = thread.join();
+        }
+    }
+
+    /// Raised whenever something that a backend may wait for has changed.
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    /// Starts `work` on the thread; its end raises the wake, whatever the end.
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Job<T> {
+        let outcome = Arc::new(Mutex::new(Outcome::Running));
+        let report = Report { outcome: Arc::clone(&outcome), wake: Arc::clone(&self.wake) };
+        let task = self.runtime.spawn(async move {
+            let value = work.await;
+            report.set(Outcome::Done(value));
+        });
+        Job { outcome, task: task.abort_handle() }
+    }
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+enum Outcome<T> {
+    Running,
+    Done(T),
+    /// Dropped before its end: aborted, or it panicked.
+    Lost,
+}
+
+/// Work on the I/O thread, as the backend sees it.
+pub struct Job<T> {
+    outcome: Arc<Mutex<Outcome<T>>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl<T> Job<T> {
+    /// The result, once, when it is there. Errors: XX000 when the work panicked or was aborted.
+    pub fn take(&self) -> Result<Option<T>> {
+        let mut outcome = lock(&self.outcome);
+        match std::mem::replace(&mut *outcome, Outcome::Running) {
+            Outcome::Running => Ok(None),
+            Outcome::Done(value) => Ok(Some(value)),
+            Outcome::Lost => {
+                *outcome = Outcome::Lost;
+                Err(Error::new(Code::Internal, "the upload thread lost a task"))
+            }
+        }
+    }
+
+    /// Ends the work at its next await; the requests it has under way are dropped with their connections.
+    pub fn abort(&self) {
+        self.task.abort();
+    }
+}
+
+/// Sets the outcome once; dropped unused, it says that the work was lost.
+struct Report<T> {
+    outcome: Arc<Mutex<Outcome<T>>>,
+    wake: Arc<Wake>,
+}
+
+impl<T> Report<T> {
+    fn set(&self, outcome: Outcome<T>) {
+        *lock(&self.outcome) = outcome;
+        self.wake.raise();
+    }
+}
+
+impl<T> Drop for Report<T> {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.outcome) > 1 && matches!(*lock(&self.outcome), Outcome::Running) {
+            self.set(Outcome::Lost);
+        }
+    }
+}
+
+/// Locks, whatever happened to an earlier holder: every state kept under a lock here is whole between statements.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All signals blocked in this thread until it is dropped.
+struct BlockedSignals(SigSet);
+
+impl BlockedSignals {
+    fn all() -> nix::Result<Self> {
+        SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map(BlockedSignals)
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // Restoring a mask that the kernel handed out cannot fail.
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn wait<T>(io: &IoThread, job: &Job<T>) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            io.wake().clear();
+            if let Some(value) = job.take()? {
+                return Ok(value);
+            }
+            assert!(start.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_job_gives_its_result() {
+        let io = IoThread::start().unwrap();
+        assert_eq!(wait(&io, &io.spawn(async { 7 })), Ok(7));
+    }
+
+    #[test]
+    fn a_job_that_is_aborted_or_panics_is_an_error_and_not_the_end_of_the_thread() {
+        let io = IoThread::start().unwrap();
+        let hung = io.spawn(std::future::pending::<()>());
+        hung.abort();
+        assert_eq!(wait(&io, &hung).unwrap_err().code(), Code::Internal);
+        assert_eq!(wait(&io, &io.spawn(async { panic!("on purpose") })).map(|()| 0).unwrap_err().code(), Code::Internal);
+        assert_eq!(wait(&io, &io.spawn(async { 8 })), Ok(8));
+    }
+
+    #[test]
+    fn dropping_it_ends_hung_work() {
+        let io = IoThread::start().unwrap();
+        let hung = io.spawn(std::future::pending::<()>());
+        drop(io);
+        assert!(hung.take().is_err());
+    }
+
+    #[test]
+    fn its_thread_blocks_every_signal_and_the_callers_mask_is_restored() {
+        let before = SigSet::thread_get_mask().unwrap();
+        let io = IoThread::start().unwrap();
+        let inside = wait(&io, &io.spawn(async { SigSet::thread_get_mask().unwrap() })).unwrap();
+        assert!(inside.contains(nix::sys::signal::SIGTERM) && inside.contains(nix::sys::signal::SIGINT));
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+}

@@ -1,0 +1,163 @@
+//! What backend and I/O thread both see of an export: bytes on their way, files finished, things to clean up.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::object::Target;
+use super::runtime::{Wake, lock};
+use super::writer::{Stored, lost_task};
+use crate::error::{Error, Result};
+use crate::manifest::FileRecord;
+
+/// Used buffers kept for the next files; more than are under way at once are of no use.
+const MAX_SPARE_BUFFERS: usize = 4;
+
+/// Shared between the backend's handle and the tasks of one export.
+pub struct Shared {
+    /// Where objects go.
+    pub target: Target,
+    /// One permit a request that carries a body.
+    pub requests: Arc<Semaphore>,
+    wake: Arc<Wake>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes handed over and not yet stored.
+    outstanding: usize,
+    /// By file number less one; `None` until the file is stored.
+    files: Vec<Option<FileRecord>>,
+    /// Begun and neither completed nor aborted.
+    multiparts: Vec<OpenMultipart>,
+    manifest_attempted: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// A multipart upload that holds storage until it is completed or aborted.
+#[derive(Debug, Clone)]
+pub struct OpenMultipart {
+    /// The object's key.
+    pub key: String,
+    /// S3's id of the upload.
+    pub upload_id: String,
+}
+
+/// What a rollback has to take back.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// The manifest's PUT was begun.
+    pub manifest: bool,
+    /// Version ids by file number less one, where known: every file whose PUT was begun.
+    pub files: Vec<Option<String>>,
+    /// Uploads to abort.
+    pub multiparts: Vec<OpenMultipart>,
+}
+
+impl Shared {
+    /// Nothing sent yet.
+    pub fn new(target: Target, concurrency: usize, wake: Arc<Wake>) -> Arc<Self> {
+        Arc::new(Shared { target, requests: Arc::new(Semaphore::new(concurrency)), wake, state: Mutex::default() })
+    }
+
+    /// Bytes handed over and not yet stored.
+    pub fn outstanding(&self) -> usize {
+        lock(&self.state).outstanding
+    }
+
+    /// Counts `bytes` as outstanding until the lease is dropped.
+    pub fn lease(self: &Arc<Self>, bytes: usize) -> Lease {
+        lock(&self.state).outstanding += bytes;
+        Lease { shared: Arc::clone(self), bytes }
+    }
+
+    /// A used buffer, or a new one.
+    pub fn spare_buffer(&self) -> Vec<u8> {
+        lock(&self.state).spare.pop().unwrap_or_default()
+    }
+
+    /// The first byte of file `number` is about to be sent. Errors: 53200.
+    pub fn file_began(&self, number: u64) -> Result<()> {
+        let mut state = lock(&self.state);
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let missing = index.saturating_sub(state.files.len());
+        state.files.try_reserve(missing).map_err(|_| Error::out_of_memory("the list of files"))?;
+        state.files.resize(index, None);
+        Ok(())
+    }
+
+    /// File `number` is stored.
+    pub fn file_ended(&self, number: u64, documents: u64, stored: Stored) -> Result<()> {
+        let record = FileRecord {
+            bytes: stored.bytes,
+            documents,
+            checksum: stored.checksum,
+            version_id: stored.version_id.map(String::into_boxed_str),
+        };
+        let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+        *lock(&self.state).files.get_mut(index).ok_or_else(lost_task)? = Some(record);
+        Ok(())
+    }
+
+    /// A multipart upload has an id.
+    pub fn multipart_began(&self, key: &str, upload_id: &str) {
+        let upload = OpenMultipart { key: key.to_owned(), upload_id: upload_id.to_owned() };
+        lock(&self.state).multiparts.push(upload);
+    }
+
+    /// A multipart upload became an object.
+    pub fn multipart_ended(&self, upload_id: &str) {
+        lock(&self.state).multiparts.retain(|upload| upload.upload_id != upload_id);
+    }
+
+    /// The manifest's PUT is about to begin.
+    pub fn manifest_began(&self) {
+        lock(&self.state).manifest_attempted = true;
+    }
+
+    /// The records of all files, for the manifest. Errors: XX000 when one is not stored.
+    pub fn records(&self) -> Result<Vec<FileRecord>> {
+        lock(&self.state).files.iter().cloned().collect::<Option<Vec<_>>>().ok_or_else(lost_task)
+    }
+
+    /// What a rollback has to take back.
+    pub fn leftovers(&self) -> Leftovers {
+        let state = lock(&self.state);
+        let version = |file: &Option<FileRecord>| file.as_ref()?.version_id.as_deref().map(str::to_owned);
+        Leftovers {
+            manifest: state.manifest_attempted,
+            files: state.files.iter().map(version).collect(),
+            multiparts: state.multiparts.clone(),
+        }
+    }
+}
+
+/// Some outstanding bytes; dropping it makes room for others, however the upload ended.
+pub struct Lease {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Lease {
+    /// Gives the bytes' buffer back for the next file, if nobody else holds it.
+    pub fn recycle(self, body: Bytes) {
+        if body.is_unique() {
+            let mut buffer = Vec::from(body);
+            buffer.clear();
+            let mut state = lock(&self.shared.state);
+            if state.spare.len() < MAX_SPARE_BUFFERS {
+                state.spare.push(buffer);
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        lock(&self.shared.state).outstanding -= self.bytes;
+        self.shared.wake.raise();
+    }
+}
