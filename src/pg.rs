@@ -77,12 +77,13 @@ pub fn current_subtransaction() -> pg_sys::SubTransactionId {
 pub struct Memory(pg_sys::MemoryContext);
 
 impl Memory {
-    /// Below the current context, so that it goes with it when an error keeps the drop from running.
+    /// Below the (sub)transaction's context: that goes when an error keeps the drop from running, and not before, as the
+    /// executor's would, which is the current one where encoders are made.
     pub fn new(name: &'static CStr) -> Self {
-        // SAFETY: the name is static, as AllocSets require, and the parent is the live current context.
+        // SAFETY: the name is static, as AllocSets require, and the parent lives as long as the (sub)transaction.
         Memory(unsafe {
             pg_sys::AllocSetContextCreateInternal(
-                pg_sys::CurrentMemoryContext,
+                pg_sys::CurTransactionContext,
                 name.as_ptr(),
                 pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,

@@ -35,7 +35,8 @@ impl<'a> Receiver<'a> {
             rStartup: Some(start_up),
             rShutdown: Some(shut_down),
             rDestroy: Some(destroy),
-            mydest: pg_sys::CommandDest::DestNone,
+            // SPI takes DestNone for a result to throw away; the other kinds are only asked for by their own code.
+            mydest: pg_sys::CommandDest::DestCopyOut,
         };
         Receiver { callbacks, sink, columns: 0, borrow: PhantomData }
     }
