@@ -101,6 +101,7 @@ impl Error {
     }
 
     /// The kind of failure.
+    #[cfg(test)]
     pub fn code(&self) -> Code {
         self.code
     }

@@ -45,19 +45,9 @@ impl JsonBuffer {
         self.bytes.len()
     }
 
-    /// Whether nothing is written.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// Whether memory ran out for any write since the buffer was made; nothing resets it.
     pub fn failed(&self) -> bool {
         self.failed
-    }
-
-    /// Forgets the text and keeps the allocation.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
     }
 
     /// Forgets what comes after the first `len` bytes: a document taken back.
@@ -233,8 +223,8 @@ pub(super) mod tests {
         out.wrapped("bytes", |out| out.base64(b"x"));
         out.without_line_breaks(b"x");
         assert_eq!((out.as_slice(), out.failed()), (&b"[1"[..], true));
-        out.clear();
-        assert!(out.is_empty() && out.failed() && !out.reserve(0));
+        out.truncate(0);
+        assert!(out.as_slice().is_empty() && out.failed() && !out.reserve(0));
     }
 
     proptest! {

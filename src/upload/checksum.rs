@@ -66,7 +66,7 @@ pub enum Running {
     /// CRC-32.
     Crc32(crc32fast::Hasher),
     /// SHA-256.
-    Sha256(digest::Context),
+    Sha256(Box<digest::Context>),
     /// None was asked for.
     None,
 }
@@ -76,7 +76,7 @@ impl Running {
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Crc32 => Running::Crc32(crc32fast::Hasher::new()),
-            Algorithm::Sha256 => Running::Sha256(digest::Context::new(&digest::SHA256)),
+            Algorithm::Sha256 => Running::Sha256(Box::new(digest::Context::new(&digest::SHA256))),
             Algorithm::None => Running::None,
         }
     }

@@ -1,7 +1,8 @@
 //! Taking back what an export has written.
 //!
 //! The manifest goes first: from then on no reader takes the rest for an export. Multipart uploads are aborted, since
-//! their parts cost money and show in no listing. Every key attempted is deleted, whether or not its PUT was answered.
+//! their parts cost money and show in no listing. Every key that may be there is deleted, whether or not its PUT was
+//! answered.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
 
     let manifest = leftovers.manifest.then(|| vec![(destination.manifest_key(), None)]);
     let mut files: Vec<(String, Option<String>)> =
-        leftovers.files.into_iter().zip(1..).map(|(version, number)| (destination.file_key(number), version)).collect();
+        leftovers.files.into_iter().map(|(number, version)| (destination.file_key(number), version)).collect();
     let mut batches: Vec<Vec<_>> = manifest.into_iter().collect();
     while !files.is_empty() {
         let rest = files.split_off(files.len().min(DELETE_BATCH));
@@ -61,7 +62,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
         let abort = target.abort_multipart(&upload.key, &upload.upload_id);
         let failed = match tokio::time::timeout_at(deadline, abort).await {
             Ok(Ok(())) => continue,
-            Ok(Err(error)) => Some(error),
+            Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
         remains.keep([format!("{} (multipart upload {})", destination.url(&upload.key), upload.upload_id)], failed);
@@ -70,7 +71,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
         let every_url = || batch.iter().map(|(key, _)| destination.url(key));
         match tokio::time::timeout_at(deadline, target.delete(&batch)).await {
             Ok(Ok(failed)) => remains.keep(failed.iter().map(|key| destination.url(key)), None),
-            Ok(Err(error)) => remains.keep(every_url(), Some(error)),
+            Ok(Err(failure)) => remains.keep(every_url(), Some(failure.error)),
             Err(_) => remains.keep(every_url(), None),
         }
     }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
 use crate::error::{Code, Error};
@@ -20,12 +20,14 @@ pub struct Failure {
     pub error: Error,
     /// Whether another attempt may succeed.
     pub transient: bool,
+    /// Whether the request may have done its work all the same: its answer was lost, or was the server's own failure.
+    pub maybe_done: bool,
 }
 
 impl Failure {
     /// Another attempt would fail as well.
     pub fn permanent(error: Error) -> Self {
-        Failure { error, transient: false }
+        Failure { error, transient: false, maybe_done: false }
     }
 
     /// `step`: what was being done, as in "could not upload"; `url`: of the object.
@@ -48,9 +50,13 @@ impl Failure {
             }
             SdkError::ConstructionFailure(_) => Self::permanent(
                 Error::new(Code::InvalidParameter, format!("could not {step}: the request cannot be built"))
-                    .detail(format!("Object {url}. {}", printable(&DisplayErrorContext(error).to_string()))),
+                    .detail(format!("Object {url}: {}.", causes(error))),
             ),
-            _ => Failure { error: unreachable_endpoint(step, url, &DisplayErrorContext(error).to_string()), transient: true },
+            _ => Failure {
+                error: unreachable_endpoint(step, url, &causes(error)),
+                transient: true,
+                maybe_done: !is_connect_failure(error),
+            },
         }
     }
 
@@ -74,8 +80,23 @@ impl Failure {
         if let Some(hint) = hint {
             error = error.hint(hint);
         }
-        Failure { error, transient: is_transient(status, code) }
+        Failure { error, transient: is_transient(status, code), maybe_done: status >= 500 }
     }
+}
+
+/// Whether no connection came about, so that nothing was sent.
+fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    chain(error).any(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()))
+}
+
+/// What failed, and why, from the outside in.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let texts: Vec<String> = chain(error).map(|cause| printable(&cause.to_string())).collect();
+    printable(&texts.join(": "))
+}
+
+fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// Answers that another attempt may change: the list of S3's documented transient errors.

@@ -173,14 +173,15 @@ fn route(
 }
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
-    let object = Object { key: shared.target.destination.file_key(number), role: Role::File };
+    let object = Object { key: shared.target.destination.file_key(number), role: Role::File(number) };
     let mut writer = ObjectWriter::new(Arc::clone(&shared), object);
     while let Some(Sent { piece, lease }) = pieces.recv().await {
         match piece.documents {
             None => writer.piece(piece.body, Some(lease)).await?,
             Some(documents) => {
                 let stored = writer.finish(piece.body, Some(lease)).await?;
-                return shared.file_ended(number, documents, stored);
+                shared.file_stored(number, documents, stored);
+                return Ok(());
             }
         }
     }
@@ -188,7 +189,6 @@ async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedRece
 }
 
 async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
-    shared.manifest_began();
     let object = Object { key: shared.target.destination.manifest_key(), role: Role::Manifest };
     let mut writer = ObjectWriter::new(shared, object);
     let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);

@@ -15,7 +15,6 @@ use super::checksum::{Algorithm, Checksum};
 use super::connection::{Connection, ObjectSettings};
 use super::failure::Failure;
 use super::retry::retry;
-use crate::error::Result;
 use crate::uri::Destination;
 
 /// Most keys that one DeleteObjects request takes.
@@ -24,8 +23,8 @@ pub const DELETE_BATCH: usize = 1000;
 /// Whether an object holds documents or lists the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// One JSON document a line.
-    File,
+    /// One JSON document a line; the file's number.
+    File(u64),
     /// Always of storage class STANDARD: it is small and read first.
     Manifest,
 }
@@ -33,14 +32,22 @@ pub enum Role {
 impl Role {
     fn content_type(self) -> &'static str {
         match self {
-            Role::File => "application/x-ndjson",
+            Role::File(_) => "application/x-ndjson",
             Role::Manifest => "application/json",
+        }
+    }
+
+    /// For messages: "could not …".
+    fn step(self) -> &'static str {
+        match self {
+            Role::File(_) => "upload a file",
+            Role::Manifest => "write the manifest",
         }
     }
 
     fn storage_class(self, settings: &ObjectSettings) -> Option<StorageClass> {
         match self {
-            Role::File => settings.storage_class.as_deref().map(StorageClass::from),
+            Role::File(_) => settings.storage_class.as_deref().map(StorageClass::from),
             Role::Manifest => None,
         }
     }
@@ -88,7 +95,7 @@ impl Target {
     }
 
     /// Writes the object in one request; gives its version id in a versioned bucket.
-    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Option<String>> {
+    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Option<String>, Failure> {
         let settings = &self.settings;
         retry(|| async {
             let (crc32, sha256) = headers(checksum);
@@ -112,14 +119,14 @@ impl Target {
             } else {
                 request.send().await
             };
-            let output = answer.map_err(|error| Failure::new("upload a file", &self.url(object), &error))?;
+            let output = answer.map_err(|error| Failure::new(object.role.step(), &self.url(object), &error))?;
             Ok(output.version_id)
         })
         .await
     }
 
     /// Begins a multipart upload; gives its id.
-    pub async fn create_multipart(&self, object: &Object) -> Result<String> {
+    pub async fn create_multipart(&self, object: &Object) -> Result<String, Failure> {
         let settings = &self.settings;
         retry(|| async {
             let output = self
@@ -141,14 +148,14 @@ impl Target {
                 .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
                 .send()
                 .await
-                .map_err(|error| Failure::new("begin a multipart upload", &self.url(object), &error))?;
+                .map_err(|error| Failure::new(object.role.step(), &self.url(object), &error))?;
             Ok(output.upload_id.unwrap_or_default())
         })
         .await
     }
 
     /// Uploads one part; `number` counts from 1.
-    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part> {
+    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part, Failure> {
         let checksum = self.settings.checksum.of(&body);
         retry(|| async {
             let (crc32, sha256) = headers(&checksum);
@@ -168,7 +175,7 @@ impl Target {
             } else {
                 request.send().await
             };
-            let output = answer.map_err(|error| Failure::new("upload a part", &self.url(object), &error))?;
+            let output = answer.map_err(|error| Failure::new(object.role.step(), &self.url(object), &error))?;
             Ok(CompletedPart::builder()
                 .part_number(number)
                 .set_e_tag(output.e_tag)
@@ -180,7 +187,12 @@ impl Target {
     }
 
     /// Makes an object of the parts, which come in the order of their numbers; gives its version id.
-    pub async fn complete_multipart(&self, object: &Object, upload_id: &str, parts: Vec<Part>) -> Result<Option<String>> {
+    pub async fn complete_multipart(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+    ) -> Result<Option<String>, Failure> {
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         retry(|| async {
             let output = self
@@ -193,14 +205,14 @@ impl Target {
                 .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
                 .send()
                 .await
-                .map_err(|error| Failure::new("complete a multipart upload", &self.url(object), &error))?;
+                .map_err(|error| Failure::new(object.role.step(), &self.url(object), &error))?;
             Ok(output.version_id)
         })
         .await
     }
 
     /// Gives up a multipart upload and what was stored of it.
-    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<()> {
+    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
         retry(|| async {
             self.client
                 .abort_multipart_upload()
@@ -218,14 +230,14 @@ impl Target {
 
     /// Deletes at most [`DELETE_BATCH`] objects, each a key and, where known, its version; gives the keys that remain.
     /// A key that names no object counts as deleted.
-    pub async fn delete(&self, objects: &[(String, Option<String>)]) -> Result<Vec<String>> {
+    pub async fn delete(&self, objects: &[(String, Option<String>)]) -> Result<Vec<String>, Failure> {
         let Some((first, _)) = objects.first() else { return Ok(Vec::new()) };
         retry(|| async {
             let failed = |error: &_| Failure::new("delete files", &self.destination.url(first), error);
             let identifiers = objects
                 .iter()
                 .map(|(key, version)| ObjectIdentifier::builder().key(key).set_version_id(version.clone()).build())
-                .collect::<std::result::Result<Vec<_>, _>>()
+                .collect::<Result<Vec<_>, _>>()
                 .and_then(|identifiers| Delete::builder().set_objects(Some(identifiers)).quiet(true).build())
                 .map_err(|error| failed(&aws_sdk_s3::error::SdkError::construction_failure(error)))?;
             let output = self

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::error::Result;
 
 /// Attempts at one request, the first included.
 const ATTEMPTS: u32 = 5;
@@ -13,21 +12,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause of all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Calls `attempt` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times.
-pub async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T>
+/// Calls `attempt` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times. The failure says of all attempts
+/// whether one may have done its work.
+pub async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, Failure>
 where
-    F: Future<Output = std::result::Result<T, Failure>>,
+    F: Future<Output = Result<T, Failure>>,
 {
     let mut attempts = 1;
+    let mut maybe_done = false;
     loop {
-        match attempt().await {
+        let failure = match attempt().await {
             Ok(value) => return Ok(value),
-            Err(failure) if failure.transient && attempts < ATTEMPTS => {
-                tokio::time::sleep(pause(attempts, fastrand::f64())).await;
-                attempts += 1;
-            }
-            Err(failure) => return Err(failure.error),
+            Err(failure) => failure,
+        };
+        maybe_done |= failure.maybe_done;
+        if !failure.transient || attempts == ATTEMPTS {
+            return Err(Failure { maybe_done, ..failure });
         }
+        tokio::time::sleep(pause(attempts, fastrand::f64())).await;
+        attempts += 1;
     }
 }
 
@@ -49,7 +52,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let result = runtime.block_on(retry(|| async {
             calls.set(calls.get() + 1);
-            if calls.get() <= failures { Err(Failure { error: Error::new(Code::Io, "x"), transient }) } else { Ok(()) }
+            let failure = Failure { error: Error::new(Code::Io, "x"), transient, maybe_done: false };
+            if calls.get() <= failures { Err(failure) } else { Ok(()) }
         }));
         (result.is_ok(), calls.get())
     }
@@ -59,6 +63,18 @@ mod tests {
         assert_eq!(run(true, 2), (true, 3));
         assert_eq!(run(true, 99), (false, ATTEMPTS));
         assert_eq!(run(false, 99), (false, 1));
+    }
+
+    #[test]
+    fn one_attempt_of_unknown_outcome_makes_the_whole_of_unknown_outcome() {
+        let calls = Cell::new(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let result: Result<(), _> = runtime.block_on(retry(|| async {
+            calls.set(calls.get() + 1);
+            let first = calls.get() == 1;
+            Err(Failure { error: Error::new(Code::Io, "x"), transient: first, maybe_done: first })
+        }));
+        assert!(result.unwrap_err().maybe_done);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::object::Target;
+use super::object::{Role, Target};
 use super::runtime::{Wake, lock};
 use super::writer::{Stored, lost_task};
 use crate::error::{Error, Result};
@@ -29,12 +29,24 @@ pub struct Shared {
 struct State {
     /// Bytes handed over and not yet stored.
     outstanding: usize,
-    /// By file number less one; `None` until the file is stored.
-    files: Vec<Option<FileRecord>>,
+    /// By file number less one.
+    files: Vec<Presence>,
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
-    manifest_attempted: bool,
+    manifest_may_exist: bool,
     spare: Vec<Vec<u8>>,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Default)]
+enum Presence {
+    /// Never sent, or refused.
+    #[default]
+    Absent,
+    /// Sent, with no answer that says what came of it.
+    Unknown,
+    /// Acknowledged.
+    Stored(FileRecord),
 }
 
 /// A multipart upload that holds storage until it is completed or aborted.
@@ -49,10 +61,10 @@ pub struct OpenMultipart {
 /// What a rollback has to take back.
 #[derive(Debug, Default)]
 pub struct Leftovers {
-    /// The manifest's PUT was begun.
+    /// The manifest may be there.
     pub manifest: bool,
-    /// Version ids by file number less one, where known: every file whose PUT was begun.
-    pub files: Vec<Option<String>>,
+    /// The files that may be there: number and, where known, version id.
+    pub files: Vec<(u64, Option<String>)>,
     /// Uploads to abort.
     pub multiparts: Vec<OpenMultipart>,
 }
@@ -79,27 +91,35 @@ impl Shared {
         lock(&self.state).spare.pop().unwrap_or_default()
     }
 
-    /// The first byte of file `number` is about to be sent. Errors: 53200.
+    /// Makes room for file `number`. Errors: 53200.
     pub fn file_began(&self, number: u64) -> Result<()> {
         let mut state = lock(&self.state);
         let index = usize::try_from(number).unwrap_or(usize::MAX);
         let missing = index.saturating_sub(state.files.len());
         state.files.try_reserve(missing).map_err(|_| Error::out_of_memory("the list of files"))?;
-        state.files.resize(index, None);
+        state.files.resize(index, Presence::Absent);
         Ok(())
     }
 
     /// File `number` is stored.
-    pub fn file_ended(&self, number: u64, documents: u64, stored: Stored) -> Result<()> {
+    pub fn file_stored(&self, number: u64, documents: u64, stored: Stored) {
         let record = FileRecord {
             bytes: stored.bytes,
             documents,
             checksum: stored.checksum,
             version_id: stored.version_id.map(String::into_boxed_str),
         };
-        let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-        *lock(&self.state).files.get_mut(index).ok_or_else(lost_task)? = Some(record);
-        Ok(())
+        lock(&self.state).set_file(number, Presence::Stored(record));
+    }
+
+    /// The request that makes the object is about to be sent.
+    pub fn object_may_exist(&self, role: Role) {
+        lock(&self.state).set_object(role, true);
+    }
+
+    /// The request that makes the object was refused.
+    pub fn object_is_absent(&self, role: Role) {
+        lock(&self.state).set_object(role, false);
     }
 
     /// A multipart upload has an id.
@@ -113,24 +133,43 @@ impl Shared {
         lock(&self.state).multiparts.retain(|upload| upload.upload_id != upload_id);
     }
 
-    /// The manifest's PUT is about to begin.
-    pub fn manifest_began(&self) {
-        lock(&self.state).manifest_attempted = true;
-    }
-
     /// The records of all files, for the manifest. Errors: XX000 when one is not stored.
     pub fn records(&self) -> Result<Vec<FileRecord>> {
-        lock(&self.state).files.iter().cloned().collect::<Option<Vec<_>>>().ok_or_else(lost_task)
+        let record = |file: &Presence| match file {
+            Presence::Stored(record) => Some(record.clone()),
+            Presence::Absent | Presence::Unknown => None,
+        };
+        lock(&self.state).files.iter().map(record).collect::<Option<Vec<_>>>().ok_or_else(lost_task)
     }
 
     /// What a rollback has to take back.
     pub fn leftovers(&self) -> Leftovers {
         let state = lock(&self.state);
-        let version = |file: &Option<FileRecord>| file.as_ref()?.version_id.as_deref().map(str::to_owned);
+        let present = |(file, number): (&Presence, u64)| match file {
+            Presence::Absent => None,
+            Presence::Unknown => Some((number, None)),
+            Presence::Stored(record) => Some((number, record.version_id.as_deref().map(str::to_owned))),
+        };
         Leftovers {
-            manifest: state.manifest_attempted,
-            files: state.files.iter().map(version).collect(),
+            manifest: state.manifest_may_exist,
+            files: state.files.iter().zip(1..).filter_map(present).collect(),
             multiparts: state.multiparts.clone(),
+        }
+    }
+}
+
+impl State {
+    fn set_object(&mut self, role: Role, may_exist: bool) {
+        match role {
+            Role::File(number) => self.set_file(number, if may_exist { Presence::Unknown } else { Presence::Absent }),
+            Role::Manifest => self.manifest_may_exist = may_exist,
+        }
+    }
+
+    fn set_file(&mut self, number: u64, presence: Presence) {
+        let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+        if let Some(file) = self.files.get_mut(index) {
+            *file = presence;
         }
     }
 }

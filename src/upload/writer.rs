@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::checksum::{Checksum, Running};
-use super::object::{Object, Part};
+use super::failure::Failure;
+use super::object::{Object, Part, Role};
 use super::state::{Lease, Shared};
 use crate::error::{Code, Error, Result};
 
@@ -56,24 +57,22 @@ impl ObjectWriter {
     /// Sends the last piece and waits until the whole object is stored.
     pub async fn finish(mut self, body: Bytes, lease: Option<Lease>) -> Result<Stored> {
         self.count(&body);
-        let version_id;
-        let checksum;
         if self.multipart.is_some() {
             self.part(body, lease).await?;
-            checksum = self.checksum.finish();
-            version_id = match self.multipart {
-                Some(multipart) => multipart.complete(&self.shared, &self.object).await?,
-                None => None,
-            };
-        } else {
-            checksum = self.checksum.finish();
-            let _permit = permit(&self.shared).await?;
-            version_id = self.shared.target.put(&self.object, body.clone(), &checksum).await?;
-            if let Some(lease) = lease {
-                lease.recycle(body);
-            }
+            let Self { shared, object, checksum, bytes, multipart } = self;
+            let multipart = multipart.ok_or_else(lost_task)?;
+            let version_id = multipart.complete(&shared, &object).await?;
+            return Ok(Stored { bytes, checksum: checksum.finish(), version_id });
         }
-        Ok(Stored { bytes: self.bytes, checksum, version_id })
+        let Self { shared, object, checksum, bytes, .. } = self;
+        let checksum = checksum.finish();
+        let _permit = permit(&shared).await?;
+        let put = shared.target.put(&object, body.clone(), &checksum);
+        let version_id = making(&shared, object.role, put).await?;
+        if let Some(lease) = lease {
+            lease.recycle(body);
+        }
+        Ok(Stored { bytes, checksum, version_id })
     }
 
     fn count(&mut self, body: &Bytes) {
@@ -93,7 +92,7 @@ impl ObjectWriter {
 
 impl Multipart {
     async fn create(shared: &Shared, object: &Object) -> Result<Self> {
-        let upload_id = shared.target.create_multipart(object).await?;
+        let upload_id = shared.target.create_multipart(object).await.map_err(|failure| failure.error)?;
         shared.multipart_began(&object.key, &upload_id);
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), next_number: 1 })
     }
@@ -110,7 +109,7 @@ impl Multipart {
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
             let _held = held;
-            shared.target.put_part(&object, &upload_id, number, body).await
+            shared.target.put_part(&object, &upload_id, number, body).await.map_err(|failure| failure.error)
         });
         Ok(())
     }
@@ -121,10 +120,23 @@ impl Multipart {
             parts.push(part.map_err(|_| lost_task())??);
         }
         parts.sort_by_key(Part::part_number);
-        let version_id = shared.target.complete_multipart(object, &self.upload_id, parts).await?;
+        let complete = shared.target.complete_multipart(object, &self.upload_id, parts);
+        let version_id = making(shared, object.role, complete).await?;
         shared.multipart_ended(&self.upload_id);
         Ok(version_id)
     }
+}
+
+/// Sends the request that makes an object, so that a clean-up knows whether there is something to delete: also when this
+/// is dropped half-way.
+async fn making<T>(shared: &Shared, role: Role, request: impl Future<Output = std::result::Result<T, Failure>>) -> Result<T> {
+    shared.object_may_exist(role);
+    request.await.map_err(|failure| {
+        if !failure.maybe_done {
+            shared.object_is_absent(role);
+        }
+        failure.error
+    })
 }
 
 async fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit> {
