@@ -1,1 +1,7 @@
-//! in-server tests
+//! Tests that run inside Postgres, by feature: they call the extension's own modules, without S3.
+//!
+//! What a user sees is tested end to end in `tests/`; here is what only the inside can show.
+
+mod documents;
+mod encoding;
+mod query;

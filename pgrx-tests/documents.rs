@@ -1,0 +1,40 @@
+//! The fixture of these tests: a query's documents, without an upload.
+
+use pgrx::{PgTupleDesc, pg_sys};
+
+use crate::encode::RowEncoder;
+use crate::encode::json::JsonBuffer;
+use crate::error::Result;
+use crate::query::Query;
+use crate::receiver::RowSink;
+use crate::request::Wrapping;
+
+struct Lines {
+    wrapping: Wrapping,
+    encoder: Option<RowEncoder>,
+    out: JsonBuffer,
+}
+
+impl RowSink for Lines {
+    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
+        self.encoder = Some(RowEncoder::new(shape, self.wrapping)?);
+        Ok(())
+    }
+
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
+        self.encoder.as_ref().unwrap().document(values, nulls, &mut self.out)
+    }
+}
+
+/// The documents of `query`, one line each.
+pub fn try_documents(query: &str, wrapping: Wrapping) -> Result<Vec<String>> {
+    let mut lines = Lines { wrapping, encoder: None, out: JsonBuffer::new() };
+    Query::parse(query)?.run(&mut lines)?;
+    let text = String::from_utf8(lines.out.into_vec()).unwrap();
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// As [`try_documents`], in Rockset's wrapping, for a query that must succeed.
+pub fn documents(query: &str) -> Vec<String> {
+    try_documents(query, Wrapping::Rockset).unwrap()
+}

@@ -1,0 +1,1 @@
+//! What each Postgres type becomes in JSON: the encoding table of the README, whole.

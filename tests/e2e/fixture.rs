@@ -1,0 +1,223 @@
+//! A database of its own for each test, with the extension and an integration `local` that writes to the local S3 server.
+//!
+//! ```text
+//! Database::new("name") ──► .client(), .client_as(role) ──► Session: a connection, its backend and its notices
+//!   ├─ .export(query) ──► Exported: what the function answered, and where the files are
+//!   └─ .bucket ──► Bucket: what really lies in S3
+//! ```
+//!
+//! Databases, roles and keys carry a random suffix, so tests run side by side, and a killed run disturbs none after it.
+
+mod bucket;
+mod environment;
+mod process;
+mod proxy;
+mod refusal;
+mod session;
+mod standby;
+
+use std::cell::RefCell;
+
+use postgres::Client;
+use postgres::error::DbError;
+use uuid::Uuid;
+
+pub use self::bucket::Bucket;
+pub use self::environment::Environment;
+pub use self::process::{PeakMemory, threads};
+pub use self::proxy::{Proxy, hung_endpoint};
+pub use self::refusal::{Refusal, refused};
+pub use self::session::{Running, Session, wait_for};
+
+/// A database of its own; dropped with its roles, and with what its exports left in the bucket.
+pub struct Database {
+    pub name: String,
+    pub bucket: Bucket,
+    environment: Environment,
+    roles: RefCell<Vec<String>>,
+}
+
+/// What `s3_export(…)` answered.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    pub documents: i64,
+    pub files: i64,
+    pub bytes: i64,
+    pub export_id: Uuid,
+    /// URL of the manifest.
+    pub manifest: String,
+    /// Key prefix the export was told to write to.
+    pub prefix: String,
+}
+
+impl Database {
+    /// `name`: letters, digits and underscores, best the test's own.
+    pub fn new(name: &str) -> Self {
+        Self::with_options(name, "")
+    }
+
+    /// `options`: of CREATE DATABASE.
+    pub fn with_options(name: &str, options: &str) -> Self {
+        let environment = Environment::get();
+        let suffix = &Uuid::new_v4().simple().to_string()[..8];
+        let name = format!("{}_{suffix}", &name[..name.len().min(40)]);
+        let mut maintenance = environment.session("postgres", "postgres");
+        maintenance.batch_execute(&format!("CREATE DATABASE {name} {options}")).unwrap();
+        let database = Database { bucket: Bucket::new(&environment), name, environment, roles: RefCell::default() };
+        database.client().batch_execute("CREATE EXTENSION s3_export").unwrap();
+        database.create(&Integration::local());
+        database
+    }
+
+    /// A new connection as the superuser.
+    pub fn client(&self) -> Session {
+        self.client_as("postgres")
+    }
+
+    /// A new connection as `role`.
+    pub fn client_as(&self, role: &str) -> Session {
+        self.environment.session(&self.name, role)
+    }
+
+    /// A new login role, a member of `memberships`; gives its name.
+    pub fn role(&self, name: &str, memberships: &[&str]) -> String {
+        let role = format!("{}_{name}", self.name);
+        let mut client = self.client();
+        client.batch_execute(&format!("CREATE ROLE {role} LOGIN")).unwrap();
+        self.roles.borrow_mut().push(role.clone());
+        for membership in memberships {
+            client.batch_execute(&format!("GRANT {membership} TO {role}")).unwrap();
+        }
+        role
+    }
+
+    /// Makes an integration, as the superuser.
+    pub fn create(&self, integration: &Integration<'_>) {
+        integration.create(&mut self.client()).unwrap();
+    }
+
+    /// A key prefix that no other export has.
+    pub fn prefix(&self) -> String {
+        format!("{}-{}", self.name, Uuid::new_v4())
+    }
+
+    /// Exports `query` in a session of its own.
+    pub fn export(&self, query: &str) -> Exported {
+        self.export_with(query, "")
+    }
+
+    /// As [`Self::export`]; `arguments`: further ones, as `output_chunk_size => 10`.
+    pub fn export_with(&self, query: &str, arguments: &str) -> Exported {
+        self.export_in(&mut self.client(), query, arguments).unwrap()
+    }
+
+    /// Exports in a session that is there, to a prefix of its own.
+    pub fn export_in(&self, client: &mut Client, query: &str, arguments: &str) -> Result<Exported, postgres::Error> {
+        self.export_to(client, &self.prefix(), query, arguments)
+    }
+
+    /// Exports to `prefix`.
+    pub fn export_to(
+        &self,
+        client: &mut Client,
+        prefix: &str,
+        query: &str,
+        arguments: &str,
+    ) -> Result<Exported, postgres::Error> {
+        let statement = format!("SELECT *, export_id::text AS id FROM {}", self.call(prefix, query, arguments));
+        let row = client.query_one(&statement, &[])?;
+        Ok(Exported {
+            documents: row.get("num_docs_inserted"),
+            files: row.get("num_files_written"),
+            bytes: row.get("num_bytes_written"),
+            export_id: row.get::<_, String>("id").parse().unwrap(),
+            manifest: row.get("manifest"),
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// The function call as text, to be put into other statements.
+    pub fn call(&self, prefix: &str, query: &str, arguments: &str) -> String {
+        let comma = if arguments.is_empty() { "" } else { ", " };
+        format!("s3_export('{}', 'local', {}{comma}{arguments})", self.bucket.uri(prefix), literal(query))
+    }
+
+    /// The error of an export that must fail and leave nothing: no file, no manifest, no multipart upload.
+    pub fn refuse(&self, query: &str, arguments: &str) -> Refusal {
+        let prefix = self.prefix();
+        let refusal = refused(self.export_to(&mut self.client(), &prefix, query, arguments));
+        self.bucket.nothing_left(&prefix);
+        refusal
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.bucket.empty(&self.name);
+        let mut maintenance = self.environment.session("postgres", "postgres");
+        let mut statements = vec![format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)];
+        statements.extend(self.roles.borrow().iter().map(|role| format!("DROP ROLE IF EXISTS {role}")));
+        for statement in statements {
+            if let Err(error) = maintenance.batch_execute(&statement) {
+                eprintln!("{statement}: {error:?}");
+            }
+        }
+    }
+}
+
+/// Arguments of `s3_export.create_integration`.
+#[derive(Debug, Clone)]
+pub struct Integration<'a> {
+    pub name: &'a str,
+    pub access_key_id: String,
+    pub secret_access_key: String,
+    pub endpoint: String,
+    pub allowed_locations: &'a str,
+    pub usage_role: &'a str,
+}
+
+impl Integration<'_> {
+    /// The one that every [`Database`] has.
+    pub fn local() -> Self {
+        let environment = Environment::get();
+        Integration {
+            name: "local",
+            access_key_id: environment.access_key_id,
+            secret_access_key: environment.secret_access_key,
+            endpoint: environment.endpoint,
+            allowed_locations: "{s3://exports}",
+            usage_role: "s3_export_member",
+        }
+    }
+
+    pub fn create(&self, client: &mut Client) -> Result<(), postgres::Error> {
+        let statement = "SELECT s3_export.create_integration($1, access_key_id => $2, secret_access_key => $3, endpoint => $4,
+             path_style => true, allowed_locations => $5::text::text[], usage_role => $6::text::name)::text";
+        client.query(
+            statement,
+            &[
+                &self.name,
+                &self.access_key_id,
+                &self.secret_access_key,
+                &self.endpoint,
+                &self.allowed_locations,
+                &self.usage_role,
+            ],
+        )?;
+        Ok(())
+    }
+}
+
+/// `text` as an SQL string.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The messages of `notices`, in one text.
+pub fn messages(notices: &[DbError]) -> String {
+    notices.iter().map(|notice| format!("{notice}\n{}\n", notice.detail().unwrap_or_default())).collect()
+}

@@ -1,0 +1,8 @@
+//! End to end: the installed extension in a real Postgres, against a real S3 server. `make test` starts both.
+//!
+//! One file a feature; `fixture` gives each test a database, a bucket and the words to say what it expects in a few lines.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's panic is its report")]
+
+mod encoding;
+mod export;
+mod fixture;
