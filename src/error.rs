@@ -101,7 +101,7 @@ impl Error {
     }
 
     /// The kind of failure.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "pg_test"))]
     pub fn code(&self) -> Code {
         self.code
     }

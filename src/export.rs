@@ -63,7 +63,19 @@ pub fn run(request: &Request) -> Result<Outcome> {
         query: request.manifest_query.then(|| request.query.clone()),
     };
     transaction::seal(&upload, manifest);
+    if totals.files > MANY_FILES {
+        warn_of_many_files(totals.files);
+    }
     Ok(outcome)
+}
+
+/// More files than readers and listings handle well.
+const MANY_FILES: u64 = 100_000;
+
+fn warn_of_many_files(files: u64) {
+    Error::new(Code::Limit, format!("the export wrote {files} files"))
+        .hint("Raise output_chunk_size for fewer, larger files.")
+        .warn();
 }
 
 thread_local! {

@@ -4,9 +4,10 @@
 //! happen then hangs on the abort callback (`transaction`) instead.
 
 pub mod call;
+pub mod errors;
 pub mod wait;
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::pg_sys;
 
@@ -186,47 +187,6 @@ impl Drop for ActAs {
     fn drop(&mut self) {
         // SAFETY: these are the values that were in force before.
         unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
-    }
-}
-
-/// Makes errors raised in its scope point into `query` instead of the statement that called us, as SPI does.
-pub struct QueryErrors {
-    callback: Box<pg_sys::ErrorContextCallback>,
-}
-
-impl QueryErrors {
-    /// `query` must outlive the guard, in the server's encoding.
-    pub fn of(query: &CStr) -> Self {
-        let mut callback = Box::new(pg_sys::ErrorContextCallback {
-            // SAFETY: reads the top of the backend's own stack of callbacks.
-            previous: unsafe { pg_sys::error_context_stack },
-            callback: Some(point_into_query),
-            arg: query.as_ptr().cast_mut().cast(),
-        });
-        // SAFETY: the box stays where it is until the drop, which takes it off the stack again.
-        unsafe { pg_sys::error_context_stack = &mut *callback };
-        QueryErrors { callback }
-    }
-}
-
-impl Drop for QueryErrors {
-    fn drop(&mut self) {
-        // SAFETY: guards nest, so this is the top of the stack, or Postgres has unwound past it already.
-        unsafe { pg_sys::error_context_stack = self.callback.previous };
-    }
-}
-
-/// Turns a position in the caller's statement into one in the query that `arg` points to.
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn point_into_query(arg: *mut c_void) {
-    // SAFETY: called by Postgres while an error is being built; `arg` is the query of a live `QueryErrors`.
-    unsafe {
-        let position = pg_sys::geterrposition();
-        if position > 0 {
-            pg_sys::errposition(0);
-            pg_sys::internalerrposition(position);
-            pg_sys::internalerrquery(arg.cast());
-        }
     }
 }
 

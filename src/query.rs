@@ -8,7 +8,8 @@ use std::ffi::{CStr, CString, c_int, c_void};
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use crate::error::{Code, Error, Result};
-use crate::pg::{QueryErrors, Spi, to_server};
+use crate::pg::errors::QueryErrors;
+use crate::pg::{Spi, to_server};
 use crate::receiver::{Receiver, RowSink};
 
 /// One statement that only reads.
@@ -26,6 +27,7 @@ impl Query {
 
     /// Plans and runs it, row by row into `sink`. Raises what Postgres raises.
     pub fn run(&self, sink: &mut dyn RowSink) -> Result<()> {
+        let _errors = QueryErrors::of(&self.text);
         let _spi = Spi::connect()?;
         let mut receiver = Receiver::new(sink);
         // SAFETY: the text is NUL-terminated; there are no parameters; the plan and the receiver outlive the execution,

@@ -23,6 +23,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::error::{Code, Error, Result};
 use crate::manifest::Manifest;
 use crate::pg::current_subtransaction;
+use crate::pg::errors::forget_transaction;
 use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
 use crate::settings;
 use crate::upload::connection::Connection;
@@ -122,29 +123,36 @@ fn quietly(work: impl FnOnce()) {
 
 /// Writes the manifests of all exports at once; the first that fails aborts the transaction.
 fn write_manifests() -> Result<()> {
-    let (io, jobs) = PENDING.with_borrow(|pending| {
-        let Some(io) = pending.io.get() else { return (None, Vec::new()) };
-        let manifests = pending.exports.iter().filter_map(|export| Some((&export.upload, export.manifest.as_ref()?)));
-        (Some(Rc::clone(io)), manifests.map(|(upload, manifest)| upload.write_manifest(io, Arc::clone(manifest))).collect())
-    });
-    let Some(io) = io else { return Ok(()) };
-    let mut jobs: Vec<Job<Result<()>>> = jobs;
+    let Some((io, uploads)) = PENDING.with_borrow(start_manifests) else { return Ok(()) };
     let deadline = Instant::now() + settings::commit_timeout();
+    let mut unwritten = uploads.into_iter();
+    let mut current = unwritten.next();
     let all_written = || {
-        let mut running = Vec::new();
-        for job in jobs.drain(..) {
-            match job.take()? {
-                Some(written) => written?,
-                None => running.push(job),
+        while let Some(upload) = &current {
+            if !upload.is_manifest_written()? {
+                return Ok(None);
             }
+            current = unwritten.next();
         }
-        jobs = running;
-        Ok(jobs.is_empty().then_some(()))
+        Ok(Some(()))
     };
     wait_until(io.wake(), Some(deadline), all_written)?.ok_or_else(|| {
         Error::new(Code::Timeout, "could not write the manifests in time")
             .detail("s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.")
     })
+}
+
+/// Sends every manifest on its way.
+fn start_manifests(pending: &Pending) -> Option<(Rc<IoThread>, Vec<Rc<ExportUpload>>)> {
+    let io = pending.io.get()?;
+    let mut uploads = Vec::new();
+    for export in &pending.exports {
+        if let Some(manifest) = &export.manifest {
+            export.upload.write_manifest(io, Arc::clone(manifest));
+            uploads.push(Rc::clone(&export.upload));
+        }
+    }
+    Some((Rc::clone(io), uploads))
 }
 
 fn refuse_prepare() -> Result<()> {
@@ -217,6 +225,7 @@ fn warn_of(remains: &Remains, export: &PendingExport) {
 
 /// Ends the thread; afterwards the backend has no connection and no thread of ours.
 fn end(pending: Pending) {
+    forget_transaction();
     if let Some(io) = pending.io.get() {
         io.stop();
     }

@@ -2,7 +2,7 @@
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
 //! Datum. `value` holds the table of types, `nested` arrays and composites, `output` every type that has only its text,
-//! `geo` PostGIS; `json`, `number`, `datetime` and `interval` are pure.
+//! `geo` PostGIS; `json`, `number`, `datetime`, `interval` and `wkb` are pure.
 
 pub mod datetime;
 mod geo;
@@ -12,6 +12,7 @@ mod nested;
 pub mod number;
 mod output;
 mod value;
+mod wkb;
 
 use std::ffi::CStr;
 
@@ -50,7 +51,7 @@ impl RowEncoder {
         let context = Context { wrapping, utf8: server_is_utf8(), memory: Memory::new(c"s3_export encoders") };
         let columns = {
             let _long = context.memory.enter();
-            encoders(shape, &context)?
+            encoders(shape)?
         };
         Ok(RowEncoder { columns, context, row_memory: Memory::new(c"s3_export row") })
     }
@@ -82,7 +83,7 @@ fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
 }
 
 /// The encoders of a row's columns; dropped columns of a composite have none.
-fn encoders(shape: &PgTupleDesc<'_>, context: &Context) -> Result<Vec<(Key, Encoder)>> {
+fn encoders(shape: &PgTupleDesc<'_>) -> Result<Vec<(Key, Encoder)>> {
     let mut names = Vec::new();
     let mut columns = Vec::new();
     for attribute in shape.iter() {
@@ -101,7 +102,7 @@ fn encoders(shape: &PgTupleDesc<'_>, context: &Context) -> Result<Vec<(Key, Enco
         key.string(name.as_bytes());
         key.push(b':');
         names.push(name);
-        columns.push((Key(key.into_vec()), Encoder::of_type(attribute.atttypid, context)?));
+        columns.push((Key(key.into_vec()), Encoder::of_type(attribute.atttypid)));
     }
     Ok(columns)
 }

@@ -44,12 +44,12 @@ struct Element {
 }
 
 impl Element {
-    fn of_type(element_type: pg_sys::Oid, context: &Context) -> Result<Self> {
+    fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
         let (mut length, mut by_value, mut alignment) = (0, false, 0);
         // SAFETY: a catalog look-up that writes to three locals.
         unsafe { pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut alignment) };
         let _long = context.memory.enter();
-        Ok(Element { encoder: Encoder::of_type(element_type, context)?, length, by_value, alignment })
+        Element { encoder: Encoder::of_type(element_type), length, by_value, alignment }
     }
 }
 
@@ -68,7 +68,7 @@ impl Array {
             let dimensions =
                 std::slice::from_raw_parts(array.add(1).cast::<i32>(), usize::try_from((*array).ndim).unwrap_or(0));
             let element_type = (*array).elemtype;
-            let element = self.elements.get(element_type, || Element::of_type(element_type, context))?;
+            let element = self.elements.get(element_type, || Ok(Element::of_type(element_type, context)))?;
             let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
             pg_sys::deconstruct_array(
                 array,
@@ -139,7 +139,7 @@ impl Shape {
         // SAFETY: the type stands in a composite value, so it is a row type; the copy is freed with the encoders.
         let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
         // SAFETY: the copy outlives the wrapper, which frees nothing.
-        let columns = encoders(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) }, context)?;
+        let columns = encoders(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) })?;
         Ok(Shape { columns, descriptor })
     }
 }
@@ -152,6 +152,9 @@ impl Composite {
 
     /// Writes the composite as an object.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        // A record may hold a record, and so on for as long as a loop has made them; without this the server would crash.
+        // SAFETY: only raises.
+        unsafe { pg_sys::check_stack_depth() };
         // SAFETY: the datum is of a row type; detoasted, it is a tuple whose header names that type, and whose values are
         // readable while the row's memory is.
         unsafe {

@@ -23,7 +23,7 @@ const PINNED: [(&CStr, &CStr); 6] = [
 ];
 
 /// Output functions known to depend on no setting: calling these needs no pinning.
-const INDEPENDENT: [u32; 18] = [
+const INDEPENDENT: [u32; 19] = [
     pg_sys::F_BIT_OUT,
     pg_sys::F_BPCHAROUT,
     pg_sys::F_CHAROUT,
@@ -33,6 +33,7 @@ const INDEPENDENT: [u32; 18] = [
     pg_sys::F_INET_OUT,
     pg_sys::F_MACADDR8_OUT,
     pg_sys::F_MACADDR_OUT,
+    pg_sys::F_NAMEOUT,
     pg_sys::F_PG_LSN_OUT,
     pg_sys::F_TEXTOUT,
     pg_sys::F_TIDOUT,
@@ -82,8 +83,13 @@ impl Output {
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
         let _settings = self.pinned.then(|| Settings::set(&PINNED));
         // SAFETY: the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
-        let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) };
-        context.string(text.to_bytes(), out);
+        let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) }.to_bytes();
+        if context.utf8 {
+            // Not every output function gives text: that of `"char"` gave half a character until Postgres 15.
+            // SAFETY: reads the bytes of a live slice, and raises 22021.
+            unsafe { pg_sys::pg_verifymbstr(text.as_ptr().cast(), text.len() as i32, false) };
+        }
+        context.string(text, out);
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Encoder {
     Jsonb,
     Array(Array),
     Composite(Composite),
-    Geo(Box<Geo>),
+    Geo(Geo),
     Output(Output),
     /// A dropped column of a composite: not written at all.
     Dropped,
@@ -48,11 +48,11 @@ pub enum Encoder {
 
 impl Encoder {
     /// The encoder of a type; a domain's is its base type's.
-    pub fn of_type(type_id: pg_sys::Oid, context: &Context) -> Result<Self> {
+    pub fn of_type(type_id: pg_sys::Oid) -> Self {
         let mut modifier = -1;
         // SAFETY: a catalog look-up that writes to a local.
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
-        Ok(match base {
+        match base {
             pg_sys::BOOLOID => Encoder::Bool,
             pg_sys::INT2OID => Encoder::Int2,
             pg_sys::INT4OID => Encoder::Int4,
@@ -71,11 +71,11 @@ impl Encoder {
             pg_sys::JSONOID => Encoder::Json,
             pg_sys::JSONBOID => Encoder::Jsonb,
             pg_sys::ANYARRAYOID => Encoder::Array(Array::new()),
-            other => Self::of_other_type(other, context),
-        })
+            other => Self::of_other_type(other),
+        }
     }
 
-    fn of_other_type(type_id: pg_sys::Oid, context: &Context) -> Self {
+    fn of_other_type(type_id: pg_sys::Oid) -> Self {
         // SAFETY: catalog look-ups.
         let (is_array, is_row) =
             unsafe { (pg_sys::get_element_type(type_id) != pg_sys::InvalidOid, pg_sys::type_is_rowtype(type_id)) };
@@ -83,8 +83,8 @@ impl Encoder {
             Encoder::Array(Array::new())
         } else if is_row {
             Encoder::Composite(Composite::new())
-        } else if let Some(geo) = Geo::of_type(type_id, context) {
-            Encoder::Geo(Box::new(geo))
+        } else if let Some(geo) = Geo::of_type(type_id) {
+            Encoder::Geo(geo)
         } else {
             Encoder::Output(Output::of_type(type_id))
         }
@@ -122,7 +122,7 @@ impl Encoder {
             Encoder::Jsonb => jsonb(datum, context, out),
             Encoder::Array(array) => return array.write(datum, context, out),
             Encoder::Composite(composite) => return composite.write(datum, context, out),
-            Encoder::Geo(geo) => geo.write(datum, context, out),
+            Encoder::Geo(geo) => return geo.write(datum, context, out),
             Encoder::Output(output) => output.write(datum, context, out),
             Encoder::Dropped => {}
         }

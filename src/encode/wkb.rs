@@ -1,41 +1,61 @@
 //! PostGIS's binary form of a geometry (EWKB) → GeoJSON, or well-known text where GeoJSON has no form for it.
 //!
-//! PostGIS has functions for both, but they round coordinates to 15 decimals, and its GeoJSON is no JSON for a NaN or an empty
-//! point among others, is refused for a collection in a collection, and drops measures. Here every coordinate is the shortest
-//! number that reads back the same. EWKB is what PostGIS sends and dumps (`lwout_wkb.c`): WKB, with flags in the type.
+//! PostGIS has functions for both, but they round coordinates to 15 decimals, and its GeoJSON is no JSON with a NaN or with an
+//! empty point among others, and an error with a collection in a collection. Here a coordinate is the shortest number that
+//! reads back the same. EWKB is what PostGIS sends and dumps (`liblwgeom/lwout_wkb.c`): WKB with flags in the type.
 #![forbid(unsafe_code)]
 
 use super::json::JsonBuffer;
 use super::number::float8;
 
-/// How deep collections may lie in each other; PostGIS itself reads back 200.
+/// How deep collections may lie in each other; PostGIS reads back 200.
 const MAX_DEPTH: usize = 500;
 
 const POINT: u32 = 1;
 const LINE_STRING: u32 = 2;
 const POLYGON: u32 = 3;
 const MULTI_POINT: u32 = 4;
+const MULTI_POLYGON: u32 = 6;
 const COLLECTION: u32 = 7;
 const CIRCULAR_STRING: u32 = 8;
 const TRIANGLE: u32 = 17;
 
-/// The spatial reference system of a geometry, 0 if it names none; `None`: not EWKB.
+/// The name of a kind in text, and the kind of part that it need not name.
+const KINDS: [(u32, &str, u32); 15] = [
+    (POINT, "POINT", 0),
+    (LINE_STRING, "LINESTRING", 0),
+    (POLYGON, "POLYGON", 0),
+    (MULTI_POINT, "MULTIPOINT", POINT),
+    (5, "MULTILINESTRING", LINE_STRING),
+    (MULTI_POLYGON, "MULTIPOLYGON", POLYGON),
+    (COLLECTION, "GEOMETRYCOLLECTION", 0),
+    (CIRCULAR_STRING, "CIRCULARSTRING", 0),
+    (9, "COMPOUNDCURVE", LINE_STRING),
+    (10, "CURVEPOLYGON", LINE_STRING),
+    (11, "MULTICURVE", LINE_STRING),
+    (12, "MULTISURFACE", POLYGON),
+    (15, "POLYHEDRALSURFACE", POLYGON),
+    (16, "TIN", TRIANGLE),
+    (TRIANGLE, "TRIANGLE", 0),
+];
+
+/// The spatial reference system that a geometry names, 0 for none; `None`: not EWKB.
 pub fn srid(ewkb: &[u8]) -> Option<u32> {
     Some(Reader { rest: ewkb }.head()?.srid)
 }
 
-/// Writes GeoJSON (RFC 7946), longitude and latitude as they stand. `None`, after part of it may be written: the geometry
-/// has a measure, a curve, a surface, a triangle, a coordinate that is no number, or an empty point among others.
+/// Writes GeoJSON (RFC 7946). `None`, after some of it may have been written: the geometry has measures, a curve, a surface
+/// or a triangle, a coordinate that is no number, or an empty point among others.
 pub fn write_geojson(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
     Reader { rest: ewkb }.geojson(out, MAX_DEPTH)
 }
 
-/// Writes well-known text as `ST_AsText` does, `POINT Z (1 2 3)`. `None`, after part of it may be written: not EWKB.
+/// Writes well-known text as `ST_AsText` does: `POINT Z (1 2 3)`. `None`, after some of it may have been written: not EWKB.
 pub fn write_text(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
-    Reader { rest: ewkb }.text(out, None, MAX_DEPTH)
+    Reader { rest: ewkb }.text(out, 0, MAX_DEPTH)
 }
 
-/// What a geometry, and each one in it, begins with.
+/// What a geometry begins with, and each part that is one.
 #[derive(Clone, Copy)]
 struct Head {
     little_endian: bool,
@@ -45,14 +65,35 @@ struct Head {
     srid: u32,
 }
 
-impl Head {
-    /// What a position takes.
-    fn dimensions(self) -> usize {
-        2 + usize::from(self.has_z) + usize::from(self.has_m)
+/// Coordinates; the first `count` of them count.
+struct Position {
+    coordinates: [f64; 4],
+    count: usize,
+}
+
+impl Position {
+    /// EWKB has no other way to say that there is no point.
+    fn is_empty(&self) -> bool {
+        self.coordinates[0].is_nan() && self.coordinates[1].is_nan()
     }
 
-    fn holds_geometries(self) -> bool {
-        !matches!(self.kind, POINT..=POLYGON | CIRCULAR_STRING | TRIANGLE)
+    /// `None`: one is no number.
+    fn json(&self, out: &mut JsonBuffer) -> Option<()> {
+        for (index, &coordinate) in self.coordinates[..self.count].iter().enumerate() {
+            out.push(if index == 0 { b'[' } else { b',' });
+            float8(out, coordinate).ok()?;
+        }
+        out.push(b']');
+        Some(())
+    }
+
+    fn text(&self, out: &mut JsonBuffer) {
+        for (index, &coordinate) in self.coordinates[..self.count].iter().enumerate() {
+            if index > 0 {
+                out.push(b' ');
+            }
+            float8(out, coordinate).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
+        }
     }
 }
 
@@ -83,101 +124,105 @@ impl Reader<'_> {
         Some(Head { little_endian, kind: kind & !(HAS_Z | HAS_M | HAS_SRID), has_z, has_m, srid })
     }
 
-    /// The next position, of [`Head::dimensions`] coordinates, of which the rest of the array is no part.
-    fn position(&mut self, head: Head) -> Option<[f64; 4]> {
-        let mut position = [0.0; 4];
-        for coordinate in position.iter_mut().take(head.dimensions()) {
+    fn position(&mut self, head: Head) -> Option<Position> {
+        let count = 2 + usize::from(head.has_z) + usize::from(head.has_m);
+        let mut coordinates = [0.0; 4];
+        for coordinate in &mut coordinates[..count] {
             let bytes = self.take()?;
             *coordinate = if head.little_endian { f64::from_le_bytes(bytes) } else { f64::from_be_bytes(bytes) };
         }
-        Some(position)
+        Some(Position { coordinates, count })
     }
 
-    fn geojson(&mut self, out: &mut JsonBuffer, depth: usize) -> Option<()> {
-        let head = self.head()?;
-        let name = match head.kind {
-            _ if head.has_m => return None,
-            POINT => "Point",
-            LINE_STRING => "LineString",
-            POLYGON => "Polygon",
-            MULTI_POINT => "MultiPoint",
-            5 => "MultiLineString",
-            6 => "MultiPolygon",
-            COLLECTION => "GeometryCollection",
-            _ => return None,
-        };
-        out.raw(br#"{"type":""#);
-        out.raw(name.as_bytes());
-        if head.kind == COLLECTION {
-            let depth = depth.checked_sub(1)?;
-            out.raw(br#"","geometries":"#);
-            self.array(head, out, |reader, out| reader.geojson(out, depth))?;
-        } else {
-            out.raw(br#"","coordinates":"#);
-            self.coordinates(head, out, false)?;
-        }
-        out.push(b'}');
-        Some(())
-    }
-
-    fn coordinates(&mut self, head: Head, out: &mut JsonBuffer, in_multi_point: bool) -> Option<()> {
-        match head.kind {
-            POINT => {
-                let position = self.position(head)?;
-                if !is_empty(position) {
-                    return json_position(position, head, out);
-                }
-                out.raw(b"[]");
-                (!in_multi_point).then_some(())
-            }
-            LINE_STRING => self.array(head, out, |reader, out| json_position(reader.position(head)?, head, out)),
-            POLYGON => self.array(head, out, |reader, out| {
-                reader.array(head, out, |reader, out| json_position(reader.position(head)?, head, out))
-            }),
-            _ => self.array(head, out, |reader, out| {
-                let child = reader.head()?;
-                // Of a kind that has positions, or this would go on for as long as the value says.
-                if child.holds_geometries() { None } else { reader.coordinates(child, out, head.kind == MULTI_POINT) }
-            }),
-        }
-    }
-
-    /// Writes as many items as come next, as a JSON array.
-    fn array(
-        &mut self,
-        head: Head,
-        out: &mut JsonBuffer,
-        item: impl Fn(&mut Self, &mut JsonBuffer) -> Option<()>,
-    ) -> Option<()> {
-        out.push(b'[');
-        self.list(head, out, item)?;
-        out.push(b']');
-        Some(())
-    }
-
-    /// Writes as many items as come next, with commas; gives their number.
+    /// As many items as are said to come next, between brackets, with commas; gives their number.
     fn list(
         &mut self,
         head: Head,
         out: &mut JsonBuffer,
-        item: impl Fn(&mut Self, &mut JsonBuffer) -> Option<()>,
+        [open, close]: &[u8; 2],
+        mut item: impl FnMut(&mut Self, &mut JsonBuffer) -> Option<()>,
     ) -> Option<u32> {
         let count = self.integer(head.little_endian)?;
+        out.push(*open);
         for index in 0..count {
             if index > 0 {
                 out.push(b',');
             }
             item(self, out)?;
         }
+        out.push(*close);
         Some(count)
     }
 
-    /// `parent` is the kind of the geometry that this one is part of.
-    fn text(&mut self, out: &mut JsonBuffer, parent: Option<u32>, depth: usize) -> Option<()> {
+    fn geojson(&mut self, out: &mut JsonBuffer, depth: usize) -> Option<()> {
         let head = self.head()?;
-        let (name, unnamed_part) = kind_in_text(head.kind)?;
-        let is_named = parent.is_none_or(|parent| kind_in_text(parent).is_none_or(|(_, unnamed)| unnamed != head.kind));
-        if is_named {
+        let name = match head.kind {
+            POINT => "Point",
+            LINE_STRING => "LineString",
+            POLYGON => "Polygon",
+            MULTI_POINT => "MultiPoint",
+            5 => "MultiLineString",
+            MULTI_POLYGON => "MultiPolygon",
+            COLLECTION => "GeometryCollection",
+            _ => return None,
+        };
+        if head.has_m {
+            return None;
+        }
+        out.raw(br#"{"type":""#);
+        out.raw(name.as_bytes());
+        if head.kind == COLLECTION {
+            let depth = depth.checked_sub(1)?;
+            out.raw(br#"","geometries":"#);
+            self.list(head, out, b"[]", |reader, out| reader.geojson(out, depth))?;
+        } else {
+            out.raw(br#"","coordinates":"#);
+            self.coordinates(head, out)?;
+        }
+        out.push(b'}');
+        Some(())
+    }
+
+    fn coordinates(&mut self, head: Head, out: &mut JsonBuffer) -> Option<()> {
+        match head.kind {
+            POINT => {
+                let position = self.position(head)?;
+                if !position.is_empty() {
+                    return position.json(out);
+                }
+                out.raw(b"[]");
+            }
+            LINE_STRING => {
+                self.list(head, out, b"[]", |reader, out| reader.position(head)?.json(out))?;
+            }
+            POLYGON => {
+                self.list(head, out, b"[]", |reader, out| {
+                    reader.list(head, out, b"[]", |reader, out| reader.position(head)?.json(out)).map(drop)
+                })?;
+            }
+            MULTI_POINT => {
+                self.list(head, out, b"[]", |reader, out| {
+                    let part = reader.head()?;
+                    let position = reader.position(part)?;
+                    // An empty array would be a point of no dimensions.
+                    if position.is_empty() { None } else { position.json(out) }
+                })?;
+            }
+            _ => {
+                self.list(head, out, b"[]", |reader, out| {
+                    let part = reader.head()?;
+                    matches!(part.kind, LINE_STRING | POLYGON).then(|| reader.coordinates(part, out))?
+                })?;
+            }
+        }
+        Some(())
+    }
+
+    /// `unnamed` is the kind that the geometry around this one makes plain.
+    fn text(&mut self, out: &mut JsonBuffer, unnamed: u32, depth: usize) -> Option<()> {
+        let head = self.head()?;
+        let (kind, name, unnamed_part) = KINDS.into_iter().find(|(kind, ..)| *kind == head.kind)?;
+        if kind != unnamed {
             out.raw(name.as_bytes());
             out.raw(match (head.has_z, head.has_m) {
                 (false, false) => b"",
@@ -187,46 +232,86 @@ impl Reader<'_> {
             });
         }
         let start = out.len();
-        let has_parts = match head.kind {
+        let is_empty = match kind {
             POINT => {
                 let position = self.position(head)?;
                 out.push(b'(');
-                text_position(position, head, out);
+                position.text(out);
                 out.push(b')');
-                !is_empty(position)
+                position.is_empty()
             }
-            LINE_STRING | CIRCULAR_STRING => self.positions(head, out)?,
-            POLYGON | TRIANGLE => self.group(head, out, |reader, out| reader.positions(head, out).map(|_| ()))?,
+            LINE_STRING | CIRCULAR_STRING => self.text_positions(head, out)? == 0,
+            POLYGON | TRIANGLE => self.list(head, out, b"()", |reader, out| reader.text_positions(head, out).map(drop))? == 0,
             _ => {
                 let depth = depth.checked_sub(1)?;
-                self.group(head, out, |reader, out| reader.text(out, Some(head.kind), depth))?
+                self.list(head, out, b"()", |reader, out| reader.text(out, unnamed_part, depth))? == 0
             }
         };
-        if !has_parts {
+        if is_empty {
             out.truncate(start);
-            out.raw(if is_named && head.dimensions() == 2 { b" EMPTY" } else { b"EMPTY" });
+            let follows_name = kind != unnamed && !head.has_z && !head.has_m;
+            out.raw(if follows_name { b" EMPTY" } else { b"EMPTY" });
         }
-        let _ = unnamed_part;
         Some(())
     }
 
-    fn positions(&mut self, head: Head, out: &mut JsonBuffer) -> Option<bool> {
-        self.group(head, out, |reader, out| {
-            text_position(reader.position(head)?, head, out);
+    fn text_positions(&mut self, head: Head, out: &mut JsonBuffer) -> Option<u32> {
+        self.list(head, out, b"()", |reader, out| {
+            reader.position(head)?.text(out);
             Some(())
         })
     }
+}
 
-    /// Writes as many items as come next, in parentheses; gives whether there are any.
-    fn group(
-        &mut self,
-        head: Head,
-        out: &mut JsonBuffer,
-        item: impl Fn(&mut Self, &mut JsonBuffer) -> Option<()>,
-    ) -> Option<bool> {
-        out.push(b'(');
-        let count = self.list(head, out, item)?;
-        out.push(b')');
-        Some(count > 0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn little_endian(kind: u32, numbers: &[u32], coordinates: &[f64]) -> Vec<u8> {
+        let mut bytes = vec![1];
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        bytes.extend(coordinates.iter().flat_map(|coordinate| coordinate.to_le_bytes()));
+        bytes
+    }
+
+    /// GeoJSON, if there is a form, and text.
+    fn written(ewkb: &[u8]) -> (Option<String>, Option<String>) {
+        let run = |write: fn(&[u8], &mut JsonBuffer) -> Option<()>| {
+            let mut out = JsonBuffer::new();
+            write(ewkb, &mut out).map(|()| String::from_utf8(out.into_vec()).unwrap())
+        };
+        (run(write_geojson), run(write_text))
+    }
+
+    #[test]
+    fn coordinates_keep_every_bit_and_their_byte_order_does_not_matter() {
+        let ewkb = little_endian(0xa000_0001, &[4326], &[0.1 + 0.2, -0.0, 1e300]);
+        assert_eq!(srid(&ewkb), Some(4326));
+        let (geojson, text) = written(&ewkb);
+        assert_eq!(geojson.unwrap(), r#"{"type":"Point","coordinates":[0.30000000000000004,-0,1e+300]}"#);
+        assert_eq!(text.unwrap(), "POINT Z (0.30000000000000004 -0 1e+300)");
+        let mut swapped = vec![0, 0, 0, 0, 1];
+        swapped.extend([1.0f64, 2.0].iter().flat_map(|coordinate| coordinate.to_be_bytes()));
+        assert_eq!(written(&swapped).1.unwrap(), "POINT(1 2)");
+    }
+
+    #[test]
+    fn what_geojson_has_no_form_for_is_text() {
+        let measured = little_endian(0x4000_0001, &[], &[1.0, 2.0, 3.0]);
+        assert_eq!(written(&measured), (None, Some("POINT M (1 2 3)".to_owned())));
+        let no_number = little_endian(POINT, &[], &[f64::NAN, f64::NEG_INFINITY]);
+        assert_eq!(written(&no_number), (None, Some("POINT(NaN -Infinity)".to_owned())));
+    }
+
+    #[test]
+    fn every_damaged_value_is_refused_in_bounded_time() {
+        let polygon = little_endian(POLYGON, &[1, 1], &[1.0, 2.0]);
+        for end in 0..polygon.len() {
+            assert_eq!(written(&polygon[..end]), (None, None));
+        }
+        assert_eq!(written(&little_endian(99, &[], &[])), (None, None));
+        let nested = little_endian(COLLECTION, &[1], &[]).repeat(MAX_DEPTH + 1);
+        assert_eq!(written(&nested), (None, None));
     }
 }

@@ -143,11 +143,9 @@ macro_rules! sql_function {
 
         /// Only casts and delegates.
         #[unsafe(no_mangle)]
-        #[pgrx::pg_guard]
         pub extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
             // SAFETY: Postgres calls this with the arguments that the catalog script declares.
-            let call = unsafe { $crate::pg::call::Call::new(fcinfo) };
-            $body(&call).unwrap_or_else(|error| error.raise())
+            unsafe { $crate::pg::errors::boundary(fcinfo, $body) }
         }
     };
 }

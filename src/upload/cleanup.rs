@@ -8,8 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::object::DELETE_BATCH;
-use super::state::Shared;
+use super::state::{Leftovers, OpenMultipart, Shared};
 use crate::error::{Code, Error};
 
 /// What could not be taken back.
@@ -41,39 +43,59 @@ impl Remains {
     }
 }
 
+/// How long a request whose connection was cut may take to be done all the same, before its object is deleted again.
+const SETTLING_TIME: Duration = Duration::from_millis(200);
+
 /// Deletes everything the export wrote, for at most `limit`.
 pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
+    let deadline = Instant::now() + limit;
+    // The uploads were aborted just now; this lets them go, and their connections, before anything is deleted.
+    tokio::task::yield_now().await;
     let leftovers = shared.leftovers();
-    let target = &shared.target;
-    let destination = &target.destination;
-    let deadline = tokio::time::Instant::now() + limit;
     let mut remains = Remains::default();
-
-    let manifest = leftovers.manifest.then(|| vec![(destination.manifest_key(), None)]);
-    let mut files: Vec<(String, Option<String>)> =
-        leftovers.files.into_iter().map(|(number, version)| (destination.file_key(number), version)).collect();
-    let mut batches: Vec<Vec<_>> = manifest.into_iter().collect();
-    while !files.is_empty() {
-        let rest = files.split_off(files.len().min(DELETE_BATCH));
-        batches.push(std::mem::replace(&mut files, rest));
+    abort_multiparts(&shared, &leftovers.multiparts, deadline, &mut remains).await;
+    delete(&shared, &leftovers, deadline, &mut remains).await;
+    if leftovers.has_unknown() && remains.is_empty() {
+        tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
+        delete(&shared, &leftovers.unknown(), deadline, &mut remains).await;
     }
+    remains
+}
 
-    for upload in leftovers.multiparts {
-        let abort = target.abort_multipart(&upload.key, &upload.upload_id);
-        let failed = match tokio::time::timeout_at(deadline, abort).await {
+async fn abort_multiparts(shared: &Shared, uploads: &[OpenMultipart], deadline: Instant, remains: &mut Remains) {
+    for upload in uploads {
+        let abort = shared.target.abort_multipart(&upload.key, &upload.upload_id);
+        let failed = match timeout_at(deadline, abort).await {
             Ok(Ok(())) => continue,
             Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
-        remains.keep([format!("{} (multipart upload {})", destination.url(&upload.key), upload.upload_id)], failed);
+        let url = shared.target.destination.url(&upload.key);
+        remains.keep([format!("{url} (multipart upload {})", upload.upload_id)], failed);
     }
-    for batch in batches {
-        let every_url = || batch.iter().map(|(key, _)| destination.url(key));
-        match tokio::time::timeout_at(deadline, target.delete(&batch)).await {
-            Ok(Ok(failed)) => remains.keep(failed.iter().map(|key| destination.url(key)), None),
-            Ok(Err(failure)) => remains.keep(every_url(), Some(failure.error)),
-            Err(_) => remains.keep(every_url(), None),
+}
+
+async fn delete(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
+    let destination = &shared.target.destination;
+    // The manifest alone, since one request deletes in no particular order.
+    if leftovers.manifest {
+        delete_batch(shared, &[(destination.manifest_key(), None)], deadline, remains).await;
+    }
+    for files in leftovers.files.chunks(DELETE_BATCH) {
+        let mut batch = Vec::with_capacity(files.len());
+        for file in files {
+            batch.push((destination.file_key(file.number), file.version_id.clone()));
         }
+        delete_batch(shared, &batch, deadline, remains).await;
     }
-    remains
+}
+
+async fn delete_batch(shared: &Shared, batch: &[(String, Option<String>)], deadline: Instant, remains: &mut Remains) {
+    let destination = &shared.target.destination;
+    let every_url = || batch.iter().map(|(key, _)| destination.url(key));
+    match timeout_at(deadline, shared.target.delete(batch)).await {
+        Ok(Ok(failed)) => remains.keep(failed.iter().map(|key| destination.url(key)), None),
+        Ok(Err(failure)) => remains.keep(every_url(), Some(failure.error)),
+        Err(_) => remains.keep(every_url(), None),
+    }
 }

@@ -51,6 +51,7 @@ pub struct ExportUpload {
     /// Dropped when all pieces were sent.
     pieces: RefCell<Option<UnboundedSender<Sent>>>,
     files: Job<Result<()>>,
+    manifest: RefCell<Option<Job<Result<()>>>>,
 }
 
 /// A piece and the room it takes.
@@ -65,7 +66,13 @@ impl ExportUpload {
         let shared = Shared::new(Target::new(connection, destination), concurrency, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = io.spawn(supervise(Arc::clone(&shared), received));
-        ExportUpload { shared, wake: Arc::clone(io.wake()), pieces: RefCell::new(Some(pieces)), files }
+        ExportUpload {
+            shared,
+            wake: Arc::clone(io.wake()),
+            pieces: RefCell::new(Some(pieces)),
+            files,
+            manifest: RefCell::new(None),
+        }
     }
 
     /// Raised when [`Self::has_room`] or [`Self::is_stored`] may answer differently.
@@ -118,14 +125,24 @@ impl ExportUpload {
         self.shared.records()
     }
 
-    /// Writes the manifest.
-    pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) -> Job<Result<()>> {
-        io.spawn(write_manifest(Arc::clone(&self.shared), manifest))
+    /// Starts to write the manifest.
+    pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) {
+        self.manifest.replace(Some(io.spawn(write_manifest(Arc::clone(&self.shared), manifest))));
+    }
+
+    /// After [`Self::write_manifest`]: whether it is stored. Gives `true` once. Errors: the upload's.
+    pub fn is_manifest_written(&self) -> Result<bool> {
+        let manifest = self.manifest.borrow();
+        let job = manifest.as_ref().ok_or_else(lost_task)?;
+        job.take()?.map_or(Ok(false), |written| written.map(|()| true))
     }
 
     /// Stops all uploads, then deletes what they wrote, for at most `limit`.
     pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Job<Remains> {
         self.files.abort();
+        if let Some(manifest) = self.manifest.borrow().as_ref() {
+            manifest.abort();
+        }
         io.spawn(cleanup::clean_up(Arc::clone(&self.shared), limit))
     }
 }

@@ -63,10 +63,34 @@ pub struct OpenMultipart {
 pub struct Leftovers {
     /// The manifest may be there.
     pub manifest: bool,
-    /// The files that may be there: number and, where known, version id.
-    pub files: Vec<(u64, Option<String>)>,
+    /// The files that may be there.
+    pub files: Vec<LeftoverFile>,
     /// Uploads to abort.
     pub multiparts: Vec<OpenMultipart>,
+}
+
+/// A file that may be there.
+#[derive(Debug, Clone)]
+pub struct LeftoverFile {
+    /// From 1.
+    pub number: u64,
+    /// Where known.
+    pub version_id: Option<String>,
+    /// Its request was cut off: it may come to be there still.
+    pub is_unknown: bool,
+}
+
+impl Leftovers {
+    /// Whether a request was cut off.
+    pub fn has_unknown(&self) -> bool {
+        self.manifest || self.files.iter().any(|file| file.is_unknown)
+    }
+
+    /// Only what was cut off.
+    pub fn unknown(&self) -> Self {
+        let files = self.files.iter().filter(|file| file.is_unknown).cloned().collect();
+        Leftovers { manifest: self.manifest, files, multiparts: Vec::new() }
+    }
 }
 
 impl Shared {
@@ -147,8 +171,11 @@ impl Shared {
         let state = lock(&self.state);
         let present = |(file, number): (&Presence, u64)| match file {
             Presence::Absent => None,
-            Presence::Unknown => Some((number, None)),
-            Presence::Stored(record) => Some((number, record.version_id.as_deref().map(str::to_owned))),
+            Presence::Unknown => Some(LeftoverFile { number, version_id: None, is_unknown: true }),
+            Presence::Stored(record) => {
+                let version_id = record.version_id.as_deref().map(str::to_owned);
+                Some(LeftoverFile { number, version_id, is_unknown: false })
+            }
         };
         Leftovers {
             manifest: state.manifest_may_exist,
