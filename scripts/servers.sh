@@ -32,6 +32,7 @@ start_postgres() {
 		log_line_prefix = '%m [%p] %q%u@%d '
 		max_connections = 100
 		shared_buffers = 256MB
+		max_prepared_transactions = 5
 		wal_level = replica
 		s3_export.key_file = '$dir/s3_export.keys'
 	EOF

@@ -39,8 +39,8 @@ pub struct Piece {
 pub trait PieceSink {
     /// Takes the piece over, waiting until there is room for it.
     fn send(&mut self, piece: Piece) -> Result<()>;
-    /// An empty buffer to write the next bytes into; a used one where there is one.
-    fn buffer(&mut self) -> Vec<u8>;
+    /// An empty buffer to write about `expected` bytes into; a used one where there is one.
+    fn buffer(&mut self, expected: usize) -> Vec<u8>;
 }
 
 /// What has been cut so far.
@@ -68,7 +68,7 @@ pub struct Chunker<S> {
 impl<S: PieceSink> Chunker<S> {
     /// Starts with no file open.
     pub fn new(limits: Limits, mut sink: S) -> Self {
-        let buffer = JsonBuffer::from_vec(sink.buffer());
+        let buffer = JsonBuffer::from_vec(sink.buffer(0));
         Chunker { limits, sink, buffer, totals: Totals::default(), documents_in_file: 0, sent_of_file: 0 }
     }
 
@@ -106,7 +106,7 @@ impl<S: PieceSink> Chunker<S> {
 
     /// Ends the file before the document at `start`, which becomes the first of the next.
     fn end_file_before(&mut self, start: usize) -> Result<()> {
-        let mut next = JsonBuffer::from_vec(self.sink.buffer());
+        let mut next = JsonBuffer::from_vec(self.sink.buffer(start));
         next.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
         self.buffer.truncate(start);
         self.end_file()?;
@@ -117,11 +117,16 @@ impl<S: PieceSink> Chunker<S> {
     fn end_file(&mut self) -> Result<()> {
         let documents = std::mem::take(&mut self.documents_in_file);
         self.send_full_parts()?;
-        let body = self.buffer.take();
-        self.send(Bytes::from(body), Some(documents))?;
+        let body = self.take_buffer();
+        self.send(body, Some(documents))?;
         self.sent_of_file = 0;
-        self.buffer = JsonBuffer::from_vec(self.sink.buffer());
         Ok(())
+    }
+
+    /// What is in the buffer; another takes its place, with room for as much, so that it need not grow step by step.
+    fn take_buffer(&mut self) -> Bytes {
+        let next = JsonBuffer::from_vec(self.sink.buffer(self.buffer.len()));
+        Bytes::from(std::mem::replace(&mut self.buffer, next).into_vec())
     }
 
     /// Sends what fills whole parts and keeps at least one byte, so that the piece that ends the file is never empty.
@@ -130,8 +135,7 @@ impl<S: PieceSink> Chunker<S> {
         if self.buffer.len() <= part {
             return Ok(());
         }
-        let mut full = Bytes::from(self.buffer.take());
-        self.buffer = JsonBuffer::from_vec(self.sink.buffer());
+        let mut full = self.take_buffer();
         while full.len() > part {
             self.send(full.split_to(part), None)?;
         }
@@ -170,7 +174,7 @@ mod tests {
             Ok(())
         }
 
-        fn buffer(&mut self) -> Vec<u8> {
+        fn buffer(&mut self, _expected: usize) -> Vec<u8> {
             Vec::new()
         }
     }

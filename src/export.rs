@@ -155,7 +155,10 @@ impl PieceSink for Backpressure<'_> {
         self.upload.send(piece)
     }
 
-    fn buffer(&mut self) -> Vec<u8> {
-        self.upload.spare_buffer()
+    fn buffer(&mut self, expected: usize) -> Vec<u8> {
+        let mut buffer = self.upload.spare_buffer();
+        // What cannot be had now is asked for again, and then an error, when there is something to write.
+        let _ = buffer.try_reserve(expected);
+        buffer
     }
 }

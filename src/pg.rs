@@ -56,6 +56,17 @@ pub fn data_directory() -> std::path::PathBuf {
     std::path::PathBuf::from(path.to_string_lossy().into_owned())
 }
 
+/// Refuses settings under our name that nobody defined: a misspelt one would be ignored.
+pub fn reserve_setting_prefix() {
+    // SAFETY: the name is static; called while the library is loaded, after its settings were defined.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(c"s3_export".as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(c"s3_export".as_ptr());
+    }
+}
+
 /// Whether the current user is a superuser.
 pub fn is_superuser() -> bool {
     // SAFETY: a catalog look-up inside a transaction.

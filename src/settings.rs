@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use crate::pg::reserve_setting_prefix;
+
 static OUTPUT_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BUFFER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(16);
@@ -72,6 +74,7 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
     );
+    reserve_setting_prefix();
 }
 
 /// Documents a file.

@@ -32,6 +32,9 @@ pub enum Shape {
     Text,
 }
 
+/// Whether Postgres has infinite intervals; before 17 their fields are those of the longest finite ones.
+const HAS_INFINITY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
 impl Interval {
     /// Postgres 17's `infinity`, every field at its greatest.
     pub const INFINITY: Self = Self { months: i32::MAX, days: i32::MAX, microseconds: i64::MAX };
@@ -53,11 +56,11 @@ impl Interval {
 }
 
 /// Writes an interval in ISO 8601 as Postgres understands it: `P1Y2M3DT4H5M6.789S`, each field with
-/// its own sign, `PT0S` for nothing, and `infinity` or `-infinity`.
+/// its own sign, `PT0S` for nothing, and from Postgres 17 on `infinity` or `-infinity`.
 pub fn write_iso8601(out: &mut JsonBuffer, interval: &Interval) {
     match *interval {
-        Interval::INFINITY => out.raw(b"infinity"),
-        Interval::NEG_INFINITY => out.raw(b"-infinity"),
+        Interval::INFINITY if HAS_INFINITY => out.raw(b"infinity"),
+        Interval::NEG_INFINITY if HAS_INFINITY => out.raw(b"-infinity"),
         Interval { months: 0, days: 0, microseconds: 0 } => out.raw(b"PT0S"),
         Interval { months, days, microseconds } => {
             out.push(b'P');
@@ -137,8 +140,9 @@ mod tests {
 
     #[test]
     fn infinity_takes_all_three_fields() {
-        assert_eq!(printed(Interval::INFINITY), "infinity");
-        assert_eq!(printed(Interval::NEG_INFINITY), "-infinity");
+        let longest = ["P178956970Y7M2147483647DT2562047788H54.775807S", "P-178956970Y-8M-2147483648DT-2562047788H-54.775808S"];
+        let wanted = if HAS_INFINITY { ["infinity", "-infinity"] } else { longest };
+        assert_eq!([Interval::INFINITY, Interval::NEG_INFINITY].map(printed), wanted);
         assert_eq!(Interval::INFINITY.shape(), Shape::Text);
         assert_eq!(Interval::NEG_INFINITY.shape(), Shape::Text);
         assert_eq!(printed(interval(i32::MAX, i32::MAX, i64::MAX - 1)), "P178956970Y7M2147483647DT2562047788H54.775806S");

@@ -30,11 +30,6 @@ impl JsonBuffer {
         self.bytes
     }
 
-    /// The text so far, leaving the buffer empty and without an allocation.
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
-    }
-
     /// The text so far.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes

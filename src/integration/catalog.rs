@@ -1,7 +1,7 @@
 //! The SQL that reads and writes `s3_export.integrations` and `s3_export.credentials`.
 //!
 //! Rows of `integrations` are read and written **as the caller**: GRANTs and row-level security decide by themselves.
-//! Only the three statements on `credentials` run as the superuser, each with nothing but a row's id from outside. All
+//! Only the two statements on `credentials` run as the superuser, each with nothing but a row's id from outside. All
 //! run with a pinned search_path, and values cross as JSON in UTF-8, so that no encoding and no operator of the
 //! session's takes part.
 

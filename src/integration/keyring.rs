@@ -23,7 +23,7 @@ const OTHERS_OF_ROOT: u32 = 0o037;
 
 /// How to make a key file, for hints.
 const HOW_TO: &str = "Create one with: echo \"k1 $(openssl rand -base64 32)\" > FILE; chmod 600 FILE; \
-                      then set s3_export.key_file to its path, in postgresql.conf or with ALTER SYSTEM.";
+                      then set s3_export.key_file to its path in postgresql.conf.";
 
 /// One key.
 pub struct Key {

@@ -66,7 +66,7 @@ fn key_ring() -> Result<KeyRing> {
 /// One message for both, so that nobody learns of integrations that he may not use.
 fn unknown(name: &str) -> Error {
     Error::new(Code::Undefined, format!("integration \"{name}\" does not exist or may not be used by this role"))
-        .hint("s3_export.integrations lists those that the current role may use.")
+        .hint("SELECT name FROM s3_export.integrations lists those that the current role may use.")
 }
 
 /// A row of the catalog, as JSON.

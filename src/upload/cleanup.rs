@@ -1,8 +1,7 @@
 //! Taking back what an export has written.
 //!
-//! The manifest goes first: from then on no reader takes the rest for an export. Multipart uploads are aborted, since
-//! their parts cost money and show in no listing. Every key that may be there is deleted, whether or not its PUT was
-//! answered.
+//! The manifest goes first: from then on no reader takes the rest for an export. Every key that may be there is deleted,
+//! whether or not its PUT was answered. Multipart uploads are aborted, since their parts cost money and show in no listing.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::object::DELETE_BATCH;
+use super::object::{DELETE_BATCH, Deletion};
 use super::state::{Leftovers, OpenMultipart, Shared};
 use crate::error::{Code, Error};
 
@@ -53,8 +52,8 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     tokio::task::yield_now().await;
     let leftovers = shared.leftovers();
     let mut remains = Remains::default();
-    abort_multiparts(&shared, &leftovers.multiparts, deadline, &mut remains).await;
     delete(&shared, &leftovers, deadline, &mut remains).await;
+    abort_multiparts(&shared, &leftovers.multiparts, deadline, &mut remains).await;
     if leftovers.has_unknown() && remains.is_empty() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
         delete(&shared, &leftovers.unknown(), deadline, &mut remains).await;
@@ -79,23 +78,39 @@ async fn delete(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remai
     let destination = &shared.target.destination;
     // The manifest alone, since one request deletes in no particular order.
     if leftovers.manifest {
-        delete_batch(shared, &[(destination.manifest_key(), None)], deadline, remains).await;
+        let manifest = Deletion { key: destination.manifest_key(), version_id: None };
+        delete_batch(shared, &[manifest], deadline, remains).await;
     }
     for files in leftovers.files.chunks(DELETE_BATCH) {
         let mut batch = Vec::with_capacity(files.len());
         for file in files {
-            batch.push((destination.file_key(file.number), file.version_id.clone()));
+            batch.push(Deletion { key: destination.file_key(file.number), version_id: file.version_id.clone() });
         }
         delete_batch(shared, &batch, deadline, remains).await;
     }
 }
 
-async fn delete_batch(shared: &Shared, batch: &[(String, Option<String>)], deadline: Instant, remains: &mut Remains) {
+async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
     let destination = &shared.target.destination;
-    let every_url = || batch.iter().map(|(key, _)| destination.url(key));
+    let every_url = || batch.iter().map(|deletion| destination.url(&deletion.key));
     match timeout_at(deadline, shared.target.delete(batch)).await {
         Ok(Ok(failed)) => remains.keep(failed.iter().map(|key| destination.url(key)), None),
+        // Some stores lack DeleteObjects, or want it with a digest of their own choice.
+        Ok(Err(failure)) if !failure.transient => delete_singly(shared, batch, deadline, remains).await,
         Ok(Err(failure)) => remains.keep(every_url(), Some(failure.error)),
         Err(_) => remains.keep(every_url(), None),
+    }
+}
+
+/// Ends with the first that fails, since the others would as well.
+async fn delete_singly(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
+    for (index, deletion) in batch.iter().enumerate() {
+        let failed = match timeout_at(deadline, shared.target.delete_one(deletion)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => Some(failure.error),
+            Err(_) => None,
+        };
+        let rest = batch.get(index..).unwrap_or_default();
+        return remains.keep(rest.iter().map(|deletion| shared.target.destination.url(&deletion.key)), failed);
     }
 }

@@ -62,6 +62,15 @@ pub struct Object {
     pub role: Role,
 }
 
+/// An object to delete.
+#[derive(Debug)]
+pub struct Deletion {
+    /// Its key.
+    pub key: String,
+    /// In a versioned bucket, the version; without it only a marker would be set.
+    pub version_id: Option<String>,
+}
+
 /// A part that S3 acknowledged.
 pub type Part = CompletedPart;
 
@@ -228,15 +237,17 @@ impl Target {
         .await
     }
 
-    /// Deletes at most [`DELETE_BATCH`] objects, each a key and, where known, its version; gives the keys that remain.
-    /// A key that names no object counts as deleted.
-    pub async fn delete(&self, objects: &[(String, Option<String>)]) -> Result<Vec<String>, Failure> {
-        let Some((first, _)) = objects.first() else { return Ok(Vec::new()) };
+    /// Deletes at most [`DELETE_BATCH`] objects; gives the keys that remain. A key that names no object counts as deleted.
+    pub async fn delete(&self, objects: &[Deletion]) -> Result<Vec<String>, Failure> {
+        let Some(first) = objects.first() else { return Ok(Vec::new()) };
         retry(|| async {
-            let failed = |error: &_| Failure::new("delete files", &self.destination.url(first), error);
+            let failed = |error: &_| Failure::new("delete files", &self.destination.url(&first.key), error);
+            let identifier = |object: &Deletion| {
+                ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
+            };
             let identifiers = objects
                 .iter()
-                .map(|(key, version)| ObjectIdentifier::builder().key(key).set_version_id(version.clone()).build())
+                .map(identifier)
                 .collect::<Result<Vec<_>, _>>()
                 .and_then(|identifiers| Delete::builder().set_objects(Some(identifiers)).quiet(true).build())
                 .map_err(|error| failed(&aws_sdk_s3::error::SdkError::construction_failure(error)))?;
@@ -250,6 +261,23 @@ impl Target {
                 .await
                 .map_err(|error| failed(&error))?;
             Ok(output.errors.unwrap_or_default().into_iter().filter_map(|error| error.key).collect())
+        })
+        .await
+    }
+
+    /// Deletes one object.
+    pub async fn delete_one(&self, object: &Deletion) -> Result<(), Failure> {
+        retry(|| async {
+            self.client
+                .delete_object()
+                .bucket(self.destination.bucket())
+                .key(&object.key)
+                .set_version_id(object.version_id.clone())
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new("delete a file", &self.destination.url(&object.key), &error))?;
+            Ok(())
         })
         .await
     }

@@ -12,8 +12,10 @@ use super::writer::{Stored, lost_task};
 use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
 
-/// Used buffers kept for the next files; more than are under way at once are of no use.
-const MAX_SPARE_BUFFERS: usize = 4;
+/// Used buffers kept for the next files: about as many small files as are under way at once.
+const MAX_SPARE_BUFFERS: usize = 64;
+/// Larger buffers are given back to the system.
+const MAX_SPARE_BYTES: usize = 1 << 20;
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -214,7 +216,7 @@ impl Lease {
             let mut buffer = Vec::from(body);
             buffer.clear();
             let mut state = lock(&self.shared.state);
-            if state.spare.len() < MAX_SPARE_BUFFERS {
+            if state.spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_BYTES {
                 state.spare.push(buffer);
             }
         }
