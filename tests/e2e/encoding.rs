@@ -1,1 +1,36 @@
 //! What each Postgres type becomes in JSON: the encoding table of the README, whole.
+//!
+//! `golden` compares with `tests/golden/types.tsv`, byte for byte; `oracle` with Postgres's own JSON; `random` reads random
+//! values back from the bucket. The rest is what a list of values cannot show.
+
+mod databases;
+mod golden;
+mod large;
+mod names;
+mod oracle;
+mod postgis;
+mod random;
+mod settings;
+
+use super::fixture::{Database, Session};
+
+/// Every setting that a text form could follow, set to what it must not follow.
+const HOSTILE: &str = "SET DateStyle = 'German'; SET IntervalStyle = 'sql_standard'; SET TimeZone = 'Asia/Kolkata';
+    SET bytea_output = 'escape'; SET extra_float_digits = -15; SET lc_monetary = 'C.UTF-8'";
+
+/// A database with the types of `tests/golden/setup.sql`; `options`: of CREATE DATABASE.
+fn golden_database(name: &str, options: &str) -> Database {
+    let database = Database::with_options(name, options);
+    let mut client = database.client();
+    for extension in ["citext", "hstore", "ltree", "postgis"] {
+        client.batch_execute(&format!("CREATE EXTENSION {extension}")).unwrap();
+    }
+    client.batch_execute(include_str!("../golden/setup.sql")).unwrap();
+    database
+}
+
+/// The lines that `query` becomes.
+fn documents(database: &Database, client: &mut Session, query: &str, arguments: &str) -> Vec<String> {
+    let exported = database.export_in(client, query, arguments).unwrap_or_else(|error| panic!("{query}: {error:?}"));
+    database.bucket.documents(&exported.prefix)
+}

@@ -18,16 +18,17 @@ mod standby;
 
 use std::cell::RefCell;
 
-use postgres::Client;
 use postgres::error::DbError;
+use postgres::{Client, Row};
 use uuid::Uuid;
 
-pub use self::bucket::Bucket;
+pub use self::bucket::{Bucket, lines};
 pub use self::environment::Environment;
-pub use self::process::{PeakMemory, threads};
+pub use self::process::{PeakMemory, descriptors, private_memory, threads};
 pub use self::proxy::{Proxy, hung_endpoint};
 pub use self::refusal::{Refusal, refused};
 pub use self::session::{Running, Session, wait_for};
+pub use self::standby::Standby;
 
 /// A database of its own; dropped with its roles, and with what its exports left in the bucket.
 pub struct Database {
@@ -48,6 +49,20 @@ pub struct Exported {
     pub manifest: String,
     /// Key prefix the export was told to write to.
     pub prefix: String,
+}
+
+impl Exported {
+    /// `row`: the function's, and its `export_id` as text under the name `id`.
+    pub fn from_row(row: &Row, prefix: &str) -> Self {
+        Exported {
+            documents: row.get("num_docs_inserted"),
+            files: row.get("num_files_written"),
+            bytes: row.get("num_bytes_written"),
+            export_id: row.get::<_, String>("id").parse().unwrap(),
+            manifest: row.get("manifest"),
+            prefix: prefix.to_owned(),
+        }
+    }
 }
 
 impl Database {
@@ -112,28 +127,22 @@ impl Database {
     }
 
     /// Exports in a session that is there, to a prefix of its own.
-    pub fn export_in(&self, client: &mut Client, query: &str, arguments: &str) -> Result<Exported, postgres::Error> {
+    pub fn export_in(&self, client: &mut Session, query: &str, arguments: &str) -> Result<Exported, postgres::Error> {
         self.export_to(client, &self.prefix(), query, arguments)
     }
 
     /// Exports to `prefix`.
     pub fn export_to(
         &self,
-        client: &mut Client,
+        client: &mut Session,
         prefix: &str,
         query: &str,
         arguments: &str,
     ) -> Result<Exported, postgres::Error> {
         let statement = format!("SELECT *, export_id::text AS id FROM {}", self.call(prefix, query, arguments));
-        let row = client.query_one(&statement, &[])?;
-        Ok(Exported {
-            documents: row.get("num_docs_inserted"),
-            files: row.get("num_files_written"),
-            bytes: row.get("num_bytes_written"),
-            export_id: row.get::<_, String>("id").parse().unwrap(),
-            manifest: row.get("manifest"),
-            prefix: prefix.to_owned(),
-        })
+        let row = client.query_one(&statement, &[]);
+        client.settle();
+        Ok(Exported::from_row(&row?, prefix))
     }
 
     /// The function call as text, to be put into other statements.
@@ -158,6 +167,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.bucket.empty(&self.name);
+        self.bucket.abort_multiparts(&self.name);
         let mut maintenance = self.environment.session("postgres", "postgres");
         let mut statements = vec![format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)];
         statements.extend(self.roles.borrow().iter().map(|role| format!("DROP ROLE IF EXISTS {role}")));

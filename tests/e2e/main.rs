@@ -3,6 +3,21 @@
 //! One file a feature; `fixture` gives each test a database, a bucket and the words to say what it expects in a few lines.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's panic is its report")]
 
+mod arguments;
+mod cancel;
+mod catalog;
+mod commit;
+mod credentials;
 mod encoding;
-mod export;
+mod files;
 mod fixture;
+mod large;
+mod manifest;
+mod privileges;
+mod queries;
+mod query_errors;
+mod s3_errors;
+mod scale;
+mod settings;
+mod standby;
+mod transactions;

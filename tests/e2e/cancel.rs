@@ -1,0 +1,220 @@
+//! Cancel, terminate and timeouts while an export runs: the backend answers, and deletes what it wrote.
+//!
+//! The limits here are generous: they tell an answer from none, on the slowest machine, not a fast one from a slow one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::fixture::{Database, Integration, Proxy, Running, Session, hung_endpoint, messages, refused, threads, wait_for};
+
+const ANSWERS: Duration = Duration::from_secs(20);
+/// Runs for hours, a file about every ten milliseconds.
+const ENDLESS: &str = "SELECT i, pg_sleep(0.001)::text AS s FROM generate_series(1, 10000000) i";
+
+/// An export that has written some files and goes on.
+fn under_way(db: &Database, client: Session, prefix: &str) -> Running {
+    let running = client.start(&format!("SELECT {}", db.call(prefix, ENDLESS, "output_chunk_size => 10")));
+    wait_for("some files", || (running.is_finished() || db.bucket.files(prefix).len() >= 3).then_some(()));
+    running
+}
+
+/// An export whose uploads never get an answer.
+fn hung(db: &Database, cleanup_timeout: &str, query: &str) -> Running {
+    db.create(&Integration { name: "hung", endpoint: hung_endpoint(), ..Integration::local() });
+    let mut client = db.client();
+    client.batch_execute(&format!("SET s3_export.cleanup_timeout = '{cleanup_timeout}'")).unwrap();
+    let running = client.start(&format!("SELECT {}", db.call(&db.prefix(), query, "").replace("'local'", "'hung'")));
+    let mut witness = db.client();
+    let waits = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND wait_event_type = 'Extension'", running.pid);
+    wait_for("the export to wait for S3", || witness.query_opt(&waits, &[]).unwrap());
+    running
+}
+
+fn send(db: &Database, function: &str, pid: i32) {
+    assert_eq!(db.client().text(&format!("SELECT {function}({pid})")), "t");
+}
+
+fn wait_for_exit(pid: i32) {
+    wait_for("the backend to exit", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+}
+
+#[test]
+fn cancel_during_an_export_leaves_nothing_behind() {
+    let db = Database::new("cancelled");
+    let prefix = db.prefix();
+    let running = under_way(&db, db.client(), &prefix);
+    send(&db, "pg_cancel_backend", running.pid);
+    let (mut client, outcome) = running.join_within(ANSWERS);
+    refused(outcome).sqlstate("57014").message("user request");
+    assert_eq!(messages(&client.notices()), "");
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+    assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1);
+}
+
+#[test]
+fn terminate_during_an_export_leaves_nothing_behind_and_nobody_else_notices() {
+    let db = Database::new("terminated");
+    let (mut witness, prefix) = (db.client(), db.prefix());
+    let running = under_way(&db, db.client(), &prefix);
+    let pid = running.pid;
+    send(&db, "pg_terminate_backend", pid);
+    refused(running.join_within(ANSWERS).1).sqlstate("57P01");
+    wait_for_exit(pid);
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(witness.text("SELECT 'still here'"), "still here");
+}
+
+#[test]
+fn statement_timeout_during_an_export_leaves_nothing_behind() {
+    let db = Database::new("statement_timeout");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("SET statement_timeout = '700ms'").unwrap();
+    let (mut client, outcome) = under_way(&db, client, &prefix).join_within(ANSWERS);
+    refused(outcome).sqlstate("57014").message("statement timeout");
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+    assert_eq!(client.text("SELECT 1"), "1");
+}
+
+#[test]
+fn a_cancelled_export_can_be_caught_and_the_transaction_goes_on() {
+    let db = Database::new("cancel_caught");
+    let (first, second) = (db.prefix(), db.prefix());
+    let body = format!(
+        "DO $$ BEGIN
+             BEGIN PERFORM {}; EXCEPTION WHEN query_canceled THEN NULL; END;
+             PERFORM {};
+         END $$",
+        db.call(&first, ENDLESS, "output_chunk_size => 10"),
+        db.call(&second, "SELECT 1 AS a", "")
+    );
+    let running = db.client().start(&body);
+    wait_for("some files", || (db.bucket.files(&first).len() >= 3).then_some(()));
+    send(&db, "pg_cancel_backend", running.pid);
+    let (client, outcome) = running.join_within(ANSWERS);
+    outcome.unwrap();
+    db.bucket.nothing_left(&first);
+    assert_eq!(db.bucket.manifests(&second).len(), 1);
+    assert_eq!(threads(client.pid), 1);
+}
+
+/// A request that is cut off may still be carried out by S3 a moment later: the clean-up has to come after it.
+fn cancel_at_many_moments(db: &Database, query: &str, arguments: &str) {
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.cleanup_timeout = '60s'").unwrap();
+    for round in 0..20 {
+        let prefix = db.prefix();
+        let running = client.start(&format!("SELECT {}", db.call(&prefix, query, arguments)));
+        std::thread::sleep(Duration::from_millis(20 + 17 * round));
+        send(db, "pg_cancel_backend", running.pid);
+        let outcome;
+        (client, outcome) = running.join_within(ANSWERS * 4);
+        refused(outcome).sqlstate("57014");
+        assert_eq!(messages(&client.notices()), "");
+        db.bucket.nothing_left(&prefix);
+    }
+    // What was cut off is carried out by now, if ever.
+    std::thread::sleep(Duration::from_secs(1));
+    db.bucket.nothing_left(&db.name);
+}
+
+#[test]
+fn cancels_at_any_moment_leave_no_file_behind_not_even_later() {
+    let db = Database::new("any_moment");
+    let query = "SELECT i, repeat('x', 3000) AS t FROM generate_series(1, 10000000) i";
+    cancel_at_many_moments(&db, query, "output_chunk_size => 20");
+}
+
+#[test]
+fn cancels_at_any_moment_leave_no_multipart_upload_behind_not_even_later() {
+    let db = Database::new("any_moment_parts");
+    let query = "SELECT i, repeat('x', 9000000) AS t FROM generate_series(1, 1000) i";
+    cancel_at_many_moments(&db, query, "output_chunk_size => 2");
+}
+
+/// Proxies and stores keep a whole request and carry it out when the client is long gone. What was sent, and neither
+/// answered nor known to be refused, may come into being after its key was deleted.
+#[test]
+fn a_file_that_arrives_after_the_clean_up_was_named_in_a_warning() {
+    let db = Database::new("late_file");
+    let proxy = Proxy::to(&db.environment().endpoint);
+    db.create(&Integration { name: "proxied", endpoint: proxy.endpoint(), ..Integration::local() });
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("SET s3_export.cleanup_timeout = '2s'").unwrap();
+    proxy.hang();
+    let call = db.call(&prefix, "SELECT 1 AS a", "").replace("'local'", "'proxied'");
+    let running = client.start(&format!("SELECT {call}"));
+    let mut witness = db.client();
+    let waits = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND wait_event_type = 'Extension'", running.pid);
+    wait_for("the export to wait for S3", || witness.query_opt(&waits, &[]).unwrap());
+    wait_for("the request to be sent", || proxy.has_connections().then_some(()));
+    proxy.hang_old_connections();
+    send(&db, "pg_cancel_backend", running.pid);
+    let (client, outcome) = running.join_within(ANSWERS);
+    refused(outcome).sqlstate("57014");
+    proxy.release();
+    std::thread::sleep(Duration::from_secs(1));
+    let warned = messages(&client.notices()).contains(&db.bucket.uri(&prefix));
+    assert!(warned || db.bucket.list(&prefix).is_empty(), "a file was left behind, and nobody was told");
+}
+
+#[test]
+fn cancel_during_a_hung_upload_is_answered() {
+    let db = Database::new("hung_cancel");
+    let running = hung(&db, "0", "SELECT 1 AS a");
+    send(&db, "pg_cancel_backend", running.pid);
+    let (mut client, outcome) = running.join_within(ANSWERS);
+    refused(outcome).sqlstate("57014");
+    assert_eq!(threads(client.pid), 1);
+    let warnings = client.notices();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].code().code(), "58030");
+    assert!(warnings[0].message().contains("may remain in S3") && warnings[0].hint().is_some(), "{warnings:?}");
+    assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1, "by another integration");
+}
+
+#[test]
+fn cancel_while_the_buffer_is_full_is_answered() {
+    let db = Database::new("hung_full");
+    let running = hung(&db, "1s", "SELECT repeat('x', 1000000) AS t FROM generate_series(1, 10000)");
+    send(&db, "pg_cancel_backend", running.pid);
+    let (client, outcome) = running.join_within(ANSWERS);
+    refused(outcome).sqlstate("57014");
+    assert_eq!(threads(client.pid), 1);
+}
+
+#[test]
+fn terminate_during_a_hung_upload_is_answered() {
+    let db = Database::new("hung_terminate");
+    let mut witness = db.client();
+    let running = hung(&db, "1s", "SELECT 1 AS a");
+    let pid = running.pid;
+    send(&db, "pg_terminate_backend", pid);
+    refused(running.join_within(ANSWERS).1).sqlstate("57P01");
+    wait_for_exit(pid);
+    assert_eq!(witness.text("SELECT 'still here'"), "still here");
+}
+
+#[test]
+fn statement_timeout_during_a_hung_upload_is_answered() {
+    let db = Database::new("hung_timeout");
+    db.create(&Integration { name: "hung", endpoint: hung_endpoint(), ..Integration::local() });
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.cleanup_timeout = 0; SET statement_timeout = '300ms'").unwrap();
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'hung'");
+    let (client, outcome) = client.start(&format!("SELECT {call}")).join_within(ANSWERS);
+    refused(outcome).sqlstate("57014").message("statement timeout");
+    assert_eq!(threads(client.pid), 1);
+}
+
+#[test]
+fn the_clean_up_of_a_hung_upload_ends_by_itself() {
+    let db = Database::new("hung_clean_up");
+    let running = hung(&db, "1500ms", "SELECT generate_series(1, 5000) AS i");
+    send(&db, "pg_cancel_backend", running.pid);
+    let (client, outcome) = running.join_within(ANSWERS);
+    refused(outcome).sqlstate("57014");
+    let detail = client.notices()[0].detail().unwrap_or_default().to_owned();
+    assert!(detail.contains("-000001.json") && detail.contains("and 2 more"), "{detail}");
+}

@@ -1,0 +1,238 @@
+//! The catalog of integrations: what can be made, changed and dropped, and what is refused.
+
+use super::fixture::{Database, Integration, Refusal, refused};
+
+/// Arguments of create_integration, over those that every call needs.
+fn create(db: &Database, arguments: &str) -> Result<(), postgres::Error> {
+    let given = |name: &str| arguments.contains(&format!("{name} =>"));
+    let mut all = arguments.to_owned();
+    for (name, value) in [
+        ("access_key_id", "'K'"),
+        ("secret_access_key", "'S'"),
+        ("allowed_locations", "'{s3://exports}'"),
+        ("region", "'eu-1'"),
+    ] {
+        if !given(name) {
+            all = format!("{all}{}{name} => {value}", if all.is_empty() { "" } else { ", " });
+        }
+    }
+    let name = if given("name") { "" } else { "name => 'new', " };
+    db.client().batch_execute(&format!("SELECT s3_export.create_integration({name}{all})"))
+}
+
+#[track_caller]
+fn refuse(db: &Database, arguments: &str) -> Refusal {
+    let outcome = create(db, arguments);
+    assert!(outcome.is_err(), "accepted: {arguments}");
+    let refusal = refused(outcome);
+    assert_eq!(db.client().text("SELECT count(*) FROM s3_export.integrations WHERE name <> 'local'"), "0");
+    assert_eq!(db.client().text("SELECT count(*) FROM s3_export.credentials"), "1");
+    refusal
+}
+
+#[test]
+fn create_integration_stores_what_it_is_given() {
+    let db = Database::new("create");
+    create(
+        &db,
+        r#"session_token => 'T', region => 'eu-central-1', endpoint => 'https://s3.example.com:9000', path_style => true,
+           allowed_locations => '{s3://a-bucket,s3://b-bucket/x}', usage_role => 'public',
+           options => '{"checksum": "sha256", "enabled": false, "expected_bucket_owner": "012345678901", "sse": "aws:kms",
+                        "kms_key_id": "arn:aws:kms:x", "object_acl": "bucket-owner-full-control", "storage_class": "STANDARD_IA"}'"#,
+    )
+    .unwrap();
+    let mut client = db.client();
+    assert_eq!(
+        client.text(
+            "SELECT (name, owner, usage_role, enabled, credential_source, access_key_id, region, endpoint, path_style, allowed_locations,
+                     expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum)::text
+             FROM s3_export.integrations WHERE name = 'new'"
+        ),
+        r#"(new,postgres,public,f,keys,K,eu-central-1,https://s3.example.com:9000,t,"{s3://a-bucket,s3://b-bucket/x}",012345678901,aws:kms,arn:aws:kms:x,STANDARD_IA,bucket-owner-full-control,sha256)"#
+    );
+    let sealed = "SELECT key_id, encode(sealed, 'escape') AS sealed FROM s3_export.credentials JOIN s3_export.integrations
+                  USING (integration_id) WHERE name = 'new'";
+    let row = client.query_one(sealed, &[]).unwrap();
+    assert_eq!(row.get::<_, &str>("key_id"), "k1");
+    assert!(!row.get::<_, &str>("sealed").contains("secret_access_key"));
+}
+
+#[test]
+fn the_default_is_an_enabled_integration_for_its_creator() {
+    let db = Database::new("create_defaults");
+    create(&db, "").unwrap();
+    assert_eq!(
+        db.client().text(
+            "SELECT (owner, usage_role, enabled, credential_source, endpoint, path_style, checksum, sse, storage_class)::text
+             FROM s3_export.integrations WHERE name = 'new'"
+        ),
+        "(postgres,postgres,t,keys,,f,crc32,,)"
+    );
+}
+
+#[test]
+fn what_is_planned_and_not_built_is_refused() {
+    let db = Database::new("create_planned");
+    for (arguments, name) in [
+        ("aws_role => 'arn:aws:iam::012345678901:role/x'", "aws_role"),
+        ("aws_external_id => 'ext'", "aws_external_id"),
+        ("credential_source => 'ambient'", "ambient"),
+        ("credential_source => 'profile'", "profile"),
+        (r#"options => '{"aws_profile": "x"}'"#, "aws_profile"),
+        (r#"options => '{"sts_endpoint": "https://x"}'"#, "sts_endpoint"),
+    ] {
+        refuse(&db, arguments).sqlstate("0A000").message(name);
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    let db = Database::new("create_bad");
+    for (arguments, sqlstate, part) in [
+        ("name => NULL", "22004", "name"),
+        ("access_key_id => NULL", "22004", "access_key_id"),
+        ("secret_access_key => NULL", "22004", "secret_access_key"),
+        ("allowed_locations => NULL", "22004", "allowed_locations"),
+        ("allowed_locations => '{NULL}'", "22004", "null"),
+        ("credential_source => NULL", "22004", "credential_source"),
+        ("options => NULL", "22004", "options"),
+        ("allowed_locations => '{}'", "22023", "allowed_locations"),
+        ("allowed_locations => '{exports}'", "22023", "exports"),
+        ("allowed_locations => '{s3://ok-bucket,https://x}'", "22023", "https://x"),
+        ("allowed_locations => '{s3://exports/../x}'", "22023", "s3://exports/../x"),
+        ("credential_source => 'guess'", "22023", "guess"),
+        ("endpoint => 'ftp://x'", "22023", "ftp://x"),
+        ("endpoint => ''", "22023", "endpoint"),
+        ("endpoint => 'https://user:password@x'", "23514", "endpoint_is_a_url"),
+        ("endpoint => 'https://x/path'", "23514", "endpoint_is_a_url"),
+        ("region => 'EU West'", "23514", "region_is_a_name"),
+        ("name => ''", "23514", "name_is_printable"),
+        ("name => E'a\\nb'", "23514", "name_is_printable"),
+        (r#"options => '{"cheksum": "none"}'"#, "22023", "cheksum"),
+        ("options => '[]'", "22023", "JSON object"),
+        (r#"options => '{"checksum": "md5"}'"#, "23514", "checksum_is_known"),
+        (r#"options => '{"sse": "rot13"}'"#, "23514", "sse_is_known"),
+        (r#"options => '{"kms_key_id": "k"}'"#, "23514", "kms_key_id_goes_with_kms"),
+        (r#"options => '{"storage_class": "cheap"}'"#, "23514", "storage_class_is_a_name"),
+        (r#"options => '{"object_acl": "Public Read"}'"#, "23514", "object_acl_is_canned"),
+        (r#"options => '{"expected_bucket_owner": "me"}'"#, "23514", "expected_bucket_owner_is_an_account"),
+    ] {
+        let refusal = refuse(&db, arguments);
+        refusal.sqlstate(sqlstate);
+        assert!(format!("{:?}", refusal.0).contains(part), "{arguments}: {:?}", refusal.0);
+    }
+    refuse(&db, "allowed_locations => '{}'").hint("{s3://} means anywhere");
+    refuse(&db, r#"options => '{"cheksum": "none"}'"#).hint("checksum");
+}
+
+#[test]
+fn the_tables_own_constraints_refuse_the_same_in_plain_statements() {
+    let db = Database::new("constraints");
+    let mut client = db.client();
+    for change in [
+        "allowed_locations = '{}'",
+        "allowed_locations = '{NULL}'",
+        "allowed_locations = '{x}'",
+        "allowed_locations = ARRAY[E's3://a-bucket\\nx']",
+        "credential_source = 'x'",
+        "aws_role = 'x'",
+        "aws_external_id = ' '",
+        "sts_endpoint = 'x'",
+        "endpoint = 'x'",
+        "region = 'a b'",
+        "checksum = 'x'",
+    ] {
+        refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("23514");
+    }
+    for column in ["name", "owner", "usage_role", "enabled", "credential_source", "path_style", "allowed_locations", "checksum"]
+    {
+        refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {column} = NULL"))).sqlstate("23502");
+    }
+    refused(client.batch_execute("UPDATE s3_export.integrations SET integration_id = gen_random_uuid()"))
+        .sqlstate("55000")
+        .message("never changes");
+    assert_eq!(client.text("SELECT updated_at = created_at FROM s3_export.integrations"), "t");
+    client.batch_execute("UPDATE s3_export.integrations SET region = 'eu-1'").unwrap();
+    assert_eq!(client.text("SELECT updated_at > created_at FROM s3_export.integrations"), "t");
+}
+
+#[test]
+fn a_second_integration_of_one_name() {
+    let db = Database::new("duplicate");
+    refuse(&db, "name => 'local'").sqlstate("42710").message("integration \"local\" already exists");
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1, "the first still has its own secret");
+}
+
+#[test]
+fn a_disabled_integration_and_one_without_a_region() {
+    let db = Database::new("not_ready");
+    db.client().batch_execute("UPDATE s3_export.integrations SET enabled = false").unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").message("integration \"local\" is disabled");
+    db.client().batch_execute("UPDATE s3_export.integrations SET enabled = true, endpoint = NULL").unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").message("has no region").hint("UPDATE s3_export.integrations SET region");
+}
+
+#[test]
+fn a_renamed_integration_keeps_its_credentials_and_a_deleted_one_loses_them() {
+    let db = Database::new("rename");
+    let mut client = db.client();
+    client.batch_execute("UPDATE s3_export.integrations SET name = 'other'").unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("42704");
+    client.batch_execute("UPDATE s3_export.integrations SET name = 'local'").unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+    client.batch_execute("DELETE FROM s3_export.integrations").unwrap();
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.credentials"), "0");
+    db.refuse("SELECT 1 AS a", "").sqlstate("42704");
+}
+
+#[test]
+fn a_direct_insert_lacks_credentials_until_they_are_set() {
+    let db = Database::new("plain_insert");
+    let local = Integration::local();
+    let mut client = db.client();
+    let insert = "INSERT INTO s3_export.integrations (name, endpoint, path_style, allowed_locations) VALUES ('plain', $1, true, '{s3://exports}')";
+    client.execute(insert, &[&local.endpoint]).unwrap();
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'plain'");
+    refused(client.batch_execute(&format!("SELECT {call}")))
+        .sqlstate("55000")
+        .message("no credentials")
+        .hint("set_credentials");
+    let set = "SELECT s3_export.set_credentials('plain', $1, $2)::text";
+    client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
+    client.batch_execute(&format!("SELECT {call}")).unwrap();
+}
+
+#[test]
+fn the_extension_can_be_dropped_and_made_again_beside_a_second_database() {
+    let db = Database::new("again");
+    let other = Database::new("again_too");
+    let mut client = db.client();
+    client.batch_execute("DROP EXTENSION s3_export").unwrap();
+    assert_eq!(client.text("SELECT count(*) FROM pg_namespace WHERE nspname = 's3_export'"), "0");
+    assert_eq!(client.text("SELECT count(*) FROM pg_proc WHERE proname LIKE 's3\\_export%'"), "0");
+    client.batch_execute("CREATE EXTENSION s3_export").unwrap();
+    db.create(&Integration::local());
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+    assert_eq!(other.export("SELECT 1 AS a").documents, 1);
+}
+
+#[test]
+fn every_object_has_a_comment_and_public_has_nothing() {
+    let db = Database::new("comments");
+    let mut client = db.client();
+    let objects = "FROM pg_depend d CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) o
+                   WHERE d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 's3_export')";
+    let without = format!(
+        "SELECT coalesce(string_agg(o.identity, ', '), '') {objects} AND o.type <> 'type' AND o.type <> 'trigger' AND obj_description(d.objid, d.classid::regclass::name) IS NULL"
+    );
+    assert_eq!(client.text(&without), "");
+    let columns = "SELECT coalesce(string_agg(attrelid::regclass || '.' || attname, ', '), '') FROM pg_attribute
+                   WHERE attrelid IN ('s3_export.integrations'::regclass, 's3_export.credentials'::regclass) AND attnum > 0
+                     AND col_description(attrelid, attnum) IS NULL";
+    assert_eq!(client.text(columns), "");
+    let open = format!(
+        "SELECT coalesce(string_agg(o.identity, ', '), '') {objects} AND o.type = 'function' AND has_function_privilege('public', d.objid, 'EXECUTE')"
+    );
+    assert_eq!(client.text(&open), "");
+    assert_eq!(client.text("SELECT has_schema_privilege('public', 's3_export', 'USAGE')"), "f");
+}

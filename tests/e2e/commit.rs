@@ -1,0 +1,155 @@
+//! The commit itself: what fails in it, before or after the manifest, leaves nothing.
+
+use std::time::Duration;
+
+use super::fixture::{Database, Integration, Proxy, messages, refused, threads, wait_for};
+
+#[test]
+fn a_deferred_constraint_that_fails_at_commit_leaves_nothing() {
+    let db = Database::new("deferred");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client
+        .batch_execute(
+            "CREATE TABLE t (a int PRIMARY KEY, b int REFERENCES t DEFERRABLE INITIALLY DEFERRED);
+             BEGIN; INSERT INTO t VALUES (1, 2)",
+        )
+        .unwrap();
+    db.export_to(&mut client, &prefix, "TABLE t", "").unwrap();
+    assert_eq!(db.bucket.files(&prefix).len(), 1);
+    refused(client.batch_execute("COMMIT")).sqlstate("23503");
+    client.settle();
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+    db.export_to(&mut client, &prefix, "SELECT 1 AS a", "").unwrap();
+}
+
+#[test]
+fn an_export_from_a_deferred_trigger_commits_with_the_rest() {
+    let db = Database::new("deferred_trigger");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t (a int);
+             CREATE FUNCTION exports() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM {}; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER x AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION exports();
+             INSERT INTO t VALUES (1)",
+            db.call(&prefix, "TABLE t", "")
+        ))
+        .unwrap();
+    assert_eq!(db.bucket.documents(&prefix), [r#"{"a":1}"#]);
+    assert_eq!(db.bucket.manifests(&prefix).len(), 1);
+}
+
+/// Postgres looks for such a conflict after the manifest was written.
+#[test]
+fn a_serialization_failure_at_commit_takes_the_manifest_back() {
+    let db = Database::new("serializable");
+    let (mut one, mut other, prefix) = (db.client(), db.client(), db.prefix());
+    one.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (0)").unwrap();
+    for client in [&mut one, &mut other] {
+        client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(a) FROM t").unwrap();
+    }
+    one.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    other.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+    db.export_to(&mut one, &prefix, "SELECT 1 AS a", "").unwrap();
+    other.batch_execute("COMMIT").unwrap();
+    refused(one.batch_execute("COMMIT")).sqlstate("40001");
+    one.settle();
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(one.pid), 1);
+}
+
+#[test]
+fn a_transaction_with_an_export_cannot_be_prepared() {
+    let db = Database::new("prepare");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("BEGIN").unwrap();
+    db.export_to(&mut client, &prefix, "SELECT 1 AS a", "").unwrap();
+    refused(client.batch_execute("PREPARE TRANSACTION 'x'")).sqlstate("0A000").message("exported to S3").detail("manifests");
+    client.settle();
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+    // An export that was rolled back is none: what remains to be said is Postgres's.
+    client.batch_execute("BEGIN; SAVEPOINT s").unwrap();
+    db.export_to(&mut client, &prefix, "SELECT 1 AS a", "").unwrap();
+    client.batch_execute("ROLLBACK TO s").unwrap();
+    refused(client.batch_execute("PREPARE TRANSACTION 'x'")).sqlstate("55000").message("prepared transactions are disabled");
+}
+
+#[test]
+fn a_dropped_connection_rolls_back() {
+    let db = Database::new("dropped");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("BEGIN").unwrap();
+    db.export_to(&mut client, &prefix, "SELECT 1 AS a", "").unwrap();
+    drop(client);
+    wait_for("the backend's clean-up", || db.bucket.list(&prefix).is_empty().then_some(()));
+    db.bucket.nothing_left(&prefix);
+}
+
+/// A transaction whose files are stored, and whose manifest will not be: the network hangs.
+fn hung_commit(db: &Database, settings: &str) -> (super::fixture::Session, Proxy, String) {
+    let proxy = Proxy::to(&db.environment().endpoint);
+    db.create(&Integration { name: "proxied", endpoint: proxy.endpoint(), ..Integration::local() });
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute(settings).unwrap();
+    client.batch_execute("BEGIN").unwrap();
+    let call = db.call(&prefix, "SELECT generate_series(1, 5) AS i", "output_chunk_size => 1").replace("'local'", "'proxied'");
+    client.batch_execute(&format!("SELECT {call}")).unwrap();
+    assert_eq!(db.bucket.files(&prefix).len(), 5);
+    proxy.hang();
+    (client, proxy, prefix)
+}
+
+#[test]
+fn a_commit_that_cannot_write_the_manifest_in_time_rolls_back() {
+    let db = Database::new("commit_timeout");
+    let settings = "SET s3_export.commit_timeout = '200ms'; SET s3_export.cleanup_timeout = '60s'";
+    let (client, proxy, prefix) = hung_commit(&db, settings);
+    let committing = client.start("COMMIT");
+    // The abort has begun when its first request hangs as well; nothing outside shows it, so heal it a little later.
+    std::thread::sleep(Duration::from_millis(500));
+    proxy.heal();
+    let (mut client, outcome) = committing.join();
+    refused(outcome).sqlstate("57014").message("could not write the manifests in time").detail("s3_export.commit_timeout");
+    assert_eq!(messages(&client.notices()), "");
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+    db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+}
+
+#[test]
+fn a_commit_that_hangs_can_be_cancelled() {
+    let db = Database::new("cancel_commit");
+    let (client, proxy, prefix) = hung_commit(&db, "SET s3_export.cleanup_timeout = '60s'");
+    let committing = client.start("COMMIT");
+    let mut witness = db.client();
+    let commits = format!(
+        "SELECT 1 FROM pg_stat_activity WHERE pid = {} AND query = 'COMMIT' AND wait_event_type = 'Extension'",
+        committing.pid
+    );
+    wait_for("the commit to wait", || witness.query_opt(&commits, &[]).unwrap());
+    witness.batch_execute(&format!("SELECT pg_cancel_backend({})", committing.pid)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.heal();
+    let (client, outcome) = committing.join();
+    refused(outcome).sqlstate("57014").message("canceling statement due to user request");
+    assert_eq!(messages(&client.notices()), "");
+    db.bucket.nothing_left(&prefix);
+    assert_eq!(threads(client.pid), 1);
+}
+
+#[test]
+fn what_a_rollback_cannot_delete_is_named_in_a_warning() {
+    let db = Database::new("remains");
+    let (mut client, proxy, prefix) = hung_commit(&db, "SET s3_export.cleanup_timeout = '100ms'");
+    client.batch_execute("ROLLBACK").unwrap();
+    let notices = client.notices();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!((notices[0].severity(), notices[0].code().code()), ("WARNING", "58030"));
+    let detail = notices[0].detail().unwrap();
+    assert!(detail.contains(&db.bucket.uri(&prefix)) && detail.contains("and 2 more"), "{detail}");
+    assert_eq!(db.bucket.files(&prefix).len(), 5);
+    assert_eq!(threads(client.pid), 1);
+    proxy.heal();
+}

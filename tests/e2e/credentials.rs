@@ -1,0 +1,172 @@
+//! Sealed credentials and the key ring: a secret opens only where it belongs, and shows nowhere.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::fixture::{Database, Integration, Session, refused};
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A file that the server's user owns, deleted at the end.
+struct ServerFile(PathBuf);
+
+impl ServerFile {
+    fn new(path: PathBuf, content: &str, mode: u32) -> Self {
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let file = ServerFile(path);
+        let owner = super::fixture::Environment::get().os_user;
+        if !owner.is_empty() {
+            assert!(std::process::Command::new("chown").arg(owner).arg(&file.0).status().unwrap().success());
+        }
+        file
+    }
+
+    fn key_file(db: &Database, content: &str, mode: u32) -> Self {
+        Self::new(db.environment().run_dir.join(format!("{}.keys", db.name)), content, mode)
+    }
+
+    fn set(&self, client: &mut Session) {
+        client.batch_execute(&format!("SET s3_export.key_file = '{}'", self.0.display())).unwrap();
+    }
+}
+
+impl Drop for ServerFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn set_credentials_replaces_them() {
+    let db = Database::new("replace");
+    let local = Integration::local();
+    let mut client = db.client();
+    client.batch_execute("SELECT s3_export.set_credentials('local', 'K', 'wrong')").unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("28000");
+    let set = "SELECT s3_export.set_credentials('local', $1, $2)::text";
+    client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+    for arguments in ["NULL, 'K', 'S'", "'local', NULL, 'S'", "'local', 'K', NULL"] {
+        refused(client.batch_execute(&format!("SELECT s3_export.set_credentials({arguments})"))).sqlstate("22004");
+    }
+    refused(client.batch_execute("SELECT s3_export.set_credentials('absent', 'K', 'S')")).sqlstate("42704");
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+#[test]
+fn another_endpoint_voids_the_secret_until_it_is_set_again() {
+    let db = Database::new("endpoint_change");
+    let local = Integration::local();
+    let mut client = db.client();
+    let slash = format!("{}/", local.endpoint);
+    client.execute("UPDATE s3_export.integrations SET endpoint = $1", &[&slash]).unwrap();
+    db.refuse("SELECT 1 AS a", "")
+        .sqlstate("55000")
+        .message("cannot be opened")
+        .detail("another endpoint")
+        .hint("set_credentials")
+        .hides(&local.secret_access_key);
+    let set = "SELECT s3_export.set_credentials('local', $1, $2)::text";
+    client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+#[test]
+fn a_sealed_row_opens_for_no_other_integration() {
+    let db = Database::new("moved_row");
+    db.create(&Integration { name: "other", secret_access_key: "other".into(), ..Integration::local() });
+    db.client()
+        .batch_execute(
+            "UPDATE s3_export.credentials SET sealed = (SELECT sealed FROM s3_export.credentials JOIN s3_export.integrations
+                 USING (integration_id) WHERE name = 'other')
+             WHERE integration_id = (SELECT integration_id FROM s3_export.integrations WHERE name = 'local')",
+        )
+        .unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").message("cannot be opened").hint("set_credentials");
+    db.client().batch_execute("UPDATE s3_export.credentials SET sealed = '\\x01'").unwrap();
+    db.refuse("SELECT 1 AS a", "").message("sealed");
+}
+
+#[test]
+fn without_a_key_file_nothing_is_stored_and_nothing_opens() {
+    let db = Database::new("no_key_file");
+    db.client().batch_execute(&format!("ALTER DATABASE {} SET s3_export.key_file = ''", db.name)).unwrap();
+    let made = Integration { name: "new", ..Integration::local() }.create(&mut db.client());
+    refused(made).sqlstate("55000").message("no key file").hint("openssl rand -base64 32").hint("s3_export.key_file");
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").hint("openssl rand -base64 32");
+    assert_eq!(db.client().text("SELECT count(*) FROM s3_export.integrations"), "1");
+}
+
+#[test]
+fn a_key_file_that_others_may_read_or_that_lies_in_the_data_directory() {
+    let db = Database::new("bad_key_file");
+    let mut client = db.client();
+    let refuse = |client: &mut Session| refused(Integration { name: "new", ..Integration::local() }.create(client));
+    for mode in [0o644, 0o640, 0o602] {
+        let file = ServerFile::key_file(&db, &format!("k1 {KEY}\n"), mode);
+        file.set(&mut client);
+        refuse(&mut client).sqlstate("F0000").message("could not use the key file").detail("0600").hides(KEY);
+    }
+    let inside = ServerFile::new(db.environment().data.join(format!("{}.keys", db.name)), &format!("k1 {KEY}\n"), 0o600);
+    inside.set(&mut client);
+    refuse(&mut client).sqlstate("F0000").detail("data directory");
+    let link = ServerFile(db.environment().run_dir.join(format!("{}.link", db.name)));
+    std::os::unix::fs::symlink(&inside.0, &link.0).unwrap();
+    link.set(&mut client);
+    refuse(&mut client).sqlstate("F0000").detail("data directory");
+    client.batch_execute("SET s3_export.key_file = '/nowhere/keys'").unwrap();
+    refuse(&mut client).sqlstate("F0000").detail("No such file");
+    let malformed = ServerFile::key_file(&db, "k1 c2VjcmV0\n", 0o600);
+    malformed.set(&mut client);
+    refuse(&mut client).sqlstate("F0000").detail("Line 1").hides("c2VjcmV0");
+}
+
+#[test]
+fn a_new_key_seals_and_the_old_one_still_opens() {
+    let db = Database::new("rotation");
+    let mut client = db.client();
+    let old = ServerFile::key_file(&db, &format!("old {KEY}\n"), 0o600);
+    old.set(&mut client);
+    let create = |name, client: &mut Session| Integration { name, ..Integration::local() }.create(client).unwrap();
+    create("first", &mut client);
+    let export = |name: &str, client: &mut Session| {
+        let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", &format!("'{name}'"));
+        client.batch_execute(&format!("SELECT {call}"))
+    };
+    let new_key = KEY.replace("AAEC", "ZZZZ");
+    fs::write(&old.0, format!("# rotated\nold {KEY}\n\nnew {new_key}\n")).unwrap();
+    create("second", &mut client);
+    assert_eq!(
+        client.text("SELECT string_agg(key_id, ',' ORDER BY name) FROM s3_export.credentials JOIN s3_export.integrations USING (integration_id)"),
+        "old,k1,new"
+    );
+    export("first", &mut client).unwrap();
+    export("second", &mut client).unwrap();
+    fs::write(&old.0, format!("new {new_key}\n")).unwrap();
+    refused(export("first", &mut client)).sqlstate("F0000").message("no key \"old\"").hint("set_credentials");
+    export("second", &mut client).unwrap();
+}
+
+#[test]
+fn a_secret_shows_in_no_error_no_activity_and_no_log() {
+    let db = Database::new("secrecy");
+    let secret = format!("secret-{}", uuid::Uuid::new_v4());
+    let (mut client, mut witness) = (db.client(), db.client());
+    client.batch_execute("SET client_min_messages = debug1").unwrap();
+    let integration = Integration { name: "shy", secret_access_key: secret.clone(), ..Integration::local() };
+    integration.create(&mut client).unwrap();
+    refused(integration.create(&mut client)).sqlstate("42710").hides(&secret);
+    refused(Integration { endpoint: "https://x/y".into(), name: "bad", ..integration.clone() }.create(&mut client))
+        .hides(&secret);
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'shy'");
+    refused(client.batch_execute(&format!("SELECT {call}"))).sqlstate("28000").hides(&secret);
+    let activity = witness.text("SELECT string_agg(query, ' ') FROM pg_stat_activity");
+    assert!(activity.contains("create_integration") || activity.contains("s3_export("));
+    assert!(!activity.contains(&secret));
+    assert!(!format!("{:?}", client.notices()).contains(&secret));
+    let log = fs::read(db.environment().run_dir.join("postgres.log")).unwrap();
+    assert!(!String::from_utf8_lossy(&log).contains(&secret), "the server's log shows the secret");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.credentials WHERE sealed::text LIKE '%secret%'"), "0");
+}

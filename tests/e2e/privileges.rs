@@ -1,0 +1,215 @@
+//! Who may see, use and change an integration: plain GRANTs and row-level security.
+
+use super::fixture::{Database, Integration, Session, refused};
+
+fn exports(db: &Database, client: &mut Session, integration: &str) -> Result<(), postgres::Error> {
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", &format!("'{integration}'"));
+    client.batch_execute(&format!("SELECT {call}"))
+}
+
+/// Names of the integrations that the session sees.
+fn visible(client: &mut Session) -> String {
+    client.text("SELECT string_agg(name, ',' ORDER BY name) FROM s3_export.integrations")
+}
+
+const CREATE: &str = "SELECT s3_export.create_integration('mine', access_key_id => 'K', secret_access_key => 'S',
+                      allowed_locations => '{s3://exports}', region => 'eu-1'";
+
+#[test]
+fn a_member_exports_as_himself_by_what_he_may_use() {
+    let db = Database::new("member");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    let mut client = db.client_as(&analyst);
+    db.client()
+        .batch_execute(&format!(
+            "CREATE TABLE open AS SELECT 1 AS a; CREATE TABLE closed AS SELECT 2 AS a; GRANT SELECT ON open TO {analyst}"
+        ))
+        .unwrap();
+    let exported = db.export_in(&mut client, "SELECT a, current_user AS u FROM open", "").unwrap();
+    assert_eq!(db.bucket.values(&exported.prefix)[0]["u"], analyst);
+    refused(db.export_in(&mut client, "TABLE closed", "")).sqlstate("42501").message("permission denied for table closed");
+}
+
+#[test]
+fn members_see_the_integrations_whose_usage_role_they_have() {
+    let db = Database::new("usage_role");
+    let (team, other) = (db.role("team", &[]), db.role("other", &[]));
+    let analyst = db.role("analyst", &["s3_export_member", &team]);
+    for (name, usage_role) in [("of-team", &*team), ("of-other", &*other), ("of-all", "public"), ("of-nobody", "no_such_role")]
+    {
+        db.create(&Integration { name, usage_role, ..Integration::local() });
+    }
+    let mut client = db.client_as(&analyst);
+    assert_eq!(visible(&mut client), "local,of-all,of-team");
+    exports(&db, &mut client, "of-team").unwrap();
+    exports(&db, &mut client, "of-all").unwrap();
+    refused(exports(&db, &mut client, "of-other")).sqlstate("42704");
+    refused(exports(&db, &mut client, "of-nobody")).sqlstate("42704");
+    // A dropped role takes its integrations out of sight, and no others.
+    db.client().batch_execute(&format!("DROP ROLE {team}")).unwrap();
+    assert_eq!(visible(&mut client), "local,of-all");
+    refused(exports(&db, &mut client, "of-team")).sqlstate("42704");
+    assert_eq!(visible(&mut db.client()), "local,of-all,of-nobody,of-other,of-team");
+}
+
+#[test]
+fn membership_without_inheritance_is_used_by_set_role_only() {
+    let db = Database::new("noinherit");
+    let role = db.role("cautious", &["s3_export_member"]);
+    db.client().batch_execute(&format!("ALTER ROLE {role} NOINHERIT")).unwrap();
+    let mut client = db.client_as(&role);
+    refused(exports(&db, &mut client, "local")).sqlstate("42501");
+    client.batch_execute("SET ROLE s3_export_member").unwrap();
+    exports(&db, &mut client, "local").unwrap();
+}
+
+#[test]
+fn members_read_no_key_ids_and_change_nothing() {
+    let db = Database::new("member_columns");
+    let mut client = db.client_as(&db.role("analyst", &["s3_export_member"]));
+    for column in ["access_key_id", "aws_external_id", "*"] {
+        refused(client.query(&format!("SELECT {column} FROM s3_export.integrations"), &[])).sqlstate("42501");
+    }
+    let others = "SELECT integration_id::text, name, owner::text, usage_role::text, enabled, credential_source, aws_profile, aws_role, sts_endpoint,
+        region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum,
+        created_at::text, updated_at::text FROM s3_export.integrations";
+    assert_eq!(client.query(others, &[]).unwrap().len(), 1);
+    for statement in [
+        "UPDATE s3_export.integrations SET enabled = false",
+        "DELETE FROM s3_export.integrations",
+        "INSERT INTO s3_export.integrations (name, allowed_locations) VALUES ('x', '{s3://}')",
+        "TRUNCATE s3_export.integrations CASCADE",
+        "SELECT s3_export.set_credentials('local', 'K', 'S')",
+        "SELECT s3_export.create_integration('x')",
+        "SELECT * FROM s3_export.credentials",
+    ] {
+        refused(client.batch_execute(statement)).sqlstate("42501");
+    }
+}
+
+#[test]
+fn reading_all_data_does_not_read_credentials() {
+    let db = Database::new("read_all");
+    let mut client = db.client_as(&db.role("reader", &["pg_read_all_data"]));
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.credentials"), "0");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.integrations"), "0");
+    let mut writer = db.client_as(&db.role("writer", &["pg_write_all_data", "pg_read_all_data"]));
+    writer.batch_execute("UPDATE s3_export.credentials SET sealed = ''; DELETE FROM s3_export.credentials").unwrap();
+    writer.batch_execute("UPDATE s3_export.integrations SET endpoint = 'https://evil.example'").unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+#[test]
+fn an_admin_makes_sees_and_changes_his_own_only() {
+    let db = Database::new("admin");
+    let mut client = db.client_as(&db.role("admin", &["s3_export_admin"]));
+    let mut rival = db.client_as(&db.role("rival", &["s3_export_admin"]));
+    client.batch_execute(&format!("{CREATE})")).unwrap();
+    assert_eq!(visible(&mut client), "mine");
+    assert_eq!(visible(&mut rival), "");
+    assert_eq!(client.text("SELECT owner = current_user AND usage_role = current_user FROM s3_export.integrations"), "t");
+    assert_eq!(client.execute("UPDATE s3_export.integrations SET region = 'eu-2'", &[]).unwrap(), 1);
+    assert_eq!(rival.execute("UPDATE s3_export.integrations SET region = 'eu-3'", &[]).unwrap(), 0);
+    assert_eq!(rival.execute("DELETE FROM s3_export.integrations", &[]).unwrap(), 0);
+    refused(rival.batch_execute("SELECT s3_export.set_credentials('mine', 'K', 'S')")).sqlstate("42704");
+    refused(rival.batch_execute(&format!("{CREATE})"))).sqlstate("42710");
+    refused(client.batch_execute("UPDATE s3_export.integrations SET owner = 'postgres'")).sqlstate("42501");
+    refused(client.batch_execute("SELECT * FROM s3_export.credentials")).sqlstate("42501");
+    client.batch_execute("SELECT s3_export.set_credentials('mine', 'K2', 'S2')").unwrap();
+    assert_eq!(client.text("SELECT access_key_id FROM s3_export.integrations"), "K2");
+    assert_eq!(client.execute("DELETE FROM s3_export.integrations", &[]).unwrap(), 1);
+    assert_eq!(visible(&mut db.client()), "local");
+}
+
+/// The row that names its own `integration_id` must not get at the sealed secret of another.
+#[test]
+fn an_admin_cannot_take_over_a_row_or_its_secret() {
+    let db = Database::new("takeover");
+    let mut client = db.client_as(&db.role("admin", &["s3_export_admin", "s3_export_member"]));
+    let id = db.client().text("SELECT integration_id FROM s3_export.integrations");
+    for statement in [
+        format!("INSERT INTO s3_export.integrations (integration_id, name, allowed_locations, region) VALUES ('{id}', 'x', '{{s3://}}', 'eu-1')
+                 ON CONFLICT (integration_id) DO UPDATE SET endpoint = 'https://evil.example'"),
+        "INSERT INTO s3_export.integrations (name, allowed_locations) VALUES ('local', '{s3://}')
+         ON CONFLICT (name) DO UPDATE SET allowed_locations = '{s3://}'".to_owned(),
+        "INSERT INTO s3_export.integrations (name, owner, allowed_locations) VALUES ('x', 'postgres', '{s3://}')".to_owned(),
+    ] {
+        refused(client.batch_execute(&statement)).sqlstate("42501");
+    }
+    assert_eq!(client.execute("UPDATE s3_export.integrations SET allowed_locations = '{s3://}'", &[]).unwrap(), 0);
+}
+
+#[test]
+fn plain_http_and_the_servers_own_credentials_need_a_superuser() {
+    let db = Database::new("superuser_only");
+    let mut client = db.client_as(&db.role("admin", &["s3_export_admin"]));
+    let http = format!("{CREATE}, endpoint => 'http://127.0.0.1:9000')");
+    refused(client.batch_execute(&http)).sqlstate("42501").message("superuser").detail("unencrypted");
+    for columns in [
+        "endpoint, region) VALUES ('x', '{s3://}', 'http://x', 'eu-1'",
+        "sts_endpoint, region) VALUES ('x', '{s3://}', 'http://x', 'eu-1'",
+        "credential_source, region) VALUES ('x', '{s3://}', 'ambient', 'eu-1'",
+        "credential_source, region) VALUES ('x', '{s3://}', 'profile', 'eu-1'",
+    ] {
+        let insert = format!("INSERT INTO s3_export.integrations (name, allowed_locations, {columns})");
+        refused(client.batch_execute(&insert)).sqlstate("42501").message("superuser_needed_to_insert");
+    }
+    client.batch_execute(&format!("{CREATE}, endpoint => 'https://s3.example.com')")).unwrap();
+    for change in
+        ["endpoint = 'http://x'", "sts_endpoint = 'http://x'", "credential_source = 'ambient'", "credential_source = 'profile'"]
+    {
+        refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}")))
+            .sqlstate("42501")
+            .message("superuser_needed_to_update");
+    }
+}
+
+#[test]
+fn row_security_switched_off_is_an_error_and_no_way_around() {
+    let db = Database::new("row_security");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    let mut client = db.client_as(&analyst);
+    db.create(&Integration { name: "hidden", usage_role: "postgres", ..Integration::local() });
+    client.batch_execute("SET row_security = off").unwrap();
+    refused(exports(&db, &mut client, "hidden"));
+}
+
+/// Functions and operators of the user's must not run, or be believed, while the catalog is read.
+#[test]
+fn objects_in_front_of_the_search_path_do_not_take_part() {
+    let db = Database::new("hijack");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("CREATE SCHEMA evil AUTHORIZATION {analyst}")).unwrap();
+    db.create(&Integration { name: "hidden", usage_role: "postgres", ..Integration::local() });
+    let mut client = db.client_as(&analyst);
+    client
+        .batch_execute(
+            "CREATE FUNCTION evil.yes(name, name) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR evil.= (LEFTARG = name, RIGHTARG = name, FUNCTION = evil.yes);
+             CREATE FUNCTION evil.yes(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.yes);
+             CREATE FUNCTION evil.convert_from(bytea, name) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''hijacked''; END';
+             CREATE TEMP TABLE pg_roles AS SELECT 'postgres'::name AS rolname;
+             SET search_path = evil, pg_temp, pg_catalog",
+        )
+        .unwrap();
+    refused(exports(&db, &mut client, "hidden")).sqlstate("42704");
+    exports(&db, &mut client, "local").unwrap();
+}
+
+#[test]
+fn a_security_definer_function_lends_its_owners_integration() {
+    let db = Database::new("definer");
+    let (owner, caller) = (db.role("owner", &["s3_export_member"]), db.role("caller", &[]));
+    db.create(&Integration { name: "lent", usage_role: &owner, ..Integration::local() });
+    let call = db.call(&db.prefix(), "SELECT current_user AS u", "").replace("'local'", "'lent'");
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "CREATE FUNCTION lends() RETURNS bigint SECURITY DEFINER LANGUAGE plpgsql AS $$ BEGIN RETURN num_docs_inserted FROM {call}; END $$;
+             ALTER FUNCTION lends() OWNER TO {owner}"
+        ))
+        .unwrap();
+    assert_eq!(db.client_as(&caller).text("SELECT lends()"), "1");
+}
