@@ -101,7 +101,6 @@ impl Error {
     }
 
     /// The kind of failure.
-    #[cfg(any(test, feature = "pg_test"))]
     pub fn code(&self) -> Code {
         self.code
     }
@@ -134,6 +133,11 @@ impl Error {
     pub fn raise(self) -> ! {
         self.report(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
+    }
+
+    /// Writes it to the server's log and returns. The backend's own thread only.
+    pub fn log(self) {
+        self.report(PgLogLevel::LOG_SERVER_ONLY);
     }
 
     /// Raises it as a WARNING and returns. The backend's own thread only.

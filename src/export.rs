@@ -14,8 +14,8 @@ use crate::encode::{RowEncoder, describe};
 use crate::error::{Code, Error, Result};
 use crate::integration;
 use crate::manifest::{Column, Manifest};
-use crate::pg::in_restricted_operation;
 use crate::pg::wait::wait_until;
+use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::query::Query;
 use crate::receiver::RowSink;
 use crate::request::{Request, Wrapping};
@@ -89,6 +89,10 @@ impl Running {
     fn enter() -> Result<Self> {
         if in_restricted_operation() {
             return Err(Error::new(Code::Privilege, "cannot export within a security-restricted operation"));
+        }
+        if in_parallel_operation() {
+            return Err(Error::new(Code::Unsupported, "cannot export during a parallel operation")
+                .detail("A function that calls s3_export must be PARALLEL UNSAFE, as s3_export is."));
         }
         if RUNNING.replace(true) {
             return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")

@@ -79,6 +79,12 @@ pub fn in_restricted_operation() -> bool {
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
+/// Whether a parallel plan is running: in one of its workers no commit and no abort of the transaction is ever seen.
+pub fn in_parallel_operation() -> bool {
+    // SAFETY: reads the state of the current transaction.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
 /// The number of the current subtransaction.
 pub fn current_subtransaction() -> pg_sys::SubTransactionId {
     // SAFETY: only called inside a transaction.

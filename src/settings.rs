@@ -49,7 +49,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"s3_export.cleanup_timeout",
         c"Longest time that an aborted export takes to delete what it wrote.",
-        c"What is not deleted by then is named in a warning.",
+        c"What is not deleted by then is named in a warning. The transaction keeps its locks until then.",
         &CLEANUP_TIMEOUT,
         0,
         i32::MAX,

@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use once_cell::unsync::OnceCell;
 use pgrx::pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
-use pgrx::pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+use pgrx::pg_sys::XactEvent::{
+    XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+};
 use pgrx::{pg_guard, pg_sys};
 
 use crate::error::{Code, Error, Result};
@@ -90,7 +92,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
     match event {
         XACT_EVENT_PRE_COMMIT => write_manifests().unwrap_or_else(|error| error.raise()),
         XACT_EVENT_PRE_PREPARE => refuse_prepare().unwrap_or_else(|error| error.raise()),
-        XACT_EVENT_COMMIT => quietly(|| end(PENDING.take())),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end(PENDING.take())),
         XACT_EVENT_ABORT => quietly(|| {
             let pending = PENDING.take();
             undo(pending.io.get(), &pending.exports);
@@ -123,9 +125,10 @@ fn quietly(work: impl FnOnce()) {
 
 /// Writes the manifests of all exports at once; the first that fails aborts the transaction.
 fn write_manifests() -> Result<()> {
-    let Some((io, uploads)) = PENDING.with_borrow(start_manifests) else { return Ok(()) };
+    let uploads = PENDING.with_borrow(start_manifests)?;
+    let Some(first) = uploads.first() else { return Ok(()) };
     let deadline = Instant::now() + settings::commit_timeout();
-    let mut unwritten = uploads.into_iter();
+    let mut unwritten = uploads.iter();
     let mut current = unwritten.next();
     let all_written = || {
         while let Some(upload) = &current {
@@ -136,23 +139,24 @@ fn write_manifests() -> Result<()> {
         }
         Ok(Some(()))
     };
-    wait_until(io.wake(), Some(deadline), all_written)?.ok_or_else(|| {
+    wait_until(first.wake(), Some(deadline), all_written)?.ok_or_else(|| {
         Error::new(Code::Timeout, "could not write the manifests in time")
             .detail("s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.")
     })
 }
 
-/// Sends every manifest on its way.
-fn start_manifests(pending: &Pending) -> Option<(Rc<IoThread>, Vec<Rc<ExportUpload>>)> {
-    let io = pending.io.get()?;
+/// Sends every manifest on its way. Errors: XX000 when an export is not finished, since somebody caught its error without
+/// rolling back what it did.
+fn start_manifests(pending: &Pending) -> Result<Vec<Rc<ExportUpload>>> {
+    let Some(io) = pending.io.get() else { return Ok(Vec::new()) };
+    let unfinished = || Error::new(Code::Internal, "an export of this transaction did not finish");
     let mut uploads = Vec::new();
     for export in &pending.exports {
-        if let Some(manifest) = &export.manifest {
-            export.upload.write_manifest(io, Arc::clone(manifest));
-            uploads.push(Rc::clone(&export.upload));
-        }
+        let manifest = export.manifest.as_ref().ok_or_else(unfinished)?;
+        export.upload.write_manifest(io, Arc::clone(manifest));
+        uploads.push(Rc::clone(&export.upload));
     }
-    Some((Rc::clone(io), uploads))
+    Ok(uploads)
 }
 
 fn refuse_prepare() -> Result<()> {
@@ -182,7 +186,8 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
     undo(io.as_ref(), &undone);
 }
 
-/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`.
+/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
+/// holds the transaction's locks meanwhile, and answers no interrupt.
 fn undo(io: Option<&Rc<IoThread>>, exports: &[PendingExport]) {
     let Some(io) = io else { return };
     let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { std::time::Duration::ZERO };

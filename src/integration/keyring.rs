@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -44,7 +45,11 @@ impl KeyRing {
             return Err(Error::new(Code::NotReady, "no key file is set to seal credentials with").hint(HOW_TO));
         };
         check_place(path, data_directory)?;
-        let mut text = fs::read_to_string(path).map_err(|error| unusable(path, &error.to_string()))?;
+        // Opened once, so that the file whose mode is checked is the one that is read.
+        let mut file = fs::File::open(path).map_err(|error| unusable(path, &error.to_string()))?;
+        check_mode(path, &file)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|error| unusable(path, &error.to_string()))?;
         let keys = parse(&text);
         text.zeroize();
         keys.map_err(|why| unusable(path, &why))
@@ -80,7 +85,11 @@ fn check_place(path: &Path, data_directory: &Path) -> Result<()> {
             "It lies in the data directory, where a base backup would copy it along with what it seals",
         ));
     }
-    let metadata = fs::metadata(&real).map_err(|error| unusable(path, &error.to_string()))?;
+    Ok(())
+}
+
+fn check_mode(path: &Path, file: &fs::File) -> Result<()> {
+    let metadata = file.metadata().map_err(|error| unusable(path, &error.to_string()))?;
     if !metadata.is_file() {
         return Err(unusable(path, "It is not a file"));
     }

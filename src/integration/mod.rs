@@ -16,7 +16,7 @@ pub use self::create::{NewIntegration, create, set_credentials};
 use self::keyring::KeyRing;
 use self::seal::{Credentials, Place};
 use crate::error::{Code, Error, Result};
-use crate::pg::data_directory;
+use crate::pg::{data_directory, is_superuser};
 use crate::settings;
 use crate::upload::checksum::Algorithm;
 use crate::upload::connection::{Connection, ObjectSettings};
@@ -59,8 +59,15 @@ fn open_credentials(name: &str, row: &Row) -> Result<(String, Credentials)> {
     Ok((access_key_id, seal::open(&sealed, place, &key_ring()?)?))
 }
 
+/// Only superusers may see the setting, and so what is wrong with the file that it names.
 fn key_ring() -> Result<KeyRing> {
-    KeyRing::load(settings::key_file().as_deref(), &data_directory())
+    KeyRing::load(settings::key_file().as_deref(), &data_directory()).map_err(|error| {
+        if is_superuser() || error.code() != Code::Configuration {
+            return error;
+        }
+        error.log();
+        Error::new(Code::Configuration, "the key file of s3_export cannot be used").hint("The server's log says why.")
+    })
 }
 
 /// One message for both, so that nobody learns of integrations that he may not use.

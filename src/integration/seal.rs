@@ -6,7 +6,7 @@
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -48,11 +48,7 @@ pub fn seal(credentials: &Credentials, place: Place<'_>, ring: &KeyRing) -> Resu
     let key = ring.newest()?;
     let mut nonce = [0; NONCE_LEN];
     SystemRandom::new().fill(&mut nonce).map_err(|_| broken("no random numbers can be had"))?;
-    let text = json!({
-        "secret_access_key": credentials.secret_access_key.expose(),
-        "session_token": credentials.session_token.as_ref().map(Secret::expose),
-    });
-    let mut sealed = Zeroizing::new(text.to_string().into_bytes());
+    let mut sealed = plain_text(credentials)?;
     cipher(key)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), associated_data(key, place), &mut *sealed)
         .map_err(|_| broken("the secret cannot be sealed"))?;
@@ -72,12 +68,34 @@ pub fn open(sealed: &Sealed, place: Place<'_>, ring: &KeyRing) -> Result<Credent
     let text = cipher(key)?
         .open_in_place(Nonce::assume_unique_for_key(*nonce), associated_data(key, place), &mut buffer)
         .map_err(|_| does_not_open())?;
-    let value: Value = serde_json::from_slice(text).map_err(|_| broken("the opened row is no credentials"))?;
-    let secret = |name: &str| value.get(name)?.as_str().map(|text| Secret::new(text.to_owned()));
+    let mut value: Value = serde_json::from_slice(text).map_err(|_| broken("the opened row is no credentials"))?;
+    // Taken out, not copied, so that every copy is wiped.
+    let mut secret = |name: &str| match value.get_mut(name).map(Value::take) {
+        Some(Value::String(text)) => Some(Secret::new(text)),
+        _ => None,
+    };
     Ok(Credentials {
         secret_access_key: secret("secret_access_key").ok_or_else(|| broken("the opened row is no credentials"))?,
         session_token: secret("session_token"),
     })
+}
+
+/// The credentials as JSON, in memory that is wiped; large enough that no smaller copy is left behind by its growth.
+fn plain_text(credentials: &Credentials) -> Result<Zeroizing<Vec<u8>>> {
+    let secret = credentials.secret_access_key.expose();
+    let token = credentials.session_token.as_ref().map(Secret::expose);
+    // An escaped character takes six bytes at most; the rest are the names, the tag and the punctuation.
+    let room = 6 * (secret.len() + token.map_or(0, str::len)) + 128;
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
+    let mut write = |bytes: &[u8], value: Option<&str>| {
+        text.extend_from_slice(bytes);
+        value.map_or(Ok(()), |value| serde_json::to_writer(&mut *text, value))
+    };
+    write(b"{\"secret_access_key\":", Some(secret))
+        .and_then(|()| token.map_or(Ok(()), |token| write(b",\"session_token\":", Some(token))))
+        .and_then(|()| write(b"}", None))
+        .map_err(|_| broken("the secret cannot be written"))?;
+    Ok(text)
 }
 
 fn cipher(key: &Key) -> Result<LessSafeKey> {

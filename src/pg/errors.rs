@@ -129,10 +129,11 @@ unsafe fn run(
     }
 }
 
-/// The kept copy, if it is of the error that the panic carries.
+/// The kept copy, if it is of the error that the panic carries. It stays kept: Postgres copies it once more to raise it, and
+/// the next query or the end of the transaction frees it.
 fn whole_error(panic: &(dyn Any + Send)) -> Option<*mut pg_sys::ErrorData> {
     let Some(CaughtError::PostgresError(caught)) = panic.downcast_ref::<CaughtError>() else { return None };
-    let last = LAST.replace(std::ptr::null_mut());
+    let last = LAST.get();
     if last.is_null() {
         return None;
     }

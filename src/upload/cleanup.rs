@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::object::{DELETE_BATCH, Deletion};
-use super::state::{Leftovers, OpenMultipart, Shared};
+use super::state::{LeftoverFile, LeftoverManifest, Leftovers, OpenMultipart, Shared};
 use crate::error::{Code, Error};
 
 /// What could not be taken back.
@@ -52,16 +52,34 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     tokio::task::yield_now().await;
     let leftovers = shared.leftovers();
     let mut remains = Remains::default();
-    delete(&shared, &leftovers, deadline, &mut remains).await;
-    abort_multiparts(&shared, &leftovers.multiparts, deadline, &mut remains).await;
-    if leftovers.has_unknown() && remains.is_empty() {
+    if let Some(manifest) = &leftovers.manifest {
+        delete_manifest(&shared, manifest, deadline, &mut remains).await;
+    }
+    // Before the files: a completion that is under way would make its file anew.
+    abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
+    delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
+    if leftovers.has_unknown() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
-        delete(&shared, &leftovers.unknown(), deadline, &mut remains).await;
+        let unknown = leftovers.unknown();
+        if let Some(manifest) = &unknown.manifest {
+            delete_manifest(&shared, manifest, deadline, &mut remains).await;
+        }
+        delete_files(&shared, &unknown.files, deadline, &mut remains).await;
     }
     remains
 }
 
-async fn abort_multiparts(shared: &Shared, uploads: &[OpenMultipart], deadline: Instant, remains: &mut Remains) {
+async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
+    let mut uploads = leftovers.multiparts.clone();
+    for key in &leftovers.creating {
+        match timeout_at(deadline, shared.target.multipart_ids(key)).await {
+            Ok(Ok(ids)) => uploads.extend(ids.into_iter().map(|upload_id| OpenMultipart { key: key.clone(), upload_id })),
+            failed => {
+                let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
+                remains.keep([format!("{} (multipart upload)", shared.target.destination.url(key))], cause);
+            }
+        }
+    }
     for upload in uploads {
         let abort = shared.target.abort_multipart(&upload.key, &upload.upload_id);
         let failed = match timeout_at(deadline, abort).await {
@@ -74,43 +92,46 @@ async fn abort_multiparts(shared: &Shared, uploads: &[OpenMultipart], deadline: 
     }
 }
 
-async fn delete(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
-    let destination = &shared.target.destination;
-    // The manifest alone, since one request deletes in no particular order.
-    if leftovers.manifest {
-        let manifest = Deletion { key: destination.manifest_key(), version_id: None };
-        delete_batch(shared, &[manifest], deadline, remains).await;
-    }
-    for files in leftovers.files.chunks(DELETE_BATCH) {
+async fn delete_manifest(shared: &Shared, manifest: &LeftoverManifest, deadline: Instant, remains: &mut Remains) {
+    let key = shared.target.destination.manifest_key();
+    let deletion = Deletion { key, version_id: manifest.version_id.clone() };
+    // Alone, since one request for several deletes in no particular order.
+    delete_singly(shared, &[&deletion], deadline, remains).await;
+}
+
+async fn delete_files(shared: &Shared, files: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
+    for files in files.chunks(DELETE_BATCH) {
         let mut batch = Vec::with_capacity(files.len());
         for file in files {
-            batch.push(Deletion { key: destination.file_key(file.number), version_id: file.version_id.clone() });
+            let key = shared.target.destination.file_key(file.number);
+            batch.push(Deletion { key, version_id: file.version_id.clone() });
         }
         delete_batch(shared, &batch, deadline, remains).await;
     }
 }
 
 async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
-    let destination = &shared.target.destination;
-    let every_url = || batch.iter().map(|deletion| destination.url(&deletion.key));
-    match timeout_at(deadline, shared.target.delete(batch)).await {
-        Ok(Ok(failed)) => remains.keep(failed.iter().map(|key| destination.url(key)), None),
+    let left: Vec<&Deletion> = match timeout_at(deadline, shared.target.delete(batch)).await {
+        Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
         // Some stores lack DeleteObjects, or want it with a digest of their own choice.
-        Ok(Err(failure)) if !failure.transient => delete_singly(shared, batch, deadline, remains).await,
-        Ok(Err(failure)) => remains.keep(every_url(), Some(failure.error)),
-        Err(_) => remains.keep(every_url(), None),
-    }
+        Ok(Err(failure)) if !failure.transient => batch.iter().collect(),
+        failed => {
+            let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
+            return remains.keep(batch.iter().map(|deletion| shared.target.destination.url(&deletion.key)), cause);
+        }
+    };
+    delete_singly(shared, &left, deadline, remains).await;
 }
 
 /// Ends with the first that fails, since the others would as well.
-async fn delete_singly(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
-    for (index, deletion) in batch.iter().enumerate() {
+async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, remains: &mut Remains) {
+    for (index, deletion) in deletions.iter().enumerate() {
         let failed = match timeout_at(deadline, shared.target.delete_one(deletion)).await {
             Ok(Ok(())) => continue,
             Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
-        let rest = batch.get(index..).unwrap_or_default();
+        let rest = deletions.get(index..).unwrap_or_default();
         return remains.keep(rest.iter().map(|deletion| shared.target.destination.url(&deletion.key)), failed);
     }
 }

@@ -65,8 +65,8 @@ impl Connection {
         self.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"))
     }
 
-    /// A client with connections of its own.
-    pub fn client(&self) -> Client {
+    /// A client that shares the connections of `http`.
+    pub fn client(&self, http: SharedHttpClient) -> Client {
         let credentials = Credentials::new(
             &self.access_key_id,
             self.secret_access_key.expose(),
@@ -85,14 +85,15 @@ impl Connection {
             .timeout_config(timeouts)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .http_client(http_client());
+            .http_client(http);
         config.set_endpoint_url(self.endpoint.clone());
         Client::from_conf(config.build())
     }
 }
 
-/// HTTP and HTTPS over rustls with the system's certificates, names resolved without blocking.
-fn http_client() -> SharedHttpClient {
+/// HTTP and HTTPS over rustls with the system's certificates, names resolved without blocking. One serves a whole
+/// transaction: its exports share connections, and so the number of open sockets does not grow with theirs.
+pub fn http_client() -> SharedHttpClient {
     let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     Builder::new().tls_provider(ring).build_with_resolver(SystemResolver::default())
 }

@@ -45,8 +45,10 @@ impl Failure {
                 error.request_id(),
             ),
             SdkError::ResponseError(response) => {
+                // The server has answered, so it has done the work or failed in it; which, the lost body would have said.
                 let status = response.raw().status().as_u16();
-                Self::answered(step, url, status, None, Some("The answer could not be understood."), error.request_id())
+                let answered = Self::answered(step, url, status, None, Some("The answer was cut off"), error.request_id());
+                Failure { transient: true, maybe_done: true, ..answered }
             }
             SdkError::ConstructionFailure(_) => Self::permanent(
                 Error::new(Code::InvalidParameter, format!("could not {step}: the request cannot be built"))
@@ -80,7 +82,7 @@ impl Failure {
         if let Some(hint) = hint {
             error = error.hint(hint);
         }
-        Failure { error, transient: is_transient(status, code), maybe_done: status >= 500 }
+        Failure { error, transient: is_transient(status, code), maybe_done: !(300..500).contains(&status) }
     }
 }
 

@@ -63,7 +63,7 @@ struct Sent {
 impl ExportUpload {
     /// Connects on first use. `concurrency`: most requests with a body at once.
     pub fn start(io: &IoThread, connection: &Connection, destination: Destination, concurrency: usize) -> Self {
-        let shared = Shared::new(Target::new(connection, destination), concurrency, Arc::clone(io.wake()));
+        let shared = Shared::new(Target::new(connection, io.http(), destination), concurrency, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = io.spawn(supervise(Arc::clone(&shared), received));
         ExportUpload {
@@ -163,6 +163,7 @@ async fn supervise(shared: Arc<Shared>, mut pieces: UnboundedReceiver<Sent>) -> 
     while let Some(ended) = uploads.join_next().await {
         ended.map_err(|_| lost_task())??;
     }
+    shared.drop_spare_buffers();
     Ok(())
 }
 
@@ -207,12 +208,13 @@ async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedRece
 
 async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
     let object = Object { key: shared.target.destination.manifest_key(), role: Role::Manifest };
-    let mut writer = ObjectWriter::new(shared, object);
+    let mut writer = ObjectWriter::new(Arc::clone(&shared), object);
     let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
     let mut block = blocks.next().unwrap_or_default();
     for next in blocks {
         writer.piece(std::mem::replace(&mut block, next), None).await?;
     }
-    writer.finish(block, None).await?;
+    let stored = writer.finish(block, None).await?;
+    shared.manifest_stored(stored.version_id);
     Ok(())
 }

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::SharedHttpClient;
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectCannedAcl, ObjectIdentifier,
@@ -84,10 +86,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// With connections of its own.
-    pub fn new(connection: &Connection, destination: Destination) -> Self {
+    /// Over the connections of `http`.
+    pub fn new(connection: &Connection, http: SharedHttpClient, destination: Destination) -> Self {
         Target {
-            client: connection.client(),
+            client: connection.client(http),
             settings: connection.object.clone(),
             unsigned_payload: connection.is_encrypted(),
             destination,
@@ -220,19 +222,40 @@ impl Target {
         .await
     }
 
-    /// Gives up a multipart upload and what was stored of it.
+    /// Gives up a multipart upload and what was stored of it. One that is gone already, completed or not, counts as given up.
     pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
         retry(|| async {
-            self.client
+            let answer = self
+                .client
                 .abort_multipart_upload()
                 .bucket(self.destination.bucket())
                 .key(key)
                 .upload_id(upload_id)
                 .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
                 .send()
+                .await;
+            match answer {
+                Ok(_) => Ok(()),
+                Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+                Err(error) => Err(Failure::new("abort a multipart upload", &self.destination.url(key), &error)),
+            }
+        })
+        .await
+    }
+
+    /// The ids of the multipart uploads to `key`.
+    pub async fn multipart_ids(&self, key: &str) -> Result<Vec<String>, Failure> {
+        retry(|| async {
+            let output = self
+                .client
+                .list_multipart_uploads()
+                .bucket(self.destination.bucket())
+                .prefix(key)
+                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
+                .send()
                 .await
-                .map_err(|error| Failure::new("abort a multipart upload", &self.destination.url(key), &error))?;
-            Ok(())
+                .map_err(|error| Failure::new("list multipart uploads", &self.destination.url(key), &error))?;
+            Ok(output.uploads.unwrap_or_default().into_iter().filter_map(|upload| upload.upload_id).collect())
         })
         .await
     }

@@ -6,17 +6,20 @@
 //! could outlive a fork or an exit.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use aws_sdk_s3::config::SharedHttpClient;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use super::connection::http_client;
 use crate::error::{Code, Error, Result};
 
 /// Longest wait, at the end, for work on the runtime's blocking threads; there is none, so this is a backstop.
@@ -61,7 +64,8 @@ impl Wake {
 pub struct IoThread {
     runtime: Handle,
     wake: Arc<Wake>,
-    running: Mutex<Option<Running>>,
+    http: SharedHttpClient,
+    running: RefCell<Option<Running>>,
 }
 
 struct Running {
@@ -90,17 +94,22 @@ impl IoThread {
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             })
             .map_err(|error| unavailable("a thread", &error))?;
-        Ok(IoThread { runtime: handle, wake, running: Mutex::new(Some(Running { stop, thread })) })
+        Ok(IoThread { runtime: handle, wake, http: http_client(), running: RefCell::new(Some(Running { stop, thread })) })
     }
 
     /// Ends the thread, and with it all work and connections. A FATAL error leaves owners of this behind that are never
     /// dropped, so the end of a transaction says it in so many words.
     pub fn stop(&self) {
-        if let Some(Running { stop, thread }) = lock(&self.running).take() {
+        if let Some(Running { stop, thread }) = self.running.take() {
             drop(stop);
             // A panic of the thread was reported through the jobs it ended.
             let _ = thread.join();
         }
+    }
+
+    /// The connections of everything that runs on the thread.
+    pub fn http(&self) -> SharedHttpClient {
+        self.http.clone()
     }
 
     /// Raised whenever something that a backend may wait for has changed.
@@ -111,7 +120,7 @@ impl IoThread {
     /// Starts `work` on the thread; its end raises the wake, whatever the end.
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Job<T> {
         let outcome = Arc::new(Mutex::new(Outcome::Running));
-        let report = Report { outcome: Arc::clone(&outcome), wake: Arc::clone(&self.wake) };
+        let report = Report { outcome: Some(Arc::clone(&outcome)), wake: Arc::clone(&self.wake) };
         let task = self.runtime.spawn(async move {
             let value = work.await;
             report.set(Outcome::Done(value));
@@ -161,22 +170,27 @@ impl<T> Job<T> {
 
 /// Sets the outcome once; dropped unused, it says that the work was lost.
 struct Report<T> {
-    outcome: Arc<Mutex<Outcome<T>>>,
+    /// `None` once it was set.
+    outcome: Option<Arc<Mutex<Outcome<T>>>>,
     wake: Arc<Wake>,
 }
 
 impl<T> Report<T> {
-    fn set(&self, outcome: Outcome<T>) {
-        *lock(&self.outcome) = outcome;
-        self.wake.raise();
+    fn set(mut self, outcome: Outcome<T>) {
+        self.set_once(outcome);
+    }
+
+    fn set_once(&mut self, outcome: Outcome<T>) {
+        if let Some(slot) = self.outcome.take() {
+            *lock(&slot) = outcome;
+            self.wake.raise();
+        }
     }
 }
 
 impl<T> Drop for Report<T> {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.outcome) > 1 && matches!(*lock(&self.outcome), Outcome::Running) {
-            self.set(Outcome::Lost);
-        }
+        self.set_once(Outcome::Lost);
     }
 }
 

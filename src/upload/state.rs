@@ -33,9 +33,11 @@ struct State {
     outstanding: usize,
     /// By file number less one.
     files: Vec<Presence>,
+    /// Keys of multipart uploads that were asked for and have no id yet.
+    creating: Vec<String>,
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
-    manifest_may_exist: bool,
+    manifest: Option<LeftoverManifest>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -63,12 +65,23 @@ pub struct OpenMultipart {
 /// What a rollback has to take back.
 #[derive(Debug, Default)]
 pub struct Leftovers {
-    /// The manifest may be there.
-    pub manifest: bool,
+    /// The manifest, if it may be there.
+    pub manifest: Option<LeftoverManifest>,
     /// The files that may be there.
     pub files: Vec<LeftoverFile>,
+    /// Keys that may have uploads whose ids are not known.
+    pub creating: Vec<String>,
     /// Uploads to abort.
     pub multiparts: Vec<OpenMultipart>,
+}
+
+/// A manifest that may be there.
+#[derive(Debug, Clone, Default)]
+pub struct LeftoverManifest {
+    /// Where known.
+    pub version_id: Option<String>,
+    /// Its request was cut off, or its answer has not come.
+    pub is_unknown: bool,
 }
 
 /// A file that may be there.
@@ -85,13 +98,17 @@ pub struct LeftoverFile {
 impl Leftovers {
     /// Whether a request was cut off.
     pub fn has_unknown(&self) -> bool {
-        self.manifest || self.files.iter().any(|file| file.is_unknown)
+        self.unknown_manifest().is_some() || self.files.iter().any(|file| file.is_unknown)
     }
 
     /// Only what was cut off.
     pub fn unknown(&self) -> Self {
         let files = self.files.iter().filter(|file| file.is_unknown).cloned().collect();
-        Leftovers { manifest: self.manifest, files, multiparts: Vec::new() }
+        Leftovers { manifest: self.unknown_manifest(), files, ..Leftovers::default() }
+    }
+
+    fn unknown_manifest(&self) -> Option<LeftoverManifest> {
+        self.manifest.clone().filter(|manifest| manifest.is_unknown)
     }
 }
 
@@ -138,6 +155,16 @@ impl Shared {
         lock(&self.state).set_file(number, Presence::Stored(record));
     }
 
+    /// The manifest is stored.
+    pub fn manifest_stored(&self, version_id: Option<String>) {
+        lock(&self.state).manifest = Some(LeftoverManifest { version_id, is_unknown: false });
+    }
+
+    /// No more files will be written.
+    pub fn drop_spare_buffers(&self) {
+        lock(&self.state).spare = Vec::new();
+    }
+
     /// The request that makes the object is about to be sent.
     pub fn object_may_exist(&self, role: Role) {
         lock(&self.state).set_object(role, true);
@@ -148,10 +175,18 @@ impl Shared {
         lock(&self.state).set_object(role, false);
     }
 
-    /// A multipart upload has an id.
-    pub fn multipart_began(&self, key: &str, upload_id: &str) {
-        let upload = OpenMultipart { key: key.to_owned(), upload_id: upload_id.to_owned() };
-        lock(&self.state).multiparts.push(upload);
+    /// A multipart upload is about to be asked for.
+    pub fn multipart_asked(&self, key: &str) {
+        lock(&self.state).creating.push(key.to_owned());
+    }
+
+    /// A multipart upload has an id; `None`: it was refused.
+    pub fn multipart_answered(&self, key: &str, upload_id: Option<&str>) {
+        let mut state = lock(&self.state);
+        state.creating.retain(|asked| asked != key);
+        if let Some(upload_id) = upload_id {
+            state.multiparts.push(OpenMultipart { key: key.to_owned(), upload_id: upload_id.to_owned() });
+        }
     }
 
     /// A multipart upload became an object.
@@ -180,8 +215,9 @@ impl Shared {
             }
         };
         Leftovers {
-            manifest: state.manifest_may_exist,
+            manifest: state.manifest.clone(),
             files: state.files.iter().zip(1..).filter_map(present).collect(),
+            creating: state.creating.clone(),
             multiparts: state.multiparts.clone(),
         }
     }
@@ -191,7 +227,9 @@ impl State {
     fn set_object(&mut self, role: Role, may_exist: bool) {
         match role {
             Role::File(number) => self.set_file(number, if may_exist { Presence::Unknown } else { Presence::Absent }),
-            Role::Manifest => self.manifest_may_exist = may_exist,
+            Role::Manifest => {
+                self.manifest = may_exist.then_some(LeftoverManifest { version_id: None, is_unknown: true });
+            }
         }
     }
 

@@ -92,8 +92,14 @@ impl ObjectWriter {
 
 impl Multipart {
     async fn create(shared: &Shared, object: &Object) -> Result<Self> {
-        let upload_id = shared.target.create_multipart(object).await.map_err(|failure| failure.error)?;
-        shared.multipart_began(&object.key, &upload_id);
+        shared.multipart_asked(&object.key);
+        let upload_id = shared.target.create_multipart(object).await.map_err(|failure| {
+            if !failure.maybe_done {
+                shared.multipart_answered(&object.key, None);
+            }
+            failure.error
+        })?;
+        shared.multipart_answered(&object.key, Some(&upload_id));
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), next_number: 1 })
     }
 

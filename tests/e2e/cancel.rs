@@ -25,8 +25,7 @@ fn hung(db: &Database, cleanup_timeout: &str, query: &str) -> Running {
     client.batch_execute(&format!("SET s3_export.cleanup_timeout = '{cleanup_timeout}'")).unwrap();
     let running = client.start(&format!("SELECT {}", db.call(&db.prefix(), query, "").replace("'local'", "'hung'")));
     let mut witness = db.client();
-    let waits = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND wait_event_type = 'Extension'", running.pid);
-    wait_for("the export to wait for S3", || witness.query_opt(&waits, &[]).unwrap());
+    wait_for("the export to wait for S3", || witness.sees_waiting(running.pid).then_some(()));
     running
 }
 
@@ -101,12 +100,14 @@ fn a_cancelled_export_can_be_caught_and_the_transaction_goes_on() {
 
 /// A request that is cut off may still be carried out by S3 a moment later: the clean-up has to come after it.
 fn cancel_at_many_moments(db: &Database, query: &str, arguments: &str) {
-    let mut client = db.client();
+    let (mut client, mut witness) = (db.client(), db.client());
     client.batch_execute("SET s3_export.cleanup_timeout = '60s'").unwrap();
     for round in 0..20 {
         let prefix = db.prefix();
         let running = client.start(&format!("SELECT {}", db.call(&prefix, query, arguments)));
-        std::thread::sleep(Duration::from_millis(20 + 17 * round));
+        let active = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active'";
+        wait_for("the export to begin", || witness.query_opt(active, &[&running.pid]).unwrap());
+        std::thread::sleep(Duration::from_millis(5 + 17 * round));
         send(db, "pg_cancel_backend", running.pid);
         let outcome;
         (client, outcome) = running.join_within(ANSWERS * 4);
@@ -146,8 +147,7 @@ fn a_file_that_arrives_after_the_clean_up_was_named_in_a_warning() {
     let call = db.call(&prefix, "SELECT 1 AS a", "").replace("'local'", "'proxied'");
     let running = client.start(&format!("SELECT {call}"));
     let mut witness = db.client();
-    let waits = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND wait_event_type = 'Extension'", running.pid);
-    wait_for("the export to wait for S3", || witness.query_opt(&waits, &[]).unwrap());
+    wait_for("the export to wait for S3", || witness.sees_waiting(running.pid).then_some(()));
     wait_for("the request to be sent", || proxy.has_connections().then_some(()));
     proxy.hang_old_connections();
     send(&db, "pg_cancel_backend", running.pid);

@@ -1,8 +1,6 @@
 //! The commit itself: what fails in it, before or after the manifest, leaves nothing.
 
-use std::time::Duration;
-
-use super::fixture::{Database, Integration, Proxy, messages, refused, threads, wait_for};
+use super::fixture::{Database, Integration, Proxy, Session, messages, refused, threads, wait_for};
 
 #[test]
 fn a_deferred_constraint_that_fails_at_commit_leaves_nothing() {
@@ -88,7 +86,7 @@ fn a_dropped_connection_rolls_back() {
 }
 
 /// A transaction whose files are stored, and whose manifest will not be: the network hangs.
-fn hung_commit(db: &Database, settings: &str) -> (super::fixture::Session, Proxy, String) {
+fn hung_commit(db: &Database, settings: &str) -> (Session, Proxy, String) {
     let proxy = Proxy::to(&db.environment().endpoint);
     db.create(&Integration { name: "proxied", endpoint: proxy.endpoint(), ..Integration::local() });
     let (mut client, prefix) = (db.client(), db.prefix());
@@ -101,16 +99,24 @@ fn hung_commit(db: &Database, settings: &str) -> (super::fixture::Session, Proxy
     (client, proxy, prefix)
 }
 
+/// The session's commit hangs, until `end` or a deadline ends it; gives what it came to when the network is back for the
+/// clean-up.
+fn end_hung_commit(db: &Database, client: Session, proxy: &Proxy, end: &str) -> (Session, Result<(), postgres::Error>) {
+    let committing = client.start("COMMIT");
+    let mut witness = db.client();
+    wait_for("the commit to wait", || witness.sees_waiting(committing.pid).then_some(()));
+    witness.batch_execute(&end.replace("PID", &committing.pid.to_string())).unwrap();
+    wait_for("the clean-up to begin", || (!witness.sees_waiting(committing.pid)).then_some(()));
+    proxy.heal();
+    committing.join()
+}
+
 #[test]
 fn a_commit_that_cannot_write_the_manifest_in_time_rolls_back() {
     let db = Database::new("commit_timeout");
-    let settings = "SET s3_export.commit_timeout = '200ms'; SET s3_export.cleanup_timeout = '60s'";
+    let settings = "SET s3_export.commit_timeout = '2s'; SET s3_export.cleanup_timeout = '60s'";
     let (client, proxy, prefix) = hung_commit(&db, settings);
-    let committing = client.start("COMMIT");
-    // The abort has begun when its first request hangs as well; nothing outside shows it, so heal it a little later.
-    std::thread::sleep(Duration::from_millis(500));
-    proxy.heal();
-    let (mut client, outcome) = committing.join();
+    let (mut client, outcome) = end_hung_commit(&db, client, &proxy, "");
     refused(outcome).sqlstate("57014").message("could not write the manifests in time").detail("s3_export.commit_timeout");
     assert_eq!(messages(&client.notices()), "");
     db.bucket.nothing_left(&prefix);
@@ -122,17 +128,7 @@ fn a_commit_that_cannot_write_the_manifest_in_time_rolls_back() {
 fn a_commit_that_hangs_can_be_cancelled() {
     let db = Database::new("cancel_commit");
     let (client, proxy, prefix) = hung_commit(&db, "SET s3_export.cleanup_timeout = '60s'");
-    let committing = client.start("COMMIT");
-    let mut witness = db.client();
-    let commits = format!(
-        "SELECT 1 FROM pg_stat_activity WHERE pid = {} AND query = 'COMMIT' AND wait_event_type = 'Extension'",
-        committing.pid
-    );
-    wait_for("the commit to wait", || witness.query_opt(&commits, &[]).unwrap());
-    witness.batch_execute(&format!("SELECT pg_cancel_backend({})", committing.pid)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    proxy.heal();
-    let (client, outcome) = committing.join();
+    let (client, outcome) = end_hung_commit(&db, client, &proxy, "SELECT pg_cancel_backend(PID)");
     refused(outcome).sqlstate("57014").message("canceling statement due to user request");
     assert_eq!(messages(&client.notices()), "");
     db.bucket.nothing_left(&prefix);

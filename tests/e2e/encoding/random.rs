@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use self::values::COLUMNS;
 use super::{HOSTILE, documents, golden_database};
 
-const CASES: u32 = 400;
+const CASES: u32 = 40;
 const ROWS: std::ops::Range<usize> = 20..50;
 
 #[test]
@@ -78,7 +78,7 @@ fn compare(client: &mut Client, lines: &[String], is_wrapped: bool) -> Result<()
         })
         .collect();
     let query = format!(
-        "SELECT key, (line->key)::text, (row_to_json(drawn)->key)::text
+        "SELECT key, (line->key)::text, hstore(drawn)->key
          FROM lines JOIN drawn ON id = (line->>'id')::int, LATERAL (SELECT {}) checks,
               LATERAL json_each_text(row_to_json(checks)) AS each (key, is_same)
          WHERE is_same IS DISTINCT FROM 'true'",
@@ -86,6 +86,6 @@ fn compare(client: &mut Client, lines: &[String], is_wrapped: bool) -> Result<()
     );
     let wrong = client.query(&query, &[]).map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
     let wrong: Vec<_> = wrong.iter().map(|row| [0, 1, 2].map(|column| row.get::<_, Option<String>>(column))).collect();
-    prop_assert!(wrong.is_empty(), "column, our JSON, Postgres's: {wrong:#?}");
+    prop_assert!(wrong.is_empty(), "column, our JSON, its value: {wrong:#?}");
     Ok(())
 }
