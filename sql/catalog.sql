@@ -64,7 +64,7 @@ CREATE TABLE s3_export.integrations (
     sse text
         CONSTRAINT sse_is_known CHECK (sse OPERATOR(pg_catalog.=) ANY (ARRAY['AES256', 'aws:kms', 'aws:kms:dsse'])),
     kms_key_id text
-        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR sse OPERATOR(pg_catalog.~) '^aws:kms'),
+        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
     storage_class text
         CONSTRAINT storage_class_is_a_name CHECK (storage_class OPERATOR(pg_catalog.~) '^[A-Z_]{1,64}$'),
     object_acl text

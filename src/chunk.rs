@@ -31,6 +31,8 @@ pub struct Piece {
     pub file: u64,
     /// The bytes.
     pub body: Bytes,
+    /// Memory they take, in bytes: the buffer that holds them may be larger.
+    pub room: usize,
     /// Where the file ends with this piece: how many documents it has.
     pub documents: Option<u64>,
 }
@@ -117,8 +119,9 @@ impl<S: PieceSink> Chunker<S> {
     fn end_file(&mut self) -> Result<()> {
         let documents = std::mem::take(&mut self.documents_in_file);
         self.send_full_parts()?;
+        let room = self.buffer.capacity();
         let body = self.take_buffer();
-        self.send(body, Some(documents))?;
+        self.send(body, room, Some(documents))?;
         self.sent_of_file = 0;
         Ok(())
     }
@@ -137,16 +140,16 @@ impl<S: PieceSink> Chunker<S> {
         }
         let mut full = self.take_buffer();
         while full.len() > part {
-            self.send(full.split_to(part), None)?;
+            self.send(full.split_to(part), part, None)?;
         }
         self.buffer.raw(&full);
         self.check_memory()
     }
 
-    fn send(&mut self, body: Bytes, documents: Option<u64>) -> Result<()> {
+    fn send(&mut self, body: Bytes, room: usize, documents: Option<u64>) -> Result<()> {
         self.sent_of_file += body.len() as u64;
         self.totals.bytes += body.len() as u64;
-        self.sink.send(Piece { file: self.totals.files, body, documents })
+        self.sink.send(Piece { file: self.totals.files, body, room, documents })
     }
 }
 

@@ -154,8 +154,8 @@ struct Backpressure<'a> {
 
 impl PieceSink for Backpressure<'_> {
     fn send(&mut self, piece: Piece) -> Result<()> {
-        let bytes = piece.body.len();
-        wait_until(self.upload.wake(), None, || Ok(self.upload.has_room(bytes, self.budget)?.then_some(())))?;
+        let room = piece.room;
+        wait_until(self.upload.wake(), None, || Ok(self.upload.has_room(room, self.budget)?.then_some(())))?;
         self.upload.send(piece)
     }
 

@@ -29,7 +29,7 @@ pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/catalog.sql", name = "catalog", finalize);
 
-#[cfg(any(test, feature = "pg_test"))]
+#[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/mod.rs"]
 mod pg_tests;
 

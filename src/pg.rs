@@ -67,6 +67,12 @@ pub fn reserve_setting_prefix() {
     }
 }
 
+/// Raises 25006 in a READ ONLY transaction and on a standby.
+pub fn refuse_if_read_only(function: &'static CStr) {
+    // SAFETY: the name is static; it raises or returns.
+    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) }
+}
+
 /// Whether the current user is a superuser.
 pub fn is_superuser() -> bool {
     // SAFETY: a catalog look-up inside a transaction.

@@ -40,6 +40,11 @@ impl JsonBuffer {
         self.bytes.len()
     }
 
+    /// Bytes allocated.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether memory ran out for any write since the buffer was made; nothing resets it.
     pub fn failed(&self) -> bool {
         self.failed

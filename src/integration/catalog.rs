@@ -16,8 +16,9 @@ use super::seal::Sealed;
 use crate::error::{Code, Error, Result};
 use crate::pg::{ActAs, Settings};
 
-/// Nothing of the user's is found before, or instead of, Postgres's own.
-const PINNED_PATH: [(&CStr, &CStr); 1] = [(c"search_path", c"pg_catalog, pg_temp")];
+/// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
+/// off would get an error for every row that they hide.
+const PINNED: [(&CStr, &CStr); 2] = [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on")];
 
 /// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them.
 pub fn visible_integration(name: &str) -> Result<Option<Value>> {
@@ -117,7 +118,7 @@ fn run(
 ) -> Result<Option<Value>> {
     let statement = statement.replace("$argument", "(convert_from($1, 'UTF8')::jsonb)");
     let argument = argument.to_string().into_bytes();
-    let _path = Settings::set(&PINNED_PATH);
+    let _settings = Settings::set(&PINNED);
     let bytes = execute(&statement, &[DatumWithOid::from(argument)]).map_err(|error| {
         Error::new(Code::Internal, "could not use the catalog of integrations").detail(format!("SPI answered: {error}."))
     })?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::seal::{Credentials, Place, seal};
 use super::{Row, catalog, key_ring, unknown};
 use crate::error::{Code, Error, Result};
-use crate::pg::is_superuser;
+use crate::pg::{is_superuser, refuse_if_read_only};
 use crate::request::{json_object, required, unknown_key};
 use crate::secret::Secret;
 use crate::uri::Allowed;
@@ -55,6 +55,7 @@ pub struct NewIntegration {
 /// Makes an integration; gives its id. Errors: 22004, 22023, 0A000 for arguments; 42501 when the role may not; 42710 when
 /// the name is taken; 55000 without a key file.
 pub fn create(new: NewIntegration) -> Result<Uuid> {
+    refuse_if_read_only(c"s3_export.create_integration()");
     let name = required("name", new.name)?;
     check_source(new.credential_source.as_deref(), new.aws_role.is_some() || new.aws_external_id.is_some())?;
     let locations = required("allowed_locations", new.allowed_locations)
@@ -94,6 +95,7 @@ pub fn set_credentials(
     secret_access_key: Option<Secret>,
     session_token: Option<Secret>,
 ) -> Result<()> {
+    refuse_if_read_only(c"s3_export.set_credentials()");
     let name = required("name", name)?;
     let access_key_id = required("access_key_id", access_key_id)?;
     let secret_access_key = required("secret_access_key", secret_access_key)?;

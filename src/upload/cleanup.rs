@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::object::{DELETE_BATCH, Deletion};
-use super::state::{LeftoverFile, LeftoverManifest, Leftovers, OpenMultipart, Shared};
+use super::state::{LeftoverFile, LeftoverManifest, Leftovers, Shared};
 use crate::error::{Code, Error};
 
 /// What could not be taken back.
@@ -42,14 +42,16 @@ impl Remains {
     }
 }
 
-/// How long a request whose connection was cut may take to be done all the same, before its object is deleted again.
-const SETTLING_TIME: Duration = Duration::from_millis(200);
+/// How long requests under way have to be answered before they are cut off; and how long one that was cut off has to be done
+/// all the same, before its object is deleted again.
+const SETTLING_TIME: Duration = Duration::from_millis(150);
 
 /// Deletes everything the export wrote, for at most `limit`.
 pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     let deadline = Instant::now() + limit;
-    // The uploads were aborted just now; this lets them go, and their connections, before anything is deleted.
+    // The uploads were aborted just now; this lets them go before the requests that they made are waited for.
     tokio::task::yield_now().await;
+    shared.settle(limit.min(SETTLING_TIME)).await;
     let leftovers = shared.leftovers();
     let mut remains = Remains::default();
     if let Some(manifest) = &leftovers.manifest {
@@ -65,22 +67,26 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
             delete_manifest(&shared, manifest, deadline, &mut remains).await;
         }
         delete_files(&shared, &unknown.files, deadline, &mut remains).await;
+        name_unknown(&shared, &unknown, &mut remains);
     }
     remains
 }
 
+/// A store that has a request already may carry it out after the last delete, however late that is.
+fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
+    let destination = &shared.target.destination;
+    let manifest = unknown.manifest.iter().map(|_| destination.manifest_key());
+    let keys = manifest.chain(unknown.files.iter().map(|file| destination.file_key(file.number)));
+    let urls: Vec<String> = keys.map(|key| destination.url(&key)).filter(|url| !remains.objects.contains(url)).collect();
+    let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
+    remains.keep(urls, Some(cut_off));
+}
+
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
-    let mut uploads = leftovers.multiparts.clone();
-    for key in &leftovers.creating {
-        match timeout_at(deadline, shared.target.multipart_ids(key)).await {
-            Ok(Ok(ids)) => uploads.extend(ids.into_iter().map(|upload_id| OpenMultipart { key: key.clone(), upload_id })),
-            failed => {
-                let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
-                remains.keep([format!("{} (multipart upload)", shared.target.destination.url(key))], cause);
-            }
-        }
-    }
-    for upload in uploads {
+    // Asked for, and cut off before there was an answer with an id.
+    let unanswered = leftovers.creating.iter().map(|key| format!("{} (multipart upload)", shared.target.destination.url(key)));
+    remains.keep(unanswered, None);
+    for upload in &leftovers.multiparts {
         let abort = shared.target.abort_multipart(&upload.key, &upload.upload_id);
         let failed = match timeout_at(deadline, abort).await {
             Ok(Ok(())) => continue,

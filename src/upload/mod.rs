@@ -65,7 +65,7 @@ impl ExportUpload {
     pub fn start(io: &IoThread, connection: &Connection, destination: Destination, concurrency: usize) -> Self {
         let shared = Shared::new(Target::new(connection, io.http(), destination), concurrency, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
-        let files = io.spawn(supervise(Arc::clone(&shared), received));
+        let files = io.spawn(supervise(Arc::clone(&shared), received, concurrency));
         ExportUpload {
             shared,
             wake: Arc::clone(io.wake()),
@@ -91,7 +91,7 @@ impl ExportUpload {
 
     /// Hands a piece over.
     pub fn send(&self, piece: Piece) -> Result<()> {
-        let lease = self.shared.lease(piece.body.len());
+        let lease = self.shared.lease(piece.room);
         let pieces = self.pieces.borrow();
         let pieces = pieces.as_ref().ok_or_else(lost_task)?;
         pieces.send(Sent { piece, lease }).map_err(|_| lost_task())
@@ -147,13 +147,14 @@ impl ExportUpload {
     }
 }
 
-/// Starts a task for each file and hands it the file's pieces; the first failure ends all.
-async fn supervise(shared: Arc<Shared>, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
+/// Starts a task for each file and hands it the file's pieces; the first failure ends all. No more files at once than
+/// requests: a file that waits takes only its bytes here, and tens of kilobytes more as a task.
+async fn supervise(shared: Arc<Shared>, mut pieces: UnboundedReceiver<Sent>, concurrency: usize) -> Result<()> {
     let mut uploads = JoinSet::new();
     let mut open_file: Option<UnboundedSender<Sent>> = None;
     loop {
         tokio::select! {
-            sent = pieces.recv() => match sent {
+            sent = pieces.recv(), if open_file.is_some() || uploads.len() < concurrency => match sent {
                 Some(sent) => open_file = route(&shared, &mut uploads, open_file, sent)?,
                 None => break,
             },
@@ -192,14 +193,12 @@ fn route(
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
     let object = Object { key: shared.target.destination.file_key(number), role: Role::File(number) };
-    let mut writer = ObjectWriter::new(Arc::clone(&shared), object);
+    let mut writer = ObjectWriter::new(shared, object);
     while let Some(Sent { piece, lease }) = pieces.recv().await {
         match piece.documents {
             None => writer.piece(piece.body, Some(lease)).await?,
             Some(documents) => {
-                let stored = writer.finish(piece.body, Some(lease)).await?;
-                shared.file_stored(number, documents, stored);
-                return Ok(());
+                return writer.finish(piece.body, documents, Some(lease)).await;
             }
         }
     }
@@ -208,13 +207,11 @@ async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedRece
 
 async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
     let object = Object { key: shared.target.destination.manifest_key(), role: Role::Manifest };
-    let mut writer = ObjectWriter::new(Arc::clone(&shared), object);
+    let mut writer = ObjectWriter::new(shared, object);
     let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
     let mut block = blocks.next().unwrap_or_default();
     for next in blocks {
         writer.piece(std::mem::replace(&mut block, next), None).await?;
     }
-    let stored = writer.finish(block, None).await?;
-    shared.manifest_stored(stored.version_id);
-    Ok(())
+    writer.finish(block, 0, None).await
 }

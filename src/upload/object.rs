@@ -243,23 +243,6 @@ impl Target {
         .await
     }
 
-    /// The ids of the multipart uploads to `key`.
-    pub async fn multipart_ids(&self, key: &str) -> Result<Vec<String>, Failure> {
-        retry(|| async {
-            let output = self
-                .client
-                .list_multipart_uploads()
-                .bucket(self.destination.bucket())
-                .prefix(key)
-                .set_expected_bucket_owner(self.settings.expected_bucket_owner.clone())
-                .send()
-                .await
-                .map_err(|error| Failure::new("list multipart uploads", &self.destination.url(key), &error))?;
-            Ok(output.uploads.unwrap_or_default().into_iter().filter_map(|upload| upload.upload_id).collect())
-        })
-        .await
-    }
-
     /// Deletes at most [`DELETE_BATCH`] objects; gives the keys that remain. A key that names no object counts as deleted.
     pub async fn delete(&self, objects: &[Deletion]) -> Result<Vec<String>, Failure> {
         let Some(first) = objects.first() else { return Ok(Vec::new()) };

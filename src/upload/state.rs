@@ -2,13 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 
 use super::object::{Role, Target};
 use super::runtime::{Wake, lock};
-use super::writer::{Stored, lost_task};
+use super::writer::lost_task;
 use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
 
@@ -24,6 +26,7 @@ pub struct Shared {
     /// One permit a request that carries a body.
     pub requests: Arc<Semaphore>,
     wake: Arc<Wake>,
+    requests_to_their_end: Mutex<JoinSet<()>>,
     state: Mutex<State>,
 }
 
@@ -115,7 +118,13 @@ impl Leftovers {
 impl Shared {
     /// Nothing sent yet.
     pub fn new(target: Target, concurrency: usize, wake: Arc<Wake>) -> Arc<Self> {
-        Arc::new(Shared { target, requests: Arc::new(Semaphore::new(concurrency)), wake, state: Mutex::default() })
+        Arc::new(Shared {
+            target,
+            requests: Arc::new(Semaphore::new(concurrency)),
+            wake,
+            requests_to_their_end: Mutex::default(),
+            state: Mutex::default(),
+        })
     }
 
     /// Bytes handed over and not yet stored.
@@ -144,20 +153,40 @@ impl Shared {
         Ok(())
     }
 
-    /// File `number` is stored.
-    pub fn file_stored(&self, number: u64, documents: u64, stored: Stored) {
-        let record = FileRecord {
-            bytes: stored.bytes,
-            documents,
-            checksum: stored.checksum,
-            version_id: stored.version_id.map(String::into_boxed_str),
-        };
-        lock(&self.state).set_file(number, Presence::Stored(record));
+    /// The object is stored.
+    pub fn object_stored(&self, role: Role, record: FileRecord) {
+        let mut state = lock(&self.state);
+        match role {
+            Role::File(number) => state.set_file(number, Presence::Stored(record)),
+            Role::Manifest => {
+                let version_id = record.version_id.map(String::from);
+                state.manifest = Some(LeftoverManifest { version_id, is_unknown: false });
+            }
+        }
     }
 
-    /// The manifest is stored.
-    pub fn manifest_stored(&self, version_id: Option<String>) {
-        lock(&self.state).manifest = Some(LeftoverManifest { version_id, is_unknown: false });
+    /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only
+    /// [`Self::settle`] cuts it off.
+    pub async fn to_its_end<T: Send + 'static>(&self, request: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut requests = lock(&self.requests_to_their_end);
+            // The set keeps what has ended until it is asked for.
+            while requests.try_join_next().is_some() {}
+            requests.spawn(async move {
+                // Nobody listens any more after an abort.
+                let _ = answer.send(request.await);
+            });
+        }
+        answered.await.map_err(|_| lost_task())
+    }
+
+    /// Waits for the answers of requests under way, for at most `limit`, then cuts them off.
+    pub async fn settle(&self, limit: Duration) {
+        let mut requests = std::mem::take(&mut *lock(&self.requests_to_their_end));
+        // What has no answer by then stays unknown.
+        let _ = tokio::time::timeout(limit, async { while requests.join_next().await.is_some() {} }).await;
+        requests.shutdown().await;
     }
 
     /// No more files will be written.

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
-use super::checksum::{Checksum, Running};
+use super::checksum::Running;
 use super::failure::Failure;
 use super::object::{Object, Part, Role};
 use super::state::{Lease, Shared};
 use crate::error::{Code, Error, Result};
+use crate::manifest::FileRecord;
 
 /// S3's limit of parts in an upload.
 const MAX_PARTS: i32 = 10_000;
@@ -31,16 +32,6 @@ struct Multipart {
     next_number: i32,
 }
 
-/// What S3 acknowledged.
-pub struct Stored {
-    /// Size in bytes.
-    pub bytes: u64,
-    /// Of all its bytes.
-    pub checksum: Checksum,
-    /// In a versioned bucket.
-    pub version_id: Option<String>,
-}
-
 impl ObjectWriter {
     /// Sends nothing yet.
     pub fn new(shared: Arc<Shared>, object: Object) -> Self {
@@ -54,25 +45,25 @@ impl ObjectWriter {
         self.part(body, lease).await
     }
 
-    /// Sends the last piece and waits until the whole object is stored.
-    pub async fn finish(mut self, body: Bytes, lease: Option<Lease>) -> Result<Stored> {
+    /// Sends the last piece and waits until the whole object, of so many documents, is stored and recorded.
+    pub async fn finish(mut self, body: Bytes, documents: u64, lease: Option<Lease>) -> Result<()> {
         self.count(&body);
         if self.multipart.is_some() {
             self.part(body, lease).await?;
             let Self { shared, object, checksum, bytes, multipart } = self;
             let multipart = multipart.ok_or_else(lost_task)?;
-            let version_id = multipart.complete(&shared, &object).await?;
-            return Ok(Stored { bytes, checksum: checksum.finish(), version_id });
+            let record = FileRecord { bytes, documents, checksum: checksum.finish(), version_id: None };
+            return multipart.complete(&shared, object, record).await;
         }
         let Self { shared, object, checksum, bytes, .. } = self;
-        let checksum = checksum.finish();
+        let record = FileRecord { bytes, documents, checksum: checksum.finish(), version_id: None };
         let _permit = permit(&shared).await?;
-        let put = shared.target.put(&object, body.clone(), &checksum);
-        let version_id = making(&shared, object.role, put).await?;
+        let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
+        make(&shared, object.role, record, async move { target.target.put(&key, sent, &checksum).await }).await?;
         if let Some(lease) = lease {
             lease.recycle(body);
         }
-        Ok(Stored { bytes, checksum, version_id })
+        Ok(())
     }
 
     fn count(&mut self, body: &Bytes) {
@@ -91,15 +82,20 @@ impl ObjectWriter {
 }
 
 impl Multipart {
-    async fn create(shared: &Shared, object: &Object) -> Result<Self> {
-        shared.multipart_asked(&object.key);
-        let upload_id = shared.target.create_multipart(object).await.map_err(|failure| {
-            if !failure.maybe_done {
-                shared.multipart_answered(&object.key, None);
-            }
-            failure.error
-        })?;
-        shared.multipart_answered(&object.key, Some(&upload_id));
+    async fn create(shared: &Arc<Shared>, object: &Object) -> Result<Self> {
+        let (asking, asked) = (Arc::clone(shared), object.clone());
+        let upload_id = shared
+            .to_its_end(async move {
+                asking.multipart_asked(&asked.key);
+                let answer = asking.target.create_multipart(&asked).await;
+                match &answer {
+                    Ok(upload_id) => asking.multipart_answered(&asked.key, Some(upload_id)),
+                    Err(failure) if !failure.maybe_done => asking.multipart_answered(&asked.key, None),
+                    Err(_) => {}
+                }
+                answer.map_err(|failure| failure.error)
+            })
+            .await??;
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), next_number: 1 })
     }
 
@@ -120,29 +116,48 @@ impl Multipart {
         Ok(())
     }
 
-    async fn complete(mut self, shared: &Shared, object: &Object) -> Result<Option<String>> {
+    async fn complete(mut self, shared: &Arc<Shared>, object: Object, record: FileRecord) -> Result<()> {
         let mut parts = Vec::new();
         while let Some(part) = self.uploading.join_next().await {
             parts.push(part.map_err(|_| lost_task())??);
         }
         parts.sort_by_key(Part::part_number);
-        let complete = shared.target.complete_multipart(object, &self.upload_id, parts);
-        let version_id = making(shared, object.role, complete).await?;
+        let (completing, upload_id) = (Arc::clone(shared), Arc::clone(&self.upload_id));
+        let role = object.role;
+        let complete = async move { completing.target.complete_multipart(&object, &upload_id, parts).await };
+        make(shared, role, record, complete).await?;
         shared.multipart_ended(&self.upload_id);
-        Ok(version_id)
+        Ok(())
     }
 }
 
-/// Sends the request that makes an object, so that a clean-up knows whether there is something to delete: also when this
-/// is dropped half-way.
-async fn making<T>(shared: &Shared, role: Role, request: impl Future<Output = std::result::Result<T, Failure>>) -> Result<T> {
-    shared.object_may_exist(role);
-    request.await.map_err(|failure| {
-        if !failure.maybe_done {
-            shared.object_is_absent(role);
-        }
-        failure.error
-    })
+/// Sends the request that makes an object, and records what came of it: also when nobody waits for it any more, so that a
+/// clean-up knows what there is to delete.
+async fn make(
+    shared: &Arc<Shared>,
+    role: Role,
+    record: FileRecord,
+    request: impl Future<Output = std::result::Result<Option<String>, Failure>> + Send + 'static,
+) -> Result<()> {
+    let recording = Arc::clone(shared);
+    shared
+        .to_its_end(async move {
+            recording.object_may_exist(role);
+            match request.await {
+                Ok(version_id) => {
+                    let version_id = version_id.map(String::into_boxed_str);
+                    recording.object_stored(role, FileRecord { version_id, ..record });
+                    Ok(())
+                }
+                Err(failure) => {
+                    if !failure.maybe_done {
+                        recording.object_is_absent(role);
+                    }
+                    Err(failure.error)
+                }
+            }
+        })
+        .await?
 }
 
 async fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit> {
