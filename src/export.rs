@@ -69,6 +69,9 @@ pub fn run(request: &Request) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Buffers grow in steps, so that those of files of about one size can take each other's place.
+const BUFFER_STEP: usize = 64 << 10;
+
 /// More files than readers and listings handle well.
 const MANY_FILES: u64 = 100_000;
 
@@ -161,6 +164,8 @@ impl PieceSink for Backpressure<'_> {
 
     fn buffer(&mut self, expected: usize) -> Vec<u8> {
         let mut buffer = self.upload.spare_buffer();
+        // Some more, so that a file a little longer than the last does not double its buffer.
+        let expected = (expected + expected / 8).next_multiple_of(BUFFER_STEP);
         // What cannot be had now is asked for again, and then an error, when there is something to write.
         let _ = buffer.try_reserve(expected);
         buffer

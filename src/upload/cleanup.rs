@@ -35,7 +35,11 @@ impl Remains {
     }
 
     fn keep(&mut self, urls: impl IntoIterator<Item = String>, cause: Option<Error>) {
-        self.objects.extend(urls);
+        for url in urls {
+            if !self.objects.contains(&url) {
+                self.objects.push(url);
+            }
+        }
         if self.cause.is_none() {
             self.cause = cause;
         }
@@ -77,7 +81,7 @@ fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
     let destination = &shared.target.destination;
     let manifest = unknown.manifest.iter().map(|_| destination.manifest_key());
     let keys = manifest.chain(unknown.files.iter().map(|file| destination.file_key(file.number)));
-    let urls: Vec<String> = keys.map(|key| destination.url(&key)).filter(|url| !remains.objects.contains(url)).collect();
+    let urls = keys.map(|key| destination.url(&key));
     let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
     remains.keep(urls, Some(cut_off));
 }

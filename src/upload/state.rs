@@ -14,8 +14,9 @@ use super::writer::lost_task;
 use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
 
-/// Used buffers kept for the next files: about as many small files as are under way at once.
-const MAX_SPARE_BUFFERS: usize = 64;
+/// Used buffers kept for the next files. Together with those under way they are never more than were under way at once, and
+/// reused they leave no holes in the heap.
+const MAX_SPARE_BUFFERS: usize = 1024;
 /// Larger buffers are given back to the system.
 const MAX_SPARE_BYTES: usize = 1 << 20;
 
