@@ -1,6 +1,6 @@
 //! The commit itself: what fails in it, before or after the manifest, leaves nothing.
 
-use super::fixture::{Database, Integration, Proxy, Session, messages, refused, threads, wait_for};
+use super::fixture::{Database, Integration, Proxy, Session, refused, threads, wait_for};
 
 #[test]
 fn a_deferred_constraint_that_fails_at_commit_leaves_nothing() {

@@ -150,6 +150,27 @@ fn an_export_within_an_export() {
         .hint("own");
 }
 
+/// A worker of a parallel plan sees neither commit nor abort of the transaction, so what it wrote would stay without a
+/// manifest. A function that says it is PARALLEL SAFE and is not brings the call there.
+#[test]
+fn an_export_in_a_parallel_plan_is_refused() {
+    let db = Database::new("parallel_call");
+    let (mut client, inner) = (db.client(), db.prefix());
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t AS SELECT generate_series(1, 10000) AS i; ANALYZE t;
+             CREATE FUNCTION unsafe_really(i int) RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS $$
+             BEGIN RETURN num_docs_inserted FROM {}; END $$;
+             SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
+            db.call(&inner, "SELECT 1 AS a", "")
+        ))
+        .unwrap();
+    let outcome = client.batch_execute("SELECT max(unsafe_really(i)) FROM t WHERE i % 5000 = 0");
+    refused(outcome).sqlstate("0A000").message("during a parallel operation").detail("PARALLEL UNSAFE");
+    client.settle();
+    db.bucket.nothing_left(&inner);
+}
+
 #[test]
 fn an_export_within_an_export_is_refused_again_and_again_and_the_outer_one_goes_on() {
     let db = Database::new("nested_caught");

@@ -208,3 +208,23 @@ fn a_hundred_exports_leave_no_descriptor_and_no_memory_behind() {
     assert!(later_descriptors < descriptors + 10, "descriptors grew from {descriptors} to {later_descriptors}");
     assert!(later_memory < memory + 2048, "private memory grew from {memory} kB to {later_memory} kB");
 }
+
+/// Each export had connections of its own, kept to the end of the transaction, so that some sixty exports in one transaction
+/// ran out of descriptors.
+#[test]
+fn descriptors_do_not_grow_with_the_exports_of_a_transaction() {
+    let db = Database::new("many_in_one");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("BEGIN").unwrap();
+    let mut exports = || {
+        for _ in 0..10 {
+            let query = "SELECT generate_series(1, 100) AS i";
+            db.export_to(&mut client, &prefix, query, "output_chunk_size => 1").unwrap();
+        }
+        super::fixture::descriptors(client.pid)
+    };
+    let (after_ten, after_twenty) = (exports(), exports());
+    assert!(after_twenty <= after_ten + 10, "{after_ten} after ten exports, {after_twenty} after twenty");
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(db.bucket.manifests(&prefix).len(), 20);
+}
