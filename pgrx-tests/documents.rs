@@ -26,10 +26,20 @@ impl RowSink for Lines {
     }
 }
 
-/// The documents of `query`, one line each.
+/// The documents of `query`, one line each. An error while it runs is raised; one before that is returned.
 pub fn try_documents(query: &str, wrapping: Wrapping) -> Result<Vec<String>> {
     let mut lines = Lines { wrapping, encoder: None, out: JsonBuffer::new() };
-    Query::parse(query)?.run(&mut lines)?;
+    let query = Query::parse(query)?;
+    // An export runs in the snapshot of its statement; here that is the test's own, which does not see what the test made.
+    // SAFETY: inside a transaction; popped below, or by its abort.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    let outcome = query.run(&mut lines);
+    // SAFETY: the snapshot pushed above is on top again.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    outcome?;
     let text = String::from_utf8(lines.out.into_vec()).unwrap();
     Ok(text.lines().map(str::to_owned).collect())
 }

@@ -4,7 +4,6 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::error::Code;
     use crate::pg_tests::documents::{documents, try_documents};
     use crate::request::{NonFinite, Wrapping};
 
@@ -14,11 +13,14 @@ mod tests {
         assert_eq!(documents("SELECT FROM generate_series(1, 2)"), ["{}", "{}"]);
     }
 
-    #[pg_test]
+    #[pg_test(error = "column \"a\" appears more than once")]
+    fn two_columns_of_one_name_are_refused() {
+        documents("SELECT 1 AS a, 2 AS a");
+    }
+
+    #[pg_test(error = "column \"a\" appears more than once")]
     fn two_columns_of_one_name_are_refused_at_any_depth() {
-        for query in ["SELECT 1 AS a, 2 AS a", "SELECT x FROM (SELECT 1 AS a, 2 AS a) AS x"] {
-            assert_eq!(try_documents(query, Wrapping::Rockset).unwrap_err().code(), Code::DuplicateColumn, "{query}");
-        }
+        documents("SELECT ARRAY[x] AS x FROM (SELECT 1 AS a, 2 AS a) AS x");
     }
 
     #[pg_test]

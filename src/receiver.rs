@@ -93,9 +93,15 @@ unsafe extern "C-unwind" fn receive_slot(slot: *mut pg_sys::TupleTableSlot, dest
 }
 
 /// Nothing to do: the caller of the query finishes the sink, and only when the query has succeeded.
+///
+/// # Safety
+/// It touches nothing.
 #[pg_guard]
 unsafe extern "C-unwind" fn shut_down(_dest: *mut pg_sys::DestReceiver) {}
 
 /// Nothing to do: the receiver lives on the stack of [`crate::query`].
+///
+/// # Safety
+/// It touches nothing.
 #[pg_guard]
 unsafe extern "C-unwind" fn destroy(_dest: *mut pg_sys::DestReceiver) {}

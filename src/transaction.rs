@@ -87,6 +87,8 @@ pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest) {
     });
 }
 
+/// # Safety
+/// Only Postgres calls it, on the backend's own thread.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
@@ -102,6 +104,8 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
     }
 }
 
+/// # Safety
+/// Only Postgres calls it, on the backend's own thread.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_subtransaction_event(
     event: pg_sys::SubXactEvent::Type,

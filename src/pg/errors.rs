@@ -53,7 +53,10 @@ impl Drop for QueryErrors {
     }
 }
 
-/// Postgres calls this while a message of any level is being built; `arg` is the query of a live [`QueryErrors`].
+/// Copies an error while it is being raised.
+///
+/// # Safety
+/// Only Postgres calls it, while a message of any level is being built; `arg` is the query of a live [`QueryErrors`].
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn at_error(arg: *mut c_void) {
     // SAFETY: the functions below are made to be called from here. The copy lives as long as the transaction, since the
@@ -111,6 +114,9 @@ pub unsafe fn boundary(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call) -> Resu
 }
 
 /// Gives the whole error, or raises it through pgrx where there is none.
+///
+/// # Safety
+/// As [`boundary`]'s.
 #[inline(never)]
 unsafe fn run(
     fcinfo: pg_sys::FunctionCallInfo,

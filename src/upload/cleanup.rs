@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::leftovers::{LeftoverFile, LeftoverManifest, Leftovers};
 use super::object::{DELETE_BATCH, Deletion};
-use super::state::{LeftoverFile, LeftoverManifest, Leftovers, Shared};
+use super::state::Shared;
 use crate::error::{Code, Error};
 
 /// What could not be taken back.

@@ -157,7 +157,7 @@ impl<T> Job<T> {
             Outcome::Done(value) => Ok(Some(value)),
             Outcome::Lost => {
                 *outcome = Outcome::Lost;
-                Err(Error::new(Code::Internal, "the upload thread lost a task"))
+                Err(lost_task())
             }
         }
     }
@@ -192,6 +192,11 @@ impl<T> Drop for Report<T> {
     fn drop(&mut self) {
         self.set_once(Outcome::Lost);
     }
+}
+
+/// A task of ours ended without an answer: it panicked, or was aborted while somebody waited for it.
+pub fn lost_task() -> Error {
+    Error::new(Code::Internal, "an upload task ended unexpectedly")
 }
 
 /// Locks, whatever happened to an earlier holder: every state kept under a lock here is whole between statements.

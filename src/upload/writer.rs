@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::checksum::Running;
 use super::failure::Failure;
 use super::object::{Object, Part, Role};
+use super::runtime::lost_task;
 use super::state::{Lease, Shared};
 use crate::error::{Code, Error, Result};
 use crate::manifest::FileRecord;
@@ -162,9 +163,4 @@ async fn make(
 
 async fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit> {
     Arc::clone(&shared.requests).acquire_owned().await.map_err(|_| lost_task())
-}
-
-/// A task of ours ended without an answer: it panicked.
-pub fn lost_task() -> Error {
-    Error::new(Code::Internal, "an upload task ended unexpectedly")
 }

@@ -1,0 +1,61 @@
+//! What a rollback has to take back, as far as it is known.
+#![forbid(unsafe_code)]
+
+/// A multipart upload that holds storage until it is completed or aborted.
+#[derive(Debug, Clone)]
+pub struct OpenMultipart {
+    /// The object's key.
+    pub key: String,
+    /// S3's id of the upload.
+    pub upload_id: String,
+}
+
+/// What a rollback has to take back.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// The manifest, if it may be there.
+    pub manifest: Option<LeftoverManifest>,
+    /// The files that may be there.
+    pub files: Vec<LeftoverFile>,
+    /// Keys that may have uploads whose ids are not known.
+    pub creating: Vec<String>,
+    /// Uploads to abort.
+    pub multiparts: Vec<OpenMultipart>,
+}
+
+/// A manifest that may be there.
+#[derive(Debug, Clone, Default)]
+pub struct LeftoverManifest {
+    /// Where known.
+    pub version_id: Option<String>,
+    /// Its request was cut off, or its answer has not come.
+    pub is_unknown: bool,
+}
+
+/// A file that may be there.
+#[derive(Debug, Clone)]
+pub struct LeftoverFile {
+    /// From 1.
+    pub number: u64,
+    /// Where known.
+    pub version_id: Option<String>,
+    /// Its request was cut off: it may come to be there still.
+    pub is_unknown: bool,
+}
+
+impl Leftovers {
+    /// Whether a request was cut off.
+    pub fn has_unknown(&self) -> bool {
+        self.unknown_manifest().is_some() || self.files.iter().any(|file| file.is_unknown)
+    }
+
+    /// Only what was cut off.
+    pub fn unknown(&self) -> Self {
+        let files = self.files.iter().filter(|file| file.is_unknown).cloned().collect();
+        Leftovers { manifest: self.unknown_manifest(), files, ..Leftovers::default() }
+    }
+
+    fn unknown_manifest(&self) -> Option<LeftoverManifest> {
+        self.manifest.clone().filter(|manifest| manifest.is_unknown)
+    }
+}
