@@ -30,6 +30,7 @@ pub struct ObjectWriter {
 struct Multipart {
     upload_id: Arc<str>,
     uploading: JoinSet<Result<Part>>,
+    uploaded: Vec<Part>,
     next_number: i32,
 }
 
@@ -97,11 +98,14 @@ impl Multipart {
                 answer.map_err(|failure| failure.error)
             })
             .await??;
-        Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), next_number: 1 })
+        Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), uploaded: Vec::new(), next_number: 1 })
     }
 
-    /// `held` is let go when the part has arrived.
+    /// `held` is let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on for nothing.
     fn send(&mut self, shared: &Arc<Shared>, object: &Object, body: Bytes, held: impl Send + 'static) -> Result<()> {
+        while let Some(part) = self.uploading.try_join_next() {
+            self.uploaded.push(part.map_err(|_| lost_task())??);
+        }
         if self.next_number > MAX_PARTS {
             return Err(Error::new(Code::Limit, "a file has more parts than S3 allows")
                 .detail(format!("{} has more than {MAX_PARTS} parts.", shared.target.destination.url(&object.key)))
@@ -118,7 +122,7 @@ impl Multipart {
     }
 
     async fn complete(mut self, shared: &Arc<Shared>, object: Object, record: FileRecord) -> Result<()> {
-        let mut parts = Vec::new();
+        let mut parts = self.uploaded;
         while let Some(part) = self.uploading.join_next().await {
             parts.push(part.map_err(|_| lost_task())??);
         }
