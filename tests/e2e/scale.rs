@@ -61,7 +61,12 @@ fn five_million_rows_need_no_more_memory_than_one_million_and_are_all_there() {
     db.create(&Integration { name: "proxied", endpoint: proxy.endpoint(), ..Integration::local() });
     // What the allocator keeps from a first export must not count for the second alone.
     let (client, ..) = export_rows(&db, db.client(), &proxy, 1_000_000);
-    let (client, one, peak_of_one) = export_rows(&db, client, &proxy, 1_000_000);
+    // The highest of five, so that both figures are the peak of as many rows.
+    let (mut client, one, mut peak_of_one) = export_rows(&db, client, &proxy, 1_000_000);
+    for _ in 0..4 {
+        let (same_client, _, peak) = export_rows(&db, client, &proxy, 1_000_000);
+        (client, peak_of_one) = (same_client, peak_of_one.max(peak));
+    }
     let (_, five, peak_of_five) = export_rows(&db, client, &proxy, 5_000_000);
     check(&db, &one, 1_000_000);
     check(&db, &five, 5_000_000);
