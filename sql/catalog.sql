@@ -33,19 +33,28 @@ CREATE TABLE s3_export.integrations (
     name text NOT NULL UNIQUE
         CONSTRAINT name_is_printable CHECK (name OPERATOR(pg_catalog.~) '^[^[:cntrl:]]{1,63}$'),
     owner name NOT NULL DEFAULT current_user,
+    owner_oid oid,
     usage_role name NOT NULL DEFAULT current_user,
+    usage_role_oid oid,
     enabled boolean NOT NULL DEFAULT true,
     credential_source text NOT NULL DEFAULT 'keys'
         CONSTRAINT credential_source_is_known
         CHECK (credential_source OPERATOR(pg_catalog.=) ANY (ARRAY['keys', 'ambient', 'profile'])),
-    access_key_id text,
-    aws_profile text,
+    access_key_id text
+        CONSTRAINT access_key_id_goes_with_keys
+        CHECK (access_key_id IS NULL OR credential_source OPERATOR(pg_catalog.=) 'keys'),
+    aws_profile text
+        CONSTRAINT aws_profile_goes_with_profile
+        CHECK ((aws_profile IS NOT NULL) OPERATOR(pg_catalog.=) (credential_source OPERATOR(pg_catalog.=) 'profile')),
     aws_role text
-        CONSTRAINT aws_role_is_an_arn CHECK (aws_role OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:iam::[0-9]{12}:role/.+$'),
+        CONSTRAINT aws_role_is_an_arn
+        CHECK (aws_role OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+$'
+               AND pg_catalog.length(aws_role) OPERATOR(pg_catalog.<=) 2048),
     aws_external_id text
         CONSTRAINT aws_external_id_has_the_characters_of_sts
         CHECK (aws_external_id OPERATOR(pg_catalog.~) '^[[:alnum:]_+=,.@:/-]{2,}$'
-               AND pg_catalog.length(aws_external_id) OPERATOR(pg_catalog.<=) 1224),
+               AND pg_catalog.length(aws_external_id) OPERATOR(pg_catalog.<=) 1224)
+        CONSTRAINT aws_external_id_goes_with_a_role CHECK (aws_external_id IS NULL OR aws_role IS NOT NULL),
     sts_endpoint text
         CONSTRAINT sts_endpoint_is_a_url CHECK (sts_endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
     region text
@@ -64,7 +73,10 @@ CREATE TABLE s3_export.integrations (
     sse text
         CONSTRAINT sse_is_known CHECK (sse OPERATOR(pg_catalog.=) ANY (ARRAY['AES256', 'aws:kms', 'aws:kms:dsse'])),
     kms_key_id text
-        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
+        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms'))
+        -- Other servers name keys as they like.
+        CONSTRAINT kms_key_id_is_an_arn
+        CHECK (endpoint IS NOT NULL OR kms_key_id OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$'),
     storage_class text
         CONSTRAINT storage_class_is_a_name CHECK (storage_class OPERATOR(pg_catalog.~) '^[A-Z_]{1,64}$'),
     object_acl text
@@ -80,17 +92,21 @@ COMMENT ON TABLE s3_export.integrations IS
 COMMENT ON COLUMN s3_export.integrations.integration_id IS 'never changes; sealed credentials are bound to it';
 COMMENT ON COLUMN s3_export.integrations.name IS 'what s3_export(uri, integration, query) is given';
 COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the row if they are in s3_export_admin';
+COMMENT ON COLUMN s3_export.integrations.owner_oid IS
+    'set by itself when owner is written, so that a new role of an old name owns nothing';
+COMMENT ON COLUMN s3_export.integrations.usage_role_oid IS
+    'set by itself when usage_role is written, so that a new role of an old name may use nothing';
 COMMENT ON COLUMN s3_export.integrations.usage_role IS
     'role whose members see and use the row; public: every member of s3_export_member';
 COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports are refused';
 COMMENT ON COLUMN s3_export.integrations.credential_source IS
-    'keys: access_key_id and a sealed secret; ambient, profile: the server''s own (made by a superuser only)';
+    'keys: access_key_id and a sealed secret; ambient, profile: the server''s own credentials (owned by a superuser only)';
 COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials';
 COMMENT ON COLUMN s3_export.integrations.aws_profile IS 'profile in the server''s AWS files, for credential_source profile';
-COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume';
+COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume with these credentials';
 COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that the role''s trust policy asks for';
-COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s';
-COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region; NULL: Amazon is asked (us-east-1 where there is an endpoint)';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port]; changing it voids the sealed credentials; http needs a superuser';
 COMMENT ON COLUMN s3_export.integrations.path_style IS 'the bucket in the path instead of the host name';
@@ -111,6 +127,8 @@ BEGIN
     IF NEW.integration_id IS DISTINCT FROM OLD.integration_id THEN
         RAISE EXCEPTION 'integration_id of an integration never changes' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    NEW.owner_oid := OLD.owner_oid;
+    NEW.usage_role_oid := OLD.usage_role_oid;
     NEW.updated_at := pg_catalog.now();
     RETURN NEW;
 END
@@ -118,36 +136,72 @@ $$;
 COMMENT ON FUNCTION s3_export.before_integration_update() IS
     'keeps integration_id, which credentials are sealed with, and sets updated_at';
 REVOKE ALL ON FUNCTION s3_export.before_integration_update() FROM PUBLIC;
-CREATE TRIGGER before_integration_update BEFORE UPDATE ON s3_export.integrations
+
+-- A name alone would hand a dropped role's integrations to whoever gets the name next. Resolved only when the column is
+-- written, were it with the same name: an UPDATE of something else revives nothing.
+CREATE FUNCTION s3_export.resolve_role() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted pg_catalog.name := CASE TG_ARGV[0] WHEN 'owner' THEN NEW.owner ELSE NEW.usage_role END;
+    found pg_catalog.oid := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted);
+BEGIN
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner' THEN
+        NEW.owner_oid := found;
+    ELSE
+        NEW.usage_role_oid := found;
+    END IF;
+    -- No error: a restore may well come before its roles.
+    IF found IS NULL AND wanted OPERATOR(pg_catalog.<>) 'public' THEN
+        RAISE WARNING '% of integration "%" does not exist: role "%"', TG_ARGV[0], NEW.name, wanted
+            USING HINT = pg_catalog.format('Once it does: UPDATE s3_export.integrations SET %I = %L WHERE name = %L.',
+                                           TG_ARGV[0], wanted, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID beside the name of the role that its argument names';
+REVOKE ALL ON FUNCTION s3_export.resolve_role() FROM PUBLIC;
+
+-- In the order of their names: the first keeps the OIDs, the others set them.
+CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations
     FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update();
-COMMENT ON TRIGGER before_integration_update ON s3_export.integrations IS
+COMMENT ON TRIGGER a_before_integration_update ON s3_export.integrations IS
     'keeps integration_id, which credentials are sealed with, and sets updated_at';
+CREATE TRIGGER b_resolve_owner BEFORE INSERT OR UPDATE OF owner ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('owner');
+COMMENT ON TRIGGER b_resolve_owner ON s3_export.integrations IS 'sets owner_oid';
+CREATE TRIGGER b_resolve_usage_role BEFORE INSERT OR UPDATE OF usage_role ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('usage_role');
+COMMENT ON TRIGGER b_resolve_usage_role ON s3_export.integrations IS 'sets usage_role_oid';
 
 -- Integrations are restored by pg_dump; credentials below are not, and never leave the database.
 SELECT pg_catalog.pg_extension_config_dump('s3_export.integrations', '');
 
 REVOKE ALL ON s3_export.integrations FROM PUBLIC;
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
-GRANT SELECT (integration_id, name, owner, usage_role, enabled, credential_source, aws_profile, aws_role, sts_endpoint, region,
-              endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl,
-              checksum, created_at, updated_at)
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
     ON s3_export.integrations TO s3_export_member;
 GRANT SELECT, INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 
 ALTER TABLE s3_export.integrations ENABLE ROW LEVEL SECURITY;
 
--- The look-ups by name go through pg_roles: has_role functions raise for a role that was dropped, or is missing after a
--- restore, and one such row would then hide all others.
+-- The look-ups go through pg_roles: has_role functions raise for a role that was dropped, or is missing after a restore, and
+-- one such row would then hide all others. Name and OID must both be the role's: an OID may mean somebody else after a restore
+-- with triggers switched off.
 CREATE POLICY members_see_what_they_may_use ON s3_export.integrations FOR SELECT TO s3_export_member
     USING (usage_role OPERATOR(pg_catalog.=) 'public'
            OR EXISTS (SELECT FROM pg_catalog.pg_roles AS r
-                      WHERE r.rolname OPERATOR(pg_catalog.=) usage_role AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+                      WHERE r.oid OPERATOR(pg_catalog.=) usage_role_oid AND r.rolname OPERATOR(pg_catalog.=) usage_role
+                            AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
 COMMENT ON POLICY members_see_what_they_may_use ON s3_export.integrations IS
     'a member sees the integrations whose usage_role he has, and those for public';
 
 CREATE POLICY admins_change_what_they_own ON s3_export.integrations FOR ALL TO s3_export_admin
     USING (EXISTS (SELECT FROM pg_catalog.pg_roles AS r
-                   WHERE r.rolname OPERATOR(pg_catalog.=) owner AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+                   WHERE r.oid OPERATOR(pg_catalog.=) owner_oid AND r.rolname OPERATOR(pg_catalog.=) owner
+                         AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
 COMMENT ON POLICY admins_change_what_they_own ON s3_export.integrations IS
     'an administrator sees and changes the integrations that a role of his owns';
 
@@ -206,7 +260,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). options: checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class';
+    'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). An aws_role without aws_external_id gets a new one. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
@@ -224,6 +278,57 @@ COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
 -- Updating is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.set_credentials(text, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.set_credentials_from_file(name text, path text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_set_credentials_from_file';
+COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
+    'as set_credentials, with the keys in a file of the server''s: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
+-- As for set_credentials; the file is another privilege still.
+REVOKE ALL ON FUNCTION s3_export.set_credentials_from_file(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials_from_file(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.reseal() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_reseal';
+COMMENT ON FUNCTION s3_export.reseal() IS
+    'seals all credentials of this database with the newest key of the ring; gives how many it sealed anew. Other databases of the cluster may still need the old keys';
+-- It touches everybody's credentials.
+REVOKE ALL ON FUNCTION s3_export.reseal() FROM PUBLIC;
+
+CREATE FUNCTION s3_export.validate_integration(
+    name text,
+    uri text DEFAULT NULL,
+    OUT step text,
+    OUT ok boolean,
+    OUT detail text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_validate_integration';
+COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
+    'tries an integration out at uri (default: its first allowed location) and says how each step went: region, credentials, put, head, conditional put, multipart, delete';
+-- It writes to the bucket.
+REVOKE ALL ON FUNCTION s3_export.validate_integration(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_iam_policy';
+COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
+    'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup';
+-- Help for administrators; what it shows, the table shows too.
+REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.trust_policy(name text, principal text DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_trust_policy';
+COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
+    'the trust policy for the integration''s role, with its external id, as JSON. principal: whom to trust (default: STS is asked whose the integration''s credentials are)';
+-- It shows the external id.
+REVOKE ALL ON FUNCTION s3_export.trust_policy(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.trust_policy(text, text) TO s3_export_admin;
 
 -- In pg_catalog, so that it is found under any search_path.
 CREATE FUNCTION pg_catalog.s3_export(
@@ -250,3 +355,28 @@ COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigi
 -- It sends data out of the database: a privilege of its own.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export_with_role(
+    uri text,
+    aws_role text,
+    aws_external_id text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT 'none',
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_with_role';
+COMMENT ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'as s3_export, with a role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: whoever could name any role would write wherever any role trusts this server (the confused deputy)';
+-- Granted to nobody: see the comment.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;

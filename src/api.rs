@@ -4,30 +4,47 @@ use pgrx::pg_sys::Datum;
 
 use crate::error::Result;
 use crate::export;
-use crate::integration::{self, NewIntegration};
+use crate::integration::{self, Kind, NewIntegration};
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
-use crate::request::{Arguments, Request};
+use crate::request::{Arguments, PermissionArguments, Request, required};
 use crate::secret::Secret;
 use crate::sql_function;
+use crate::validate;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
+sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
 sql_function!(s3_export_create_integration, pg_finfo_s3_export_create_integration, create_integration);
+sql_function!(s3_export_iam_policy, pg_finfo_s3_export_iam_policy, iam_policy);
+sql_function!(s3_export_reseal, pg_finfo_s3_export_reseal, reseal);
 sql_function!(s3_export_set_credentials, pg_finfo_s3_export_set_credentials, set_credentials);
+sql_function!(s3_export_set_credentials_from_file, pg_finfo_s3_export_set_credentials_from_file, set_credentials_from_file);
+sql_function!(s3_export_trust_policy, pg_finfo_s3_export_trust_policy, trust_policy);
+sql_function!(s3_export_validate_integration, pg_finfo_s3_export_validate_integration, validate_integration);
 
 /// `s3_export(uri, integration, query, …)`
 fn run(call: &Call) -> Result<Datum> {
+    export(call, PermissionArguments::Integration(call.text(1)), 2)
+}
+
+/// `s3_export_with_role(uri, aws_role, aws_external_id, query, …)`
+fn run_with_role(call: &Call) -> Result<Datum> {
+    export(call, PermissionArguments::Role { aws_role: call.text(1), aws_external_id: call.text(2) }, 3)
+}
+
+/// Both forms, whose arguments are the same from `query`, at this position, on.
+fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<Datum> {
     let request = Request::from_arguments(Arguments {
         uri: call.text(0),
-        integration: call.text(1),
-        query: call.text(2),
-        format: call.text(3),
-        compression: call.text(4),
-        output_chunk_size: call.int4(5),
-        output_chunk_bytes: call.int8(6),
-        partition_by: call.has_value(7),
-        include_query_id: call.boolean(8),
-        wrap_types: call.boolean(9),
-        options: call.json(10),
+        permission,
+        query: call.text(query),
+        format: call.text(query + 1),
+        compression: call.text(query + 2),
+        output_chunk_size: call.int4(query + 3),
+        output_chunk_bytes: call.int8(query + 4),
+        partition_by: call.has_value(query + 5),
+        include_query_id: call.boolean(query + 6),
+        wrap_types: call.boolean(query + 7),
+        options: call.json(query + 8),
     })?;
     let outcome = export::run(&request)?;
     Ok(call.row(vec![
@@ -64,4 +81,41 @@ fn set_credentials(call: &Call) -> Result<Datum> {
     let secret = |position| call.text(position).map(Secret::new);
     integration::set_credentials(call.text(0), call.text(1), secret(2), secret(3))?;
     Ok(Datum::null())
+}
+
+/// `s3_export.set_credentials_from_file(name, path)`
+fn set_credentials_from_file(call: &Call) -> Result<Datum> {
+    integration::set_credentials_from_file(call.text(0), call.text(1))?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.reseal()`
+fn reseal(_call: &Call) -> Result<Datum> {
+    Ok(int8_datum(integration::reseal()?))
+}
+
+/// `s3_export.validate_integration(name, uri)`
+fn validate_integration(call: &Call) -> Result<Datum> {
+    let findings = validate::run(required("name", call.text(0))?, call.text(1).as_deref())?;
+    let mut rows = Vec::with_capacity(findings.len());
+    for finding in &findings {
+        rows.push(vec![
+            text_datum(finding.step)?,
+            Datum::from(finding.ok),
+            text_datum(&finding.detail)?,
+            text_datum(&finding.meaning)?,
+        ]);
+    }
+    call.rows(rows)
+}
+
+/// `s3_export.iam_policy(name, kind)`
+fn iam_policy(call: &Call) -> Result<Datum> {
+    let kind = Kind::parse(&required("kind", call.text(1))?)?;
+    text_datum(&integration::iam_policy(&required("name", call.text(0))?, kind)?)
+}
+
+/// `s3_export.trust_policy(name, principal)`
+fn trust_policy(call: &Call) -> Result<Datum> {
+    text_datum(&validate::trust_policy(&required("name", call.text(0))?, call.text(1))?)
 }

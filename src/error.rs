@@ -36,6 +36,8 @@ pub enum Code {
     Limit,
     /// 55000: something must be set up, or must end, first.
     NotReady,
+    /// 58P01: a file of the server's cannot be read.
+    File,
     /// 57014: a deadline of ours passed.
     Timeout,
     /// 58030: S3 answered with an error that none of the others describes.
@@ -62,6 +64,7 @@ impl Code {
             Code::OutOfMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
             Code::Limit => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             Code::NotReady => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Code::File => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
             Code::Timeout => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             Code::Io => PgSqlErrorCode::ERRCODE_IO_ERROR,
             Code::Configuration => PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::chunk::{Chunker, Limits, Piece, PieceSink, Totals};
 use crate::encode::{RowEncoder, describe};
 use crate::error::{Code, Error, Result};
-use crate::integration;
+use crate::integration::{self, Purpose};
 use crate::manifest::{Column, Manifest};
 use crate::pg::wait::wait_until;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
@@ -22,6 +22,7 @@ use crate::request::{Request, Wrapping};
 use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
+use crate::upload::connection::{Connection, Store};
 use crate::upload::{ExportUpload, PART_BYTES};
 use crate::uri::Destination;
 
@@ -39,11 +40,12 @@ pub struct Outcome {
 /// Runs an export as the current user.
 pub fn run(request: &Request) -> Result<Outcome> {
     let _running = Running::enter()?;
-    let connection = integration::authorize(&request.integration, &request.location)?;
+    let connection = integration::authorize(&request.permission, &request.location, Purpose::Export)?;
     let query = Query::parse(&request.query)?;
     let destination = Destination::new(request.location.clone(), Uuid::now_v7(), request.include_query_id)?;
 
-    let upload = transaction::begin(&connection, destination.clone())?;
+    let algorithm = connection.object.checksum;
+    let upload = transaction::begin(open(connection, request.location.bucket())?, destination.clone())?;
     let mut documents = Documents::new(request, &upload);
     query.run(&mut documents)?;
     let (totals, columns) = documents.finish()?;
@@ -57,7 +59,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         files: upload.records()?,
         totals,
         columns,
-        algorithm: connection.object.checksum,
+        algorithm,
         wrap_types: request.wrapping == Wrapping::Rockset,
         query_sha256: sha256_hex(request.query.as_bytes()),
         query: request.manifest_query.then(|| request.query.clone()),
@@ -67,6 +69,14 @@ pub fn run(request: &Request) -> Result<Outcome> {
         warn_of_many_files(totals.files);
     }
     Ok(outcome)
+}
+
+/// Finds out where the bucket is and fetches credentials, waiting for both.
+pub fn open(connection: Connection, bucket: &str) -> Result<Store> {
+    let bucket = bucket.to_owned();
+    transaction::request(
+        |network| async move { Store::open(&connection, &bucket, &network).await.map_err(|failure| failure.error) },
+    )
 }
 
 /// Buffers grow in steps, so that those of files of about one size can take each other's place.
@@ -85,18 +95,24 @@ thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// At most one export runs in a backend at a time, and none where somebody else's maintenance runs our code.
+/// Refuses where somebody else's maintenance runs our code, and where the end of the transaction would not be seen.
+pub fn check_context() -> Result<()> {
+    if in_restricted_operation() {
+        return Err(Error::new(Code::Privilege, "cannot export within a security-restricted operation"));
+    }
+    if in_parallel_operation() {
+        return Err(Error::new(Code::Unsupported, "cannot export during a parallel operation")
+            .detail("A function that calls s3_export must be PARALLEL UNSAFE, as s3_export is."));
+    }
+    Ok(())
+}
+
+/// At most one export runs in a backend at a time.
 struct Running;
 
 impl Running {
     fn enter() -> Result<Self> {
-        if in_restricted_operation() {
-            return Err(Error::new(Code::Privilege, "cannot export within a security-restricted operation"));
-        }
-        if in_parallel_operation() {
-            return Err(Error::new(Code::Unsupported, "cannot export during a parallel operation")
-                .detail("A function that calls s3_export must be PARALLEL UNSAFE, as s3_export is."));
-        }
+        check_context()?;
         if RUNNING.replace(true) {
             return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")
                 .hint("Call s3_export in a statement of its own."));

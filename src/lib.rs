@@ -24,6 +24,7 @@ mod settings;
 mod transaction;
 mod upload;
 mod uri;
+mod validate;
 
 pgrx::pg_module_magic!();
 

@@ -79,6 +79,22 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
+/// Whether the current user has the privileges of `pg_read_server_files`.
+pub fn may_read_server_files() -> bool {
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// The name of the current user.
+pub fn current_user_name() -> String {
+    // SAFETY: a catalog look-up inside a transaction; the result is NULL or NUL-terminated.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        if name.is_null() { String::new() } else { to_utf8(CStr::from_ptr(name).to_bytes()) }
+    }
+}
+
 /// Whether maintenance code runs us as somebody else (an index, a materialized view, …).
 pub fn in_restricted_operation() -> bool {
     // SAFETY: reads a global.

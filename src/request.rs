@@ -9,12 +9,12 @@ use crate::error::{Code, Error, Result};
 use crate::uri::Location;
 
 /// Arguments as SQL gives them: `None` is NULL. `options` is an object's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Arguments {
     /// `s3://bucket/prefix`
     pub uri: Option<String>,
-    /// Name of the integration.
-    pub integration: Option<String>,
+    /// What lets the export write there.
+    pub permission: PermissionArguments,
     /// The SELECT.
     pub query: Option<String>,
     /// `json`
@@ -35,13 +35,53 @@ pub struct Arguments {
     pub options: Option<String>,
 }
 
+/// The arguments that say what lets an export write: `None` is NULL.
+#[derive(Debug)]
+pub enum PermissionArguments {
+    /// Name of an integration.
+    Integration(Option<String>),
+    /// A role that the server assumes, and its external id.
+    Role {
+        /// ARN.
+        aws_role: Option<String>,
+        /// What the role's trust policy demands.
+        aws_external_id: Option<String>,
+    },
+}
+
+/// What lets an export write to its location.
+#[derive(Debug, Clone)]
+pub enum Permission {
+    /// The integration of this name.
+    Integration(String),
+    /// A superuser's word in `s3_export.inline_roles`.
+    Role {
+        /// ARN of the role that the server assumes.
+        aws_role: String,
+        /// What the role's trust policy demands.
+        aws_external_id: String,
+    },
+}
+
+impl Permission {
+    fn from_arguments(arguments: PermissionArguments) -> Result<Self> {
+        Ok(match arguments {
+            PermissionArguments::Integration(name) => Permission::Integration(required("integration", name)?),
+            PermissionArguments::Role { aws_role, aws_external_id } => Permission::Role {
+                aws_role: required("aws_role", aws_role)?,
+                aws_external_id: required("aws_external_id", aws_external_id)?,
+            },
+        })
+    }
+}
+
 /// A checked wish for one export.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Where the files go.
     pub location: Location,
-    /// Name of the integration that permits it.
-    pub integration: String,
+    /// What lets it write there.
+    pub permission: Permission,
     /// The SELECT, as it was given.
     pub query: String,
     /// Documents a file; `None`: the setting `s3_export.output_chunk_size`.
@@ -96,7 +136,7 @@ impl Request {
     /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense, 0A000 for one not built yet.
     pub fn from_arguments(arguments: Arguments) -> Result<Self> {
         let location = Location::parse(&required("uri", arguments.uri)?)?;
-        let integration = required("integration", arguments.integration)?;
+        let permission = Permission::from_arguments(arguments.permission)?;
         let query = required("query", arguments.query)?;
         check_choice("format", &required("format", arguments.format)?, "json", &["csv", "parquet"])?;
         check_choice("compression", &required("compression", arguments.compression)?, "none", &["gzip", "zstd"])?;
@@ -107,7 +147,7 @@ impl Request {
         let wrap_types = required("wrap_types", arguments.wrap_types)?;
         Ok(Request {
             location,
-            integration,
+            permission,
             query,
             chunk_size: positive("output_chunk_size", arguments.output_chunk_size.map(i64::from))?,
             chunk_bytes: positive("output_chunk_bytes", arguments.output_chunk_bytes)?,
@@ -199,14 +239,16 @@ mod tests {
     fn arguments() -> Arguments {
         Arguments {
             uri: Some("s3://bucket/x".into()),
-            integration: Some("i".into()),
+            permission: PermissionArguments::Integration(Some("i".into())),
             query: Some("SELECT 1".into()),
             format: Some("json".into()),
             compression: Some("none".into()),
             include_query_id: Some(false),
             wrap_types: Some(true),
             options: Some("{}".into()),
-            ..Arguments::default()
+            output_chunk_size: None,
+            output_chunk_bytes: None,
+            partition_by: false,
         }
     }
 
@@ -226,7 +268,9 @@ mod tests {
     #[test]
     fn nulls_are_refused_with_22004() {
         assert_eq!(code(|a| a.uri = None), Some(Code::Null));
-        assert_eq!(code(|a| a.integration = None), Some(Code::Null));
+        assert_eq!(code(|a| a.permission = PermissionArguments::Integration(None)), Some(Code::Null));
+        let role = || PermissionArguments::Role { aws_role: Some("r".into()), aws_external_id: None };
+        assert_eq!(code(|a| a.permission = role()), Some(Code::Null));
         assert_eq!(code(|a| a.query = None), Some(Code::Null));
         assert_eq!(code(|a| a.format = None), Some(Code::Null));
         assert_eq!(code(|a| a.options = None), Some(Code::Null));

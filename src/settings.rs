@@ -1,11 +1,12 @@
 //! The settings (`s3_export.…`), their defaults and who may change them.
 
 use std::ffi::CString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::reserve_setting_prefix;
+use crate::pg::{reserve_setting_prefix, to_utf8};
 
 static OUTPUT_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BUFFER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
@@ -13,6 +14,8 @@ static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CLEANUP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// Defines them. Called once, when the library is loaded.
 pub fn define() {
@@ -74,6 +77,22 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
     );
+    GucRegistry::define_string_guc(
+        c"s3_export.ca_file",
+        c"File of the certificate authorities to trust, in PEM, instead of the system's.",
+        c"For S3 and STS, and for what gives the server its own credentials.",
+        &CA_FILE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.inline_roles",
+        c"Roles that s3_export_with_role may assume, each with the locations it may write to.",
+        c"A JSON array of objects with aws_role and allowed_locations, and if need be region, endpoint, path_style, sts_endpoint.",
+        &INLINE_ROLES,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
     reserve_setting_prefix();
 }
 
@@ -107,8 +126,21 @@ fn milliseconds(setting: &GucSetting<i32>) -> Duration {
 }
 
 /// The key ring's path; `None` when the setting is empty.
-pub fn key_file() -> Option<std::path::PathBuf> {
-    let path = KEY_FILE.get()?;
-    let path = path.to_str().ok().filter(|path| !path.is_empty())?;
-    Some(std::path::PathBuf::from(path))
+pub fn key_file() -> Option<PathBuf> {
+    text(&KEY_FILE).map(PathBuf::from)
+}
+
+/// The path of the certificate authorities; `None` when the setting is empty.
+pub fn ca_file() -> Option<PathBuf> {
+    text(&CA_FILE).map(PathBuf::from)
+}
+
+/// The roles that may be named inline, and where they may write: JSON; `None` when the setting is empty.
+pub fn inline_roles() -> Option<String> {
+    text(&INLINE_ROLES)
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    let value = setting.get()?;
+    (!value.is_empty()).then(|| to_utf8(value.as_bytes()))
 }

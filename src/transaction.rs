@@ -28,8 +28,9 @@ use crate::pg::current_subtransaction;
 use crate::pg::errors::forget_transaction;
 use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
 use crate::settings;
-use crate::upload::connection::Connection;
-use crate::upload::runtime::{IoThread, Job};
+use crate::upload::connection::Store;
+use crate::upload::network::{Network, Trust};
+use crate::upload::runtime::{IoThread, Job, lost_task};
 use crate::upload::{ExportUpload, Remains};
 use crate::uri::Destination;
 
@@ -64,11 +65,30 @@ pub fn register_callbacks() {
     }
 }
 
+/// The thread that serves this transaction, started if need be.
+fn io_thread() -> Result<Rc<IoThread>> {
+    PENDING.with_borrow(|pending| {
+        let start = || IoThread::start(Trust::load(settings::ca_file().as_deref())?).map(Rc::new);
+        pending.io.get_or_try_init(start).cloned()
+    })
+}
+
+/// Runs requests that make no object of an export, and waits for their end; whatever ends the transaction meanwhile ends them.
+pub fn request<T, F>(work: impl FnOnce(Arc<Network>) -> F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let io = io_thread()?;
+    let job = io.spawn(work(Arc::clone(io.network())));
+    wait_until(io.wake(), None, || job.take())?.ok_or_else(lost_task)?
+}
+
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
-pub fn begin(connection: &Connection, destination: Destination) -> Result<Rc<ExportUpload>> {
+pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
+    let io = io_thread()?;
     PENDING.with_borrow_mut(|pending| {
-        let io = pending.io.get_or_try_init(|| IoThread::start().map(Rc::new))?;
-        let upload = Rc::new(ExportUpload::start(io, connection, destination, settings::upload_concurrency()));
+        let upload = Rc::new(ExportUpload::start(&io, store, destination, settings::upload_concurrency()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),

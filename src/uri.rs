@@ -39,6 +39,11 @@ impl Location {
         &self.bucket
     }
 
+    /// Without a slash at either end; empty for the whole bucket.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether this location is `outer` or lies below it.
     fn within(&self, outer: &Location) -> bool {
         self.bucket == outer.bucket
@@ -127,6 +132,11 @@ impl Destination {
     /// The manifest's key. Hadoop, Spark, Athena and Trino skip names with a leading underscore.
     pub fn manifest_key(&self) -> String {
         self.location.key(&format!("_{}.manifest", self.export_id))
+    }
+
+    /// The key of an object that tries out whether the location can be written to.
+    pub fn probe_key(&self) -> String {
+        self.location.key(&format!("_{}.probe", self.export_id))
     }
 
     /// `key` as an `s3://` URL with the raw key, as Redshift's manifests have it.

@@ -1,7 +1,7 @@
 //! The SQL that reads and writes `s3_export.integrations` and `s3_export.credentials`.
 //!
 //! Rows of `integrations` are read and written **as the caller**: GRANTs and row-level security decide by themselves.
-//! Only the two statements on `credentials` run as the superuser, each with nothing but a row's id from outside. All
+//! Only the statements on `credentials` run as the superuser, with nothing from outside but a row's id or a key's. All
 //! run with a pinned search_path, and values cross as JSON in UTF-8, so that no encoding and no operator of the
 //! session's takes part.
 
@@ -20,49 +20,103 @@ use crate::pg::{ActAs, Settings};
 /// off would get an error for every row that they hide.
 const PINNED: [(&CStr, &CStr); 2] = [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on")];
 
-/// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them.
+/// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them; and whether a superuser
+/// owns it.
 pub fn visible_integration(name: &str) -> Result<Option<Value>> {
     read(
         "SELECT convert_to(jsonb_build_object('integration_id', i.integration_id, 'name', i.name, 'enabled', i.enabled,
-             'credential_source', i.credential_source, 'aws_role', i.aws_role, 'region', i.region, 'endpoint', i.endpoint,
-             'path_style', i.path_style, 'allowed_locations', i.allowed_locations,
-             'expected_bucket_owner', i.expected_bucket_owner, 'sse', i.sse, 'kms_key_id', i.kms_key_id,
-             'storage_class', i.storage_class, 'object_acl', i.object_acl, 'checksum', i.checksum)::text, 'UTF8')
+             'credential_source', i.credential_source, 'aws_profile', i.aws_profile, 'aws_role', i.aws_role,
+             'sts_endpoint', i.sts_endpoint, 'region', i.region, 'endpoint', i.endpoint, 'path_style', i.path_style,
+             'allowed_locations', i.allowed_locations, 'expected_bucket_owner', i.expected_bucket_owner, 'sse', i.sse,
+             'kms_key_id', i.kms_key_id, 'storage_class', i.storage_class, 'object_acl', i.object_acl, 'checksum', i.checksum,
+             'superuser_owns', EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)
+             )::text, 'UTF8')
          FROM s3_export.integrations AS i
          WHERE i.name = ($argument ->> 'name')",
         &json!({ "name": name }),
     )
 }
 
-/// The key id and the sealed secret of an integration that the caller was found to see.
-pub fn sealed_credentials(integration_id: Uuid) -> Result<Option<(String, Sealed)>> {
+/// The external id, for who may see that column.
+pub fn external_id(name: &str) -> Result<Option<Value>> {
+    read(
+        "SELECT convert_to(jsonb_build_object('aws_external_id', i.aws_external_id)::text, 'UTF8')
+         FROM s3_export.integrations AS i WHERE i.name = ($argument ->> 'name')",
+        &json!({ "name": name }),
+    )
+}
+
+/// What members do not see of an integration.
+pub struct HiddenHalf {
+    pub access_key_id: Option<String>,
+    pub aws_external_id: Option<String>,
+    pub sealed: Option<Sealed>,
+}
+
+/// That of an integration that the caller was found to see.
+pub fn hidden_half(integration_id: Uuid) -> Result<Option<HiddenHalf>> {
     let row = {
         let _superuser = ActAs::superuser();
         read(
-            "SELECT convert_to(jsonb_build_object('access_key_id', i.access_key_id, 'key_id', c.key_id, 'sealed', encode(c.sealed, 'hex'))::text, 'UTF8')
-             FROM s3_export.integrations AS i JOIN s3_export.credentials AS c USING (integration_id)
+            "SELECT convert_to(jsonb_build_object('access_key_id', i.access_key_id, 'aws_external_id', i.aws_external_id,
+                 'key_id', c.key_id, 'sealed', encode(c.sealed, 'hex'))::text, 'UTF8')
+             FROM s3_export.integrations AS i LEFT JOIN s3_export.credentials AS c USING (integration_id)
              WHERE i.integration_id = ($argument ->> 'integration_id')::uuid",
             &json!({ "integration_id": integration_id.to_string() }),
         )?
     };
-    let Some(row) = row else { return Ok(None) };
-    let text = |column: &str| row.get(column).and_then(Value::as_str).map(str::to_owned);
-    let decoded = || {
-        let blob = decode_hex(&text("sealed")?)?;
-        Some((text("access_key_id")?, Sealed { key_id: text("key_id")?, blob }))
+    Ok(row.map(|row| HiddenHalf {
+        access_key_id: text(&row, "access_key_id"),
+        aws_external_id: text(&row, "aws_external_id"),
+        sealed: sealed(&row),
+    }))
+}
+
+/// Sealed credentials and their place.
+pub struct SealedRow {
+    pub integration_id: Uuid,
+    pub name: String,
+    pub endpoint: Option<String>,
+    pub sealed: Sealed,
+}
+
+/// All that are sealed with another key than `key_id`, locked until the end of the transaction.
+pub fn credentials_of_other_keys(key_id: &str) -> Result<Vec<SealedRow>> {
+    let _superuser = ActAs::superuser();
+    let rows = write(
+        "SELECT convert_to(coalesce(jsonb_agg(r), '[]')::text, 'UTF8') FROM (
+             SELECT i.integration_id, i.name, i.endpoint, c.key_id, encode(c.sealed, 'hex') AS sealed
+             FROM s3_export.integrations AS i JOIN s3_export.credentials AS c USING (integration_id)
+             WHERE c.key_id <> ($argument ->> 'key_id') ORDER BY i.name FOR UPDATE) AS r",
+        &json!({ "key_id": key_id }),
+    )?;
+    let row = |row: &Value| {
+        let integration_id = text(row, "integration_id").and_then(|id| Uuid::parse_str(&id).ok())?;
+        Some(SealedRow { integration_id, name: text(row, "name")?, endpoint: text(row, "endpoint"), sealed: sealed(row)? })
     };
-    Ok(decoded())
+    Ok(rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().filter_map(row).collect())
+}
+
+fn text(row: &Value, column: &str) -> Option<String> {
+    row.get(column).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn sealed(row: &Value) -> Option<Sealed> {
+    Some(Sealed { key_id: text(row, "key_id")?, blob: decode_hex(&text(row, "sealed")?)? })
 }
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
     let inserted = write(
-        "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, access_key_id, region, endpoint, path_style,
-             allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum)
-         SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.access_key_id,
-             r.region, r.endpoint, coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse,
-             r.kms_key_id, r.storage_class, r.object_acl, coalesce(r.checksum, 'crc32')
-         FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean, access_key_id text,
+        "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
+             aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
+             kms_key_id, storage_class, object_acl, checksum)
+         SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
+             r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
+             coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
+             r.object_acl, coalesce(r.checksum, 'crc32')
+         FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
+             credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
              kms_key_id text, storage_class text, object_acl text, checksum text)
          ON CONFLICT DO NOTHING
@@ -70,6 +124,15 @@ pub fn insert_integration(columns: &Value) -> Result<bool> {
         columns,
     )?;
     Ok(inserted.is_some())
+}
+
+/// Whether a role of this name exists.
+pub fn role_exists(name: &str) -> Result<bool> {
+    let found = read(
+        "SELECT convert_to('{}', 'UTF8') FROM pg_roles AS r WHERE r.rolname = ($argument ->> 'name')::name",
+        &json!({ "name": name }),
+    )?;
+    Ok(found.is_some())
 }
 
 /// Sets the public half of the credentials; gives the row's id and endpoint, `None` when the caller may not change such a

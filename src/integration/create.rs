@@ -1,4 +1,4 @@
-//! Making an integration, and storing its credentials.
+//! Making an integration.
 //!
 //! The row is written as the caller; row-level security says whether he may. The secret is sealed before anything is
 //! written, so that a missing key file costs nothing.
@@ -7,8 +7,11 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::catalog;
+use super::credentials::key_ring;
+use super::policy::Purpose;
+use super::row::Row;
 use super::seal::{Credentials, Place, seal};
-use super::{Row, catalog, key_ring, unknown};
 use crate::error::{Code, Error, Result};
 use crate::pg::{is_superuser, refuse_if_read_only};
 use crate::request::{json_object, required, unknown_key};
@@ -16,10 +19,17 @@ use crate::secret::Secret;
 use crate::uri::Allowed;
 
 /// Columns that `options` may set.
-const OPTIONS: [&str; 7] = ["checksum", "enabled", "expected_bucket_owner", "kms_key_id", "object_acl", "sse", "storage_class"];
-
-/// Columns of the contract that this release does not act on yet.
-const PLANNED_OPTIONS: [&str; 2] = ["aws_profile", "sts_endpoint"];
+const OPTIONS: [&str; 9] = [
+    "aws_profile",
+    "checksum",
+    "enabled",
+    "expected_bucket_owner",
+    "kms_key_id",
+    "object_acl",
+    "sse",
+    "storage_class",
+    "sts_endpoint",
+];
 
 /// The arguments of `s3_export.create_integration`: `None` is NULL.
 #[derive(Debug, Default)]
@@ -32,11 +42,11 @@ pub struct NewIntegration {
     pub secret_access_key: Option<Secret>,
     /// Of temporary credentials.
     pub session_token: Option<Secret>,
-    /// Not built yet.
+    /// ARN of a role to assume.
     pub aws_role: Option<String>,
-    /// Not built yet.
+    /// What its trust policy demands; made up where there is a role and no id.
     pub aws_external_id: Option<String>,
-    /// `keys`
+    /// `keys`, `ambient`, `profile`
     pub credential_source: Option<String>,
     /// The bucket's region.
     pub region: Option<String>,
@@ -52,76 +62,105 @@ pub struct NewIntegration {
     pub options: Option<String>,
 }
 
-/// Makes an integration; gives its id. Errors: 22004, 22023, 0A000 for arguments; 42501 when the role may not; 42710 when
-/// the name is taken; 55000 without a key file.
+/// Makes an integration; gives its id. Errors: 22004, 22023 for arguments; 42501 when the role may not; 42704 when
+/// usage_role does not exist; 42710 when the name is taken; 55000 without a key file.
 pub fn create(new: NewIntegration) -> Result<Uuid> {
     refuse_if_read_only(c"s3_export.create_integration()");
     let name = required("name", new.name)?;
-    check_source(new.credential_source.as_deref(), new.aws_role.is_some() || new.aws_external_id.is_some())?;
+    let source = required("credential_source", new.credential_source)?;
     let locations = required("allowed_locations", new.allowed_locations)
         .map_err(|error| error.hint("Name the buckets or prefixes it may write to; {s3://} means anywhere."))?;
     check_locations(&locations)?;
-    check_endpoint(new.endpoint.as_deref())?;
-    let access_key_id = required("access_key_id", new.access_key_id)?;
-    let secret_access_key = required("secret_access_key", new.secret_access_key)?;
+    let mut columns = options(&required("options", new.options)?)?;
+    check_endpoint("endpoint", new.endpoint.as_deref())?;
+    check_endpoint("sts_endpoint", columns.get("sts_endpoint").and_then(Value::as_str))?;
+    check_usage_role(new.usage_role.as_deref())?;
+    let external_id = external_id(new.aws_role.as_deref(), new.aws_external_id)?;
+    let keys = keys(&source, new.access_key_id, new.secret_access_key, new.session_token)?;
 
     let integration_id = Uuid::new_v4();
-    let place = Place { integration_id, endpoint: new.endpoint.as_deref() };
-    let credentials = Credentials { secret_access_key, session_token: new.session_token };
-    let sealed = seal(&credentials, place, &key_ring()?)?;
-
-    let mut columns = options(&required("options", new.options)?)?;
     columns.extend(members(json!({
         "integration_id": integration_id.to_string(),
         "name": name,
-        "access_key_id": access_key_id,
+        "credential_source": source,
+        "access_key_id": keys.as_ref().map(|(access_key_id, _)| access_key_id),
+        "aws_role": new.aws_role,
+        "aws_external_id": external_id,
         "region": new.region,
         "endpoint": new.endpoint,
         "path_style": new.path_style,
         "allowed_locations": locations,
         "usage_role": new.usage_role,
     })));
-    if !catalog::insert_integration(&Value::Object(columns))? {
+    let columns = Value::Object(columns);
+    if new.aws_role.is_some() {
+        Row::new(columns.clone()).grant()?.session_policy(Purpose::Export)?;
+    }
+    let place = Place { integration_id, endpoint: new.endpoint.as_deref() };
+    let sealed = match &keys {
+        Some((_, credentials)) => Some(seal(credentials, place, &key_ring()?)?),
+        None => None,
+    };
+    if !catalog::insert_integration(&columns)? {
         return Err(Error::new(Code::Duplicate, format!("integration \"{name}\" already exists")));
     }
-    catalog::store_credentials(integration_id, &sealed)?;
+    if let Some(sealed) = sealed {
+        catalog::store_credentials(integration_id, &sealed)?;
+    }
     Ok(integration_id)
 }
 
-/// Stores other credentials in an integration that the current user may change. Errors: 22004, 42704, 55000.
-pub fn set_credentials(
-    name: Option<String>,
+/// Access key and secret, where the integration has its own.
+fn keys(
+    source: &str,
     access_key_id: Option<String>,
     secret_access_key: Option<Secret>,
     session_token: Option<Secret>,
-) -> Result<()> {
-    refuse_if_read_only(c"s3_export.set_credentials()");
-    let name = required("name", name)?;
-    let access_key_id = required("access_key_id", access_key_id)?;
-    let secret_access_key = required("secret_access_key", secret_access_key)?;
-    let ring = key_ring()?;
-    let row = Row::new(catalog::update_access_key(&name, &access_key_id)?.ok_or_else(|| unknown(&name))?);
-    let place = Place { integration_id: row.id()?, endpoint: row.text("endpoint") };
-    let sealed = seal(&Credentials { secret_access_key, session_token }, place, &ring)?;
-    catalog::store_credentials(place.integration_id, &sealed)
+) -> Result<Option<(String, Credentials)>> {
+    match source {
+        "keys" => {
+            let access_key_id = required("access_key_id", access_key_id)?;
+            let secret_access_key = required("secret_access_key", secret_access_key)?;
+            Ok(Some((access_key_id, Credentials { secret_access_key, session_token })))
+        }
+        "ambient" | "profile" if !is_superuser() => Err(Error::new(
+            Code::Privilege,
+            format!("only a superuser may make an integration with credential_source \"{source}\""),
+        )
+        .detail("It would use the server's own credentials.")),
+        "ambient" | "profile" if access_key_id.is_some() || secret_access_key.is_some() || session_token.is_some() => {
+            Err(Error::new(Code::InvalidParameter, format!("credential_source \"{source}\" takes no keys"))
+                .hint("Leave out access_key_id, secret_access_key and session_token."))
+        }
+        "ambient" | "profile" => Ok(None),
+        other => Err(unknown_key("credential_source", other, &["keys", "ambient", "profile"])),
+    }
+}
+
+/// Every role gets an external id: one that its trust policy does not ask for does no harm.
+fn external_id(role: Option<&str>, external_id: Option<String>) -> Result<Option<String>> {
+    match (role, external_id) {
+        (None, Some(_)) => Err(Error::new(Code::InvalidParameter, "aws_external_id needs an aws_role")),
+        (None, None) => Ok(None),
+        (Some(_), None) => Ok(Some(Uuid::new_v4().to_string())),
+        (Some(_), given) => Ok(given),
+    }
+}
+
+/// The table takes any name, since a restored row may well come before its role; here it would be a slip of the pen.
+fn check_usage_role(role: Option<&str>) -> Result<()> {
+    match role {
+        Some(name) if name != "public" && !catalog::role_exists(name)? => {
+            Err(Error::new(Code::Undefined, format!("role \"{name}\" does not exist")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn members(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
         _ => Map::new(),
-    }
-}
-
-fn check_source(source: Option<&str>, has_role: bool) -> Result<()> {
-    match source {
-        None => Err(Error::new(Code::Null, "credential_source must not be null")),
-        Some("keys") if has_role => Err(Error::new(Code::Unsupported, "aws_role and aws_external_id are not supported yet")),
-        Some("keys") => Ok(()),
-        Some(planned @ ("ambient" | "profile")) => {
-            Err(Error::new(Code::Unsupported, format!("credential_source \"{planned}\" is not supported yet")))
-        }
-        Some(other) => Err(unknown_key("credential_source", other, &["keys"])),
     }
 }
 
@@ -134,30 +173,25 @@ fn check_locations(locations: &[String]) -> Result<()> {
 }
 
 /// The table's policies say the same; here it is said in words.
-fn check_endpoint(endpoint: Option<&str>) -> Result<()> {
+fn check_endpoint(argument: &str, endpoint: Option<&str>) -> Result<()> {
     let Some(endpoint) = endpoint else { return Ok(()) };
     if endpoint.starts_with("https://") {
         Ok(())
     } else if !endpoint.starts_with("http://") {
-        Err(Error::new(Code::InvalidParameter, format!("invalid endpoint \"{endpoint}\""))
+        Err(Error::new(Code::InvalidParameter, format!("invalid {argument} \"{endpoint}\""))
             .hint("Write it as https://host or https://host:port."))
     } else if is_superuser() {
         Ok(())
     } else {
-        Err(Error::new(Code::Privilege, "only a superuser may make an integration with a plain-http endpoint")
+        Err(Error::new(Code::Privilege, format!("only a superuser may make an integration with a plain-http {argument}"))
             .detail("Documents and signatures would cross the network unencrypted."))
     }
 }
 
 fn options(text: &str) -> Result<Map<String, Value>> {
     let options = json_object("options", text)?;
-    for key in options.keys() {
-        if PLANNED_OPTIONS.contains(&key.as_str()) {
-            return Err(Error::new(Code::Unsupported, format!("option \"{key}\" is not supported yet")));
-        }
-        if !OPTIONS.contains(&key.as_str()) {
-            return Err(unknown_key("option", key, &OPTIONS));
-        }
+    match options.keys().find(|key| !OPTIONS.contains(&key.as_str())) {
+        Some(key) => Err(unknown_key("option", key, &OPTIONS)),
+        None => Ok(options),
     }
-    Ok(options)
 }

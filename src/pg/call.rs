@@ -94,6 +94,35 @@ impl Call {
         Ok(Some(texts))
     }
 
+    /// The result of a function that returns a table: these rows, in a tuplestore. Errors: 0A000 where the caller takes none.
+    pub fn rows(&self, rows: Vec<Vec<pg_sys::Datum>>) -> Result<pg_sys::Datum> {
+        // SAFETY: the result info, where Postgres passes one, outlives the call. The store is made in the memory of the query
+        // that reads it, and the function is declared with as many columns as each row has values, of their types.
+        unsafe {
+            let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let takes_store = !result.is_null()
+                && (*result).type_ == pg_sys::NodeTag::T_ReturnSetInfo
+                && (*result).allowedModes as u32 & pg_sys::SetFunctionReturnMode::SFRM_Materialize != 0;
+            if !takes_store {
+                return Err(Error::new(Code::Unsupported, "set-valued function called in context that cannot accept a set"));
+            }
+            let before = pg_sys::MemoryContextSwitchTo((*(*result).econtext).ecxt_per_query_memory);
+            let mut shape = std::ptr::null_mut();
+            pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut shape);
+            let shape = pg_sys::CreateTupleDescCopy(shape);
+            let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+            (*result).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+            (*result).setResult = store;
+            (*result).setDesc = shape;
+            pg_sys::MemoryContextSwitchTo(before);
+            for mut values in rows {
+                let mut nulls = vec![false; values.len()];
+                pg_sys::tuplestore_putvalues(store, shape, values.as_mut_ptr(), nulls.as_mut_ptr());
+            }
+        }
+        Ok(pg_sys::Datum::null())
+    }
+
     /// The result of a function with OUT parameters: one row.
     pub fn row(&self, mut values: Vec<pg_sys::Datum>) -> pg_sys::Datum {
         let mut nulls = vec![false; values.len()];

@@ -1,45 +1,55 @@
 //! From an integration's settings to an S3 client.
 //!
-//! Nothing but the settings given here takes part: no environment variable, no profile, no proxy, no instance role.
-//! The SDK's own retries are off, since `retry` decides by operation, and so are its checksums, since `checksum` sets them.
+//! Nothing but the settings given here takes part: no environment variable, no profile, no proxy, no instance role, unless
+//! the integration says so. The SDK's own retries are off, since `retry` decides by operation, and so are its checksums,
+//! since `checksum` sets them.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    BehaviorVersion, Builder, Config, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
-use aws_smithy_http_client::{Builder, tls};
 
 use super::checksum::Algorithm;
-use super::resolver::SystemResolver;
-use crate::secret::Secret;
+use super::failure::Failure;
+use super::identity::{Identity, Provider};
+use super::network::{Network, Reach};
+use super::region;
 
 /// Time for a connection, TLS included, to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for one attempt at a request, body included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Whom to speak to, and as whom.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// The region requests are signed for.
-    pub region: String,
+    /// Where the bucket is.
+    pub region: BucketRegion,
     /// Another server than Amazon's, as a URL.
     pub endpoint: Option<String>,
     /// The bucket in the path instead of the host name.
     pub path_style: bool,
-    /// Public half of the credentials.
-    pub access_key_id: String,
-    /// Secret half.
-    pub secret_access_key: Secret,
-    /// Of temporary credentials.
-    pub session_token: Option<Secret>,
+    /// How far requests may go.
+    pub reach: Reach,
+    /// Who signs.
+    pub identity: Arc<Identity>,
     /// Headers of every object written.
     pub object: ObjectSettings,
+}
+
+/// The region requests are signed for.
+#[derive(Debug, Clone)]
+pub enum BucketRegion {
+    /// This one.
+    Known(String),
+    /// Whichever Amazon says that the bucket is in. It is asked in this one, of the same partition.
+    AskedFrom(String),
 }
 
 /// What every object is written with; sent only when set.
@@ -59,41 +69,67 @@ pub struct ObjectSettings {
     pub checksum: Algorithm,
 }
 
-impl Connection {
-    /// Whether requests travel over TLS. Only then may the signature leave the payload out.
-    pub fn is_encrypted(&self) -> bool {
-        self.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"))
-    }
-
-    /// A client that shares the connections of `http`.
-    pub fn client(&self, http: SharedHttpClient) -> Client {
-        let credentials = Credentials::new(
-            &self.access_key_id,
-            self.secret_access_key.expose(),
-            self.session_token.as_ref().map(|token| token.expose().to_owned()),
-            None,
-            "s3_export",
-        );
-        let timeouts =
-            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
-        let mut config = Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(self.region.clone()))
-            .force_path_style(self.path_style)
-            .credentials_provider(credentials)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts)
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .http_client(http);
-        config.set_endpoint_url(self.endpoint.clone());
-        Client::from_conf(config.build())
+impl ObjectSettings {
+    /// Whether S3 keeps a key of the bucket's, so that it need not ask KMS for each object; it does so for this one method.
+    pub fn bucket_key(&self) -> Option<bool> {
+        (self.sse.as_deref() == Some("aws:kms")).then_some(true)
     }
 }
 
-/// HTTP and HTTPS over rustls with the system's certificates, names resolved without blocking. One serves a whole
-/// transaction: its exports share connections, and so the number of open sockets does not grow with theirs.
-pub fn http_client() -> SharedHttpClient {
-    let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    Builder::new().tls_provider(ring).build_with_resolver(SystemResolver::default())
+/// An open connection: region and credentials are there.
+pub struct Store {
+    /// The SDK's client.
+    pub client: Client,
+    /// Signs its requests.
+    pub provider: Provider,
+    /// Of every object.
+    pub settings: ObjectSettings,
+    /// Only over TLS may the signature leave the payload out.
+    pub unsigned_payload: bool,
+}
+
+impl Store {
+    /// Finds out where the bucket is, and fetches credentials, so that what fails there fails before a query runs. Errors:
+    /// of the network, STS, and the server's own source of credentials.
+    pub async fn open(connection: &Connection, bucket: &str, network: &Arc<Network>) -> Result<Self, Failure> {
+        let region = Self::find_region(connection, bucket, network).await?;
+        Self::open_in(connection, region, network).await
+    }
+
+    /// The first half of [`Self::open`].
+    pub async fn find_region(connection: &Connection, bucket: &str, network: &Network) -> Result<String, Failure> {
+        match &connection.region {
+            BucketRegion::Known(region) => Ok(region.clone()),
+            BucketRegion::AskedFrom(first) => region::of_bucket(bucket, first, None, &network.within(connection.reach)).await,
+        }
+    }
+
+    /// The second half.
+    pub async fn open_in(connection: &Connection, region: String, network: &Arc<Network>) -> Result<Self, Failure> {
+        let provider = Provider::new(Arc::clone(&connection.identity), Arc::clone(network), &region);
+        provider.credentials().await?;
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+        let mut config = plain_config(&region)
+            .force_path_style(connection.path_style)
+            .credentials_provider(provider.clone())
+            // The provider has a cache, which outlives the export.
+            .identity_cache(IdentityCache::no_cache())
+            .timeout_config(timeouts)
+            .http_client(network.within(connection.reach));
+        config.set_endpoint_url(connection.endpoint.clone());
+        let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
+        let settings = connection.object.clone();
+        Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload })
+    }
+}
+
+/// What all clients of S3 have in common.
+pub fn plain_config(region: &str) -> Builder {
+    Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .retry_config(RetryConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
 }

@@ -4,10 +4,13 @@
 //! characters pass, and nothing else of a remote body: it may repeat what was signed.
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
+use super::network::Refused;
 use crate::error::{Code, Error};
 
 /// Most characters of the store's message that a user sees.
@@ -22,68 +25,139 @@ pub struct Failure {
     pub transient: bool,
     /// Whether the request may have done its work all the same: its answer was lost, or was the server's own failure.
     pub maybe_done: bool,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// Whether the credentials have expired: others may succeed.
+    pub expired: bool,
+}
+
+/// So that the SDK carries a failure to get credentials to the request that needs them.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error.summary())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What was asked of whom, for messages.
+struct Asked<'a> {
+    /// `S3` or `STS`.
+    service: &'static str,
+    /// As in "could not upload".
+    step: &'a str,
+    /// The object's URL.
+    url: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// The beginning of a detail, as a sentence or nothing.
+    fn object(&self) -> String {
+        self.url.map(|url| format!("Object {url}: ")).unwrap_or_default()
+    }
+
+    fn failure(&self, error: Error, transient: bool, maybe_done: bool) -> Failure {
+        Failure { error, transient, maybe_done, status: None, expired: false }
+    }
 }
 
 impl Failure {
     /// Another attempt would fail as well.
     pub fn permanent(error: Error) -> Self {
-        Failure { error, transient: false, maybe_done: false }
+        Failure { error, transient: false, maybe_done: false, status: None, expired: false }
     }
 
-    /// `step`: what was being done, as in "could not upload"; `url`: of the object.
+    /// Of a request to S3. `step`: what was being done, as in "could not upload"; `url`: of the object.
     pub fn new<E>(step: &str, url: &str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
+        Self::of(&Asked { service: "S3", step, url: Some(url) }, error)
+    }
+
+    /// Of a request to STS.
+    pub fn of_sts<E>(step: &str, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        Self::of(&Asked { service: "STS", step, url: None }, error)
+    }
+
+    fn of<E>(asked: &Asked<'_>, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        if let Some(known) = known_cause(error) {
+            return known;
+        }
         match error {
-            SdkError::ServiceError(service) => Self::answered(
-                step,
-                url,
-                service.raw().status().as_u16(),
-                service.err().code(),
-                service.err().message(),
-                error.request_id(),
-            ),
+            SdkError::ServiceError(service) => {
+                let (status, answer) = (service.raw().status().as_u16(), service.err());
+                let region = service.raw().headers().get("x-amz-bucket-region");
+                let failure = Self::answered(asked, status, answer.code(), answer.message(), error.request_id());
+                failure.in_region(region)
+            }
             SdkError::ResponseError(response) => {
                 // The server has answered, so it has done the work or failed in it; which, the lost body would have said.
                 let status = response.raw().status().as_u16();
-                let answered = Self::answered(step, url, status, None, Some("The answer was cut off"), error.request_id());
+                let answered = Self::answered(asked, status, None, Some("The answer was cut off"), error.request_id());
                 Failure { transient: true, maybe_done: true, ..answered }
             }
             SdkError::ConstructionFailure(_) => Self::permanent(
-                Error::new(Code::InvalidParameter, format!("could not {step}: the request cannot be built"))
-                    .detail(format!("Object {url}: {}.", causes(error))),
+                Error::new(Code::InvalidParameter, format!("could not {}: the request cannot be built", asked.step))
+                    .detail(format!("{}{}.", asked.object(), causes(error))),
             ),
-            _ => Failure {
-                error: unreachable_endpoint(step, url, &causes(error)),
-                transient: true,
-                maybe_done: !is_connect_failure(error),
-            },
+            _ => asked.failure(unreachable_endpoint(asked, &causes(error)), true, !is_connect_failure(error)),
         }
     }
 
-    fn answered(
-        step: &str,
-        url: &str,
-        status: u16,
-        code: Option<&str>,
-        message: Option<&str>,
-        request_id: Option<&str>,
-    ) -> Self {
+    fn answered(asked: &Asked<'_>, status: u16, code: Option<&str>, message: Option<&str>, request_id: Option<&str>) -> Self {
         let code = code.unwrap_or("");
-        let (kind, summary, hint) = meaning(status, code);
+        let (kind, summary, hint) = if asked.service == "STS" { sts_meaning(status, code) } else { meaning(status, code) };
         let name = if code.is_empty() { format!("HTTP status {status}") } else { printable(code) };
         let detail = format!(
-            "S3 answered {name}{}. Object {url}, request id {}.",
+            "{} answered {name}{}. {}equest id {}.",
+            asked.service,
             message.map(|text| format!(" ({})", printable(text))).unwrap_or_default(),
+            asked.url.map_or("R".to_owned(), |url| format!("Object {url}, r")),
             printable(request_id.unwrap_or("unknown")),
         );
-        let mut error = Error::new(kind, format!("could not {step}: {summary}")).detail(detail);
+        let mut error = Error::new(kind, format!("could not {}: {summary}", asked.step)).detail(detail);
         if let Some(hint) = hint {
             error = error.hint(hint);
         }
-        Failure { error, transient: is_transient(status, code), maybe_done: !(300..500).contains(&status) }
+        let expired = matches!(code, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired");
+        let failure = asked.failure(error, is_transient(status, code), !(300..500).contains(&status));
+        Failure { expired, status: Some(status), ..failure }
     }
+
+    /// S3 says where the bucket is, in an answer that says where it is not.
+    fn in_region(self, region: Option<&str>) -> Self {
+        match region {
+            Some(region) if self.error.code() == Code::InvalidParameter => {
+                let hint = format!("Set the region of the integration to {}.", printable(region));
+                Failure { error: self.error.hint(hint), ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
+/// Failures of our own that came along inside the SDK's.
+fn known_cause(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    chain(error).find_map(|cause| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return Some(Failure::permanent(failure.error.clone()));
+        }
+        let refused = cause.downcast_ref::<Refused>()?;
+        let hint = if refused.for_everyone() {
+            "No integration may connect there."
+        } else {
+            "Only an integration that a superuser owns may connect there."
+        };
+        let error = Error::new(Code::Privilege, format!("may not connect to the endpoint: {refused}"));
+        Some(Failure::permanent(error.hint(hint)))
+    })
 }
 
 /// Whether no connection came about, so that nothing was sent.
@@ -92,7 +166,7 @@ fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What failed, and why, from the outside in.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let texts: Vec<String> = chain(error).map(|cause| printable(&cause.to_string())).collect();
     printable(&texts.join(": "))
 }
@@ -127,7 +201,7 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
         "PermanentRedirect" | "IllegalLocationConstraintException" => (
             Code::InvalidParameter,
             "the bucket is in another region",
-            Some("Set the region of the integration to the bucket's."),
+            Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),
         ),
         _ => match status {
             401 | 403 => (
@@ -139,16 +213,52 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
             301 | 307 => (
                 Code::InvalidParameter,
                 "the bucket is in another region",
-                Some("Set the region of the integration to the bucket's."),
+                Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),
             ),
             _ => (Code::Io, "S3 reported an error", None),
         },
     }
 }
 
-fn unreachable_endpoint(step: &str, url: &str, cause: &str) -> Error {
-    Error::new(Code::Connection, format!("could not {step}: the S3 endpoint cannot be reached"))
-        .detail(format!("Object {url}: {}.", printable(cause)))
+/// As [`meaning`], for STS's answers.
+fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
+    match code {
+        "AccessDenied" | "AccessDeniedException" => (
+            Code::Privilege,
+            "STS denied it",
+            Some(
+                "The role's trust policy must name the integration's own identity and external id: \
+                 s3_export.trust_policy prints one. That identity needs sts:AssumeRole on the role.",
+            ),
+        ),
+        "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" | "InvalidAccessKeyId" => (
+            Code::Credentials,
+            "STS does not accept the integration's credentials",
+            Some("Check access key and secret key of the integration; s3_export.set_credentials stores new keys."),
+        ),
+        "ExpiredToken" | "ExpiredTokenException" => (
+            Code::Credentials,
+            "the integration's session token is not valid any more",
+            Some("Store new temporary credentials with s3_export.set_credentials, or use long-lived keys."),
+        ),
+        "PackedPolicyTooLarge" | "PackedPolicySizeLimitExceeded" => {
+            (Code::Limit, "the session policy is too large for STS", Some("Allow fewer or shorter locations."))
+        }
+        "RegionDisabledException" | "RegionDisabled" => (
+            Code::NotReady,
+            "STS is switched off in this region",
+            Some("Set the integration's sts_endpoint to another region's."),
+        ),
+        _ => match status {
+            401 | 403 => (Code::Privilege, "STS denied it", None),
+            _ => (Code::Io, "STS reported an error", None),
+        },
+    }
+}
+
+fn unreachable_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
+    Error::new(Code::Connection, format!("could not {}: the {} endpoint cannot be reached", asked.step, asked.service))
+        .detail(format!("{}{}.", asked.object(), printable(cause)))
         .hint("Check endpoint and region of the integration, and the network of the database server.")
 }
 
@@ -189,7 +299,13 @@ mod tests {
 
     #[test]
     fn a_missing_bucket_names_code_object_and_request_id() {
-        let failure = Failure::answered("upload", "s3://b/k", 404, Some("NoSuchBucket"), Some("No."), Some("R1"));
+        let failure = Failure::answered(
+            &Asked { service: "S3", step: "upload", url: Some("s3://b/k") },
+            404,
+            Some("NoSuchBucket"),
+            Some("No."),
+            Some("R1"),
+        );
         assert_eq!(failure.error.code(), Code::Undefined);
         assert_eq!(
             failure.error.summary(),

@@ -14,9 +14,12 @@ pub mod checksum;
 mod cleanup;
 pub mod connection;
 mod failure;
+pub mod identity;
 mod leftovers;
+pub mod network;
 mod object;
-mod resolver;
+pub mod probe;
+mod region;
 mod retry;
 pub mod runtime;
 mod state;
@@ -32,7 +35,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub use self::cleanup::Remains;
-use self::connection::Connection;
+use self::connection::Store;
 use self::object::{Object, Role, Target};
 use self::runtime::{IoThread, Job, Wake, lost_task};
 use self::state::{Lease, Shared};
@@ -62,9 +65,9 @@ struct Sent {
 }
 
 impl ExportUpload {
-    /// Connects on first use. `concurrency`: most requests with a body at once.
-    pub fn start(io: &IoThread, connection: &Connection, destination: Destination, concurrency: usize) -> Self {
-        let shared = Shared::new(Target::new(connection, io.http(), destination), concurrency, Arc::clone(io.wake()));
+    /// Sends nothing yet. `concurrency`: most requests with a body at once.
+    pub fn start(io: &IoThread, store: Store, destination: Destination, concurrency: usize) -> Self {
+        let shared = Shared::new(Target::new(store, destination), concurrency, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = io.spawn(supervise(Arc::clone(&shared), received, concurrency));
         ExportUpload {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::failure::Failure;
+use super::identity::Provider;
 
 /// Attempts at one request, the first included.
 const ATTEMPTS: u32 = 5;
@@ -34,6 +35,24 @@ where
     }
 }
 
+/// As [`retry`], for requests signed with credentials that may expire on the way.
+pub async fn retry_as<T, F>(provider: &Provider, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    retry(|| {
+        let generation = provider.generation();
+        let answer = attempt();
+        async move {
+            answer.await.map_err(|failure| {
+                let renewed = failure.expired && provider.expired(generation);
+                Failure { transient: failure.transient || renewed, ..failure }
+            })
+        }
+    })
+    .await
+}
+
 /// Full jitter (`share` of the longest pause, 0 to 1), so that many uploads that failed at once do not return at once.
 fn pause(attempts_made: u32, share: f64) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(attempts_made - 1)).min(LONGEST_PAUSE);
@@ -52,7 +71,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let result = runtime.block_on(retry(|| async {
             calls.set(calls.get() + 1);
-            let failure = Failure { error: Error::new(Code::Io, "x"), transient, maybe_done: false };
+            let failure =
+                Failure { error: Error::new(Code::Io, "x"), transient, maybe_done: false, status: None, expired: false };
             if calls.get() <= failures { Err(failure) } else { Ok(()) }
         }));
         (result.is_ok(), calls.get())
@@ -72,7 +92,7 @@ mod tests {
         let result: Result<(), _> = runtime.block_on(retry(|| async {
             calls.set(calls.get() + 1);
             let first = calls.get() == 1;
-            Err(Failure { error: Error::new(Code::Io, "x"), transient: first, maybe_done: first })
+            Err(Failure { error: Error::new(Code::Io, "x"), transient: first, maybe_done: first, status: None, expired: false })
         }));
         assert!(result.unwrap_err().maybe_done);
     }

@@ -12,14 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use aws_sdk_s3::config::SharedHttpClient;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::connection::http_client;
+use super::network::{Network, Trust};
 use crate::error::{Code, Error, Result};
 
 /// Longest wait, at the end, for work on the runtime's blocking threads; there is none, so this is a backstop.
@@ -64,7 +63,7 @@ impl Wake {
 pub struct IoThread {
     runtime: Handle,
     wake: Arc<Wake>,
-    http: SharedHttpClient,
+    network: Arc<Network>,
     running: RefCell<Option<Running>>,
 }
 
@@ -75,8 +74,8 @@ struct Running {
 }
 
 impl IoThread {
-    /// Starts it. Errors: 53200 when the system has no thread or descriptor to give.
-    pub fn start() -> Result<Self> {
+    /// Starts it. `trust`: for all its connections. Errors: 53200 when the system has no thread or descriptor to give.
+    pub fn start(trust: Trust) -> Result<Self> {
         let unavailable = |what: &str, error: &dyn std::fmt::Display| {
             Error::new(Code::OutOfMemory, format!("could not create {what} for uploads"))
                 .detail(format!("The system says: {error}."))
@@ -94,7 +93,8 @@ impl IoThread {
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             })
             .map_err(|error| unavailable("a thread", &error))?;
-        Ok(IoThread { runtime: handle, wake, http: http_client(), running: RefCell::new(Some(Running { stop, thread })) })
+        let network = Arc::new(Network::new(trust));
+        Ok(IoThread { runtime: handle, wake, network, running: RefCell::new(Some(Running { stop, thread })) })
     }
 
     /// Ends the thread, and with it all work and connections. A FATAL error leaves owners of this behind that are never
@@ -108,8 +108,8 @@ impl IoThread {
     }
 
     /// The connections of everything that runs on the thread.
-    pub fn http(&self) -> SharedHttpClient {
-        self.http.clone()
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
     }
 
     /// Raised whenever something that a backend may wait for has changed.
@@ -240,13 +240,13 @@ mod tests {
 
     #[test]
     fn a_job_gives_its_result() {
-        let io = IoThread::start().unwrap();
+        let io = IoThread::start(Trust::System).unwrap();
         assert_eq!(wait(&io, &io.spawn(async { 7 })), Ok(7));
     }
 
     #[test]
     fn a_job_that_is_aborted_or_panics_is_an_error_and_not_the_end_of_the_thread() {
-        let io = IoThread::start().unwrap();
+        let io = IoThread::start(Trust::System).unwrap();
         let hung = io.spawn(std::future::pending::<()>());
         hung.abort();
         assert_eq!(wait(&io, &hung).unwrap_err().code(), Code::Internal);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn dropping_it_ends_hung_work() {
-        let io = IoThread::start().unwrap();
+        let io = IoThread::start(Trust::System).unwrap();
         let hung = io.spawn(std::future::pending::<()>());
         drop(io);
         assert!(hung.take().is_err());
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn its_thread_blocks_every_signal_and_the_callers_mask_is_restored() {
         let before = SigSet::thread_get_mask().unwrap();
-        let io = IoThread::start().unwrap();
+        let io = IoThread::start(Trust::System).unwrap();
         let inside = wait(&io, &io.spawn(async { SigSet::thread_get_mask().unwrap() })).unwrap();
         assert!(inside.contains(nix::sys::signal::SIGTERM) && inside.contains(nix::sys::signal::SIGINT));
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);

@@ -100,6 +100,8 @@ impl Shared {
         let mut state = lock(&self.state);
         match role {
             Role::File(number) => state.set_file(number, Presence::Stored(record)),
+            // Whoever tries a store out deletes it himself.
+            Role::Probe => {}
             Role::Manifest => {
                 let version_id = record.version_id.map(String::from);
                 state.manifest = Some(LeftoverManifest { version_id, is_unknown: false });
@@ -198,6 +200,8 @@ impl State {
     fn set_object(&mut self, role: Role, may_exist: bool) {
         match role {
             Role::File(number) => self.set_file(number, if may_exist { Presence::Unknown } else { Presence::Absent }),
+            // Whoever tries a store out deletes it himself.
+            Role::Probe => {}
             Role::Manifest => {
                 self.manifest = may_exist.then_some(LeftoverManifest { version_id: None, is_unknown: true });
             }

@@ -1,6 +1,6 @@
 //! Who may see, use and change an integration: plain GRANTs and row-level security.
 
-use super::fixture::{Database, Integration, Session, refused};
+use super::fixture::{Database, Integration, Session, messages, refused};
 
 fn exports(db: &Database, client: &mut Session, integration: &str) -> Result<(), postgres::Error> {
     let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", &format!("'{integration}'"));
@@ -35,10 +35,12 @@ fn members_see_the_integrations_whose_usage_role_they_have() {
     let db = Database::new("usage_role");
     let (team, other) = (db.role("team", &[]), db.role("other", &[]));
     let analyst = db.role("analyst", &["s3_export_member", &team]);
-    for (name, usage_role) in [("of-team", &*team), ("of-other", &*other), ("of-all", "public"), ("of-nobody", "no_such_role")]
-    {
+    for (name, usage_role) in [("of-team", &*team), ("of-other", &*other), ("of-all", "public"), ("of-nobody", "public")] {
         db.create(&Integration { name, usage_role, ..Integration::local() });
     }
+    let mut superuser = db.client();
+    superuser.batch_execute("UPDATE s3_export.integrations SET usage_role = 'no_such_role' WHERE name = 'of-nobody'").unwrap();
+    assert!(messages(&superuser.notices()).contains("role \"no_such_role\""));
     let mut client = db.client_as(&analyst);
     assert_eq!(visible(&mut client), "local,of-all,of-team");
     exports(&db, &mut client, "of-team").unwrap();
@@ -70,7 +72,7 @@ fn members_read_no_key_ids_and_change_nothing() {
     for column in ["access_key_id", "aws_external_id", "*"] {
         refused(client.query(&format!("SELECT {column} FROM s3_export.integrations"), &[])).sqlstate("42501");
     }
-    let others = "SELECT integration_id::text, name, owner::text, usage_role::text, enabled, credential_source, aws_profile, aws_role, sts_endpoint,
+    let others = "SELECT integration_id::text, name, owner::text, owner_oid, usage_role::text, usage_role_oid, enabled, credential_source, aws_profile, aws_role, sts_endpoint,
         region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum,
         created_at::text, updated_at::text FROM s3_export.integrations";
     assert_eq!(client.query(others, &[]).unwrap().len(), 1);

@@ -1,0 +1,115 @@
+//! Storing the secret half of an integration, opening it, and sealing it anew.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+
+use super::keyring::KeyRing;
+use super::row::Row;
+use super::seal::{Credentials, Place, open as unseal, seal};
+use super::{catalog, file, unknown};
+use crate::error::{Code, Error, Result};
+use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_read_only};
+use crate::request::required;
+use crate::secret::Secret;
+use crate::settings;
+use crate::upload::identity::Base;
+
+/// What signs for an integration that the caller was found to see, and the external id of its role.
+pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
+    let place = Place { integration_id: row.id()?, endpoint: row.text("endpoint") };
+    let missing = || {
+        Error::new(Code::NotReady, format!("integration \"{name}\" has no credentials"))
+            .hint("Store them with s3_export.set_credentials; a restored database has lost them.")
+    };
+    let hidden = catalog::hidden_half(place.integration_id)?.ok_or_else(missing)?;
+    if row.text("credential_source") != Some("keys") {
+        return Ok((of_the_server(row)?, hidden.aws_external_id));
+    }
+    let (Some(access_key_id), Some(sealed)) = (hidden.access_key_id, hidden.sealed) else { return Err(missing()) };
+    let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &key_ring()?)?;
+    Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
+}
+
+/// The server's own identity that the row names.
+pub fn of_the_server(row: &Row) -> Result<Base> {
+    match (row.text("credential_source"), row.text("aws_profile")) {
+        (Some("ambient"), _) => Ok(Base::Ambient),
+        (Some("profile"), Some(profile)) => Ok(Base::Profile(profile.to_owned())),
+        _ => Err(Error::new(Code::Internal, "an integration has an unknown source of credentials")),
+    }
+}
+
+/// Stores other credentials in an integration that the current user may change. Errors: 22004, 42704, 55000.
+pub fn set_credentials(
+    name: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<Secret>,
+    session_token: Option<Secret>,
+) -> Result<()> {
+    refuse_if_read_only(c"s3_export.set_credentials()");
+    let name = required("name", name)?;
+    let access_key_id = required("access_key_id", access_key_id)?;
+    let secret_access_key = required("secret_access_key", secret_access_key)?;
+    store(&name, &access_key_id, &Credentials { secret_access_key, session_token })
+}
+
+/// As [`set_credentials`], with what is in a file of the server's. Errors: 42501 without `pg_read_server_files`, 58P01 when
+/// the file cannot be used.
+pub fn set_credentials_from_file(name: Option<String>, path: Option<String>) -> Result<()> {
+    refuse_if_read_only(c"s3_export.set_credentials_from_file()");
+    let name = required("name", name)?;
+    let path = required("path", path)?;
+    if !may_read_server_files() {
+        return Err(Error::new(Code::Privilege, "permission denied to read credentials from a file")
+            .detail("Only roles with the privileges of pg_read_server_files may name files of the server."));
+    }
+    let (access_key_id, credentials) = file::read(&path)?;
+    store(&name, &access_key_id, &credentials)
+}
+
+fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<()> {
+    let ring = key_ring()?;
+    let row = Row::new(catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?);
+    let place = Place { integration_id: row.id()?, endpoint: row.text("endpoint") };
+    catalog::store_credentials(place.integration_id, &seal(credentials, place, &ring)?)
+}
+
+/// Seals everything of this database with the newest key; gives how many rows were sealed anew. What does not open, since its
+/// endpoint was changed, is left as it is, with a WARNING. Errors: F0000, naming the key, when the ring lacks one.
+pub fn reseal() -> Result<u64> {
+    refuse_if_read_only(c"s3_export.reseal()");
+    let ring = key_ring()?;
+    let newest = &ring.newest()?.id;
+    let mut resealed = 0;
+    let stale = catalog::credentials_of_other_keys(newest)?;
+    // Before the first is written: without one of the keys, nothing is done by halves.
+    let key_ids: HashSet<&str> = stale.iter().map(|row| row.sealed.key_id.as_str()).collect();
+    key_ids.into_iter().try_for_each(|id| ring.key(id).map(|_| ()))?;
+    for row in &stale {
+        let place = Place { integration_id: row.integration_id, endpoint: row.endpoint.as_deref() };
+        match unseal(&row.sealed, place, &ring) {
+            Ok(credentials) => {
+                catalog::store_credentials(row.integration_id, &seal(&credentials, place, &ring)?)?;
+                resealed += 1;
+            }
+            Err(error) => {
+                Error::new(Code::NotReady, format!("the credentials of integration \"{}\" were left as they are", row.name))
+                    .detail(format!("{}.", error.summary().trim_end_matches('.')))
+                    .hint("Store them anew with s3_export.set_credentials.")
+                    .warn()
+            }
+        }
+    }
+    Ok(resealed)
+}
+
+/// Only superusers may see the setting, and so what is wrong with the file that it names.
+pub fn key_ring() -> Result<KeyRing> {
+    KeyRing::load(settings::key_file().as_deref(), &data_directory()).map_err(|error| {
+        if is_superuser() || error.code() != Code::Configuration {
+            return error;
+        }
+        error.log();
+        Error::new(Code::Configuration, "the key file of s3_export cannot be used").hint("The server's log says why.")
+    })
+}

@@ -1,0 +1,59 @@
+//! Credentials to begin with: the integration's keys, or what the server's surroundings give it.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
+
+use super::Base;
+use crate::error::{Code, Error};
+use crate::secret::Secret;
+use crate::upload::failure::{Failure, causes};
+use crate::upload::network::Network;
+
+/// Time for the server's surroundings to answer: off Amazon's machines there is nobody at the address of the metadata service.
+const TIME_LIMIT: Duration = Duration::from_secs(15);
+
+/// Fetches them. Errors: 28000 when the server has none of its own.
+pub async fn fetch(base: &Base, network: &Network) -> Result<Credentials, Failure> {
+    match base {
+        Base::Keys { access_key_id, secret_access_key, session_token } => {
+            let token = session_token.as_ref().map(|token| Secret::expose(token).to_owned());
+            Ok(Credentials::new(access_key_id, secret_access_key.expose(), token, None, "s3_export"))
+        }
+        Base::Ambient => {
+            let chain = DefaultCredentialsChain::builder().configure(surroundings(network)).build();
+            let fetched = within_limit(async { chain.await.provide_credentials().await }).await;
+            fetched.map_err(|why| unavailable("the server has no AWS credentials of its own", &why))
+        }
+        Base::Profile(name) => {
+            let profile = ProfileFileCredentialsProvider::builder();
+            let profile = profile.configure(&surroundings(network)).profile_name(name).build();
+            let fetched = within_limit(profile.provide_credentials()).await;
+            fetched.map_err(|why| unavailable(&format!("AWS profile \"{name}\" gives no credentials"), &why))
+        }
+    }
+}
+
+fn surroundings(network: &Network) -> ProviderConfig {
+    ProviderConfig::without_region().with_http_client(network.unchecked())
+}
+
+/// Gives the failure as the part of a sentence.
+async fn within_limit(fetching: impl Future<Output = aws_credential_types::provider::Result>) -> Result<Credentials, String> {
+    match tokio::time::timeout(TIME_LIMIT, fetching).await {
+        Ok(Ok(credentials)) => Ok(credentials),
+        Ok(Err(error)) => Err(causes(&error)),
+        Err(_) => Err(format!("no answer within {} seconds", TIME_LIMIT.as_secs())),
+    }
+}
+
+fn unavailable(what: &str, why: &str) -> Failure {
+    Failure::permanent(Error::new(Code::Credentials, what).detail(format!("AWS's SDK says: {why}.")).hint(
+        "They come from the environment, the AWS files and the metadata service of the operating system's user that runs Postgres.",
+    ))
+}
