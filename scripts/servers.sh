@@ -62,9 +62,14 @@ start_postgres() {
 		wal_level = replica
 		s3_export.key_file = '$dir/s3_export.keys'
 	EOF
+	# Where a secret given through SQL would be kept.
+	[ ${#stand_ins[@]} -eq 0 ] || echo "shared_preload_libraries = 'pg_stat_statements'" >>"$data/postgresql.conf"
 	echo "k1 $(head -c 32 /dev/urandom | base64)" | private_file "$dir/s3_export.keys"
 	private_file "$dir/postgres.log" </dev/null
-	as_pg "$bin/pg_ctl" start -s -w -t 60 -D "$data" -l "$dir/postgres.log" ||
+	# The server's own AWS credentials are the file's, on any machine.
+	as_pg env -u AWS_PROFILE -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN AWS_EC2_METADATA_DISABLED=true \
+		AWS_CONFIG_FILE="$dir/aws-config" AWS_SHARED_CREDENTIALS_FILE="$dir/aws-credentials" \
+		"$bin/pg_ctl" start -s -w -t 60 -D "$data" -l "$dir/postgres.log" ||
 		die "Postgres does not start: $(tail -n 20 "$dir/postgres.log")"
 }
 
@@ -142,6 +147,16 @@ furnish_stand_ins() {
 		"http://127.0.0.1:$1" "http://127.0.0.1:$2") ||
 		die "ministack and moto cannot be furnished: $(tail -n 5 "$dir/ministack.log" "$dir/moto.log")"
 	while read -r name value; do printf 'export %s=%q\n' "$name" "$value"; done <<<"$settings" >>"$state"
+	# shellcheck source=/dev/null
+	(. "$state" && private_file "$dir/aws-credentials" <<-EOF
+		[default]
+		aws_access_key_id = $S3_EXPORT_MINISTACK_ACCESS_KEY_ID
+		aws_secret_access_key = $S3_EXPORT_MINISTACK_SECRET_ACCESS_KEY
+		[moto]
+		aws_access_key_id = $S3_EXPORT_MOTO_ACCESS_KEY_ID
+		aws_secret_access_key = $S3_EXPORT_MOTO_SECRET_ACCESS_KEY
+	EOF
+	)
 }
 
 start() {
@@ -221,7 +236,7 @@ env) cat "$state" 2>/dev/null || die "no servers run in $dir" ;;
 clean)
 	stop
 	rm -rf "$data" "$s3_data" "$dir"/{ministack,moto} "$dir"/{initdb,postgres,s3,ministack,moto}.log \
-		"$dir/s3.json" "$dir/s3_export.keys"
+		"$dir/s3.json" "$dir/s3_export.keys" "$dir/aws-credentials"
 	;;
 *) die "unknown command: $command" ;;
 esac

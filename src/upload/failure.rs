@@ -223,14 +223,6 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
 /// As [`meaning`], for STS's answers.
 fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
     match code {
-        "AccessDenied" | "AccessDeniedException" => (
-            Code::Privilege,
-            "STS denied it",
-            Some(
-                "The role's trust policy must name the integration's own identity and external id: \
-                 s3_export.trust_policy prints one. That identity needs sts:AssumeRole on the role.",
-            ),
-        ),
         "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" | "InvalidAccessKeyId" => (
             Code::Credentials,
             "STS does not accept the integration's credentials",
@@ -250,7 +242,14 @@ fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static 
             Some("Set the integration's sts_endpoint to another region's."),
         ),
         _ => match status {
-            401 | 403 => (Code::Privilege, "STS denied it", None),
+            401 | 403 => (
+                Code::Privilege,
+                "STS denied it",
+                Some(
+                    "The role's trust policy must name the integration's own identity and external id: \
+                     s3_export.trust_policy prints one. That identity needs sts:AssumeRole on the role.",
+                ),
+            ),
             _ => (Code::Io, "STS reported an error", None),
         },
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::fixture::{Database, Integration, Session, refused};
+use super::fixture::{Database, Integration, Session, messages, refused};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -147,6 +147,75 @@ fn a_new_key_seals_and_the_old_one_still_opens() {
     fs::write(&old.0, format!("new {new_key}\n")).unwrap();
     refused(export("first", &mut client)).sqlstate("F0000").message("no key \"old\"").hint("set_credentials");
     export("second", &mut client).unwrap();
+}
+
+#[test]
+fn reseal_moves_this_databases_credentials_to_the_newest_key() {
+    let db = Database::new("reseal");
+    let mut client = db.client();
+    let ring = ServerFile::key_file(&db, &format!("old {KEY}\n"), 0o600);
+    ring.set(&mut client);
+    for name in ["first", "second", "third"] {
+        Integration { name, ..Integration::local() }.create(&mut client).unwrap();
+    }
+    // What was sealed with `k1` and what does not open any more stay as they are.
+    client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'local'").unwrap();
+    client.batch_execute("UPDATE s3_export.integrations SET endpoint = 'http://127.0.0.1:1' WHERE name = 'third'").unwrap();
+    let new_key = KEY.replace("AAEC", "ZZZZ");
+    fs::write(&ring.0, format!("old {KEY}\nnew {new_key}\n")).unwrap();
+    client.notices();
+    assert_eq!(client.text("SELECT s3_export.reseal()"), "2");
+    let notices = messages(&client.notices());
+    assert!(notices.contains("\"third\" were left as they are") && notices.contains("another endpoint"), "{notices}");
+    assert_eq!(client.text("SELECT string_agg(key_id, ',' ORDER BY name) FROM s3_export.credentials JOIN s3_export.integrations USING (integration_id)"), "new,new,old");
+    assert_eq!(client.text("SELECT s3_export.reseal()"), "0");
+    fs::write(&ring.0, format!("new {new_key}\n")).unwrap();
+    db.export_by(&mut client, "first", "SELECT 1 AS a").unwrap();
+    // Without a key, nothing is done by halves.
+    fs::write(&ring.0, format!("new {new_key}\nnewer {KEY}\n")).unwrap();
+    refused(client.query("SELECT s3_export.reseal()", &[])).sqlstate("F0000").message("no key \"old\"");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.credentials WHERE key_id = 'newer'"), "0");
+    let mut admin = db.client_as(&db.role("admin", &["s3_export_admin", "s3_export_member"]));
+    refused(admin.query("SELECT s3_export.reseal()", &[])).sqlstate("42501");
+}
+
+#[test]
+fn credentials_are_read_from_a_file_of_the_servers() {
+    let db = Database::new("from_file");
+    let local = Integration::local();
+    let mut client = db.client();
+    let path = |name: &str| db.environment().run_dir.join(format!("{}.{name}", db.name));
+    let set = |client: &mut Session, path: &str| {
+        client.query("SELECT s3_export.set_credentials_from_file('local', $1)::text", &[&path]).map(|_| ())
+    };
+    let ini = format!(
+        "[exports]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+        local.access_key_id, local.secret_access_key
+    );
+    let json = format!(
+        r#"{{"AccessKey": {{"AccessKeyId": "{}", "SecretAccessKey": "{}"}}}}"#,
+        local.access_key_id, local.secret_access_key
+    );
+    for (name, content) in [("ini", ini), ("json", json)] {
+        client.batch_execute("SELECT s3_export.set_credentials('local', 'K', 'wrong')").unwrap();
+        let file = ServerFile::new(path(name), &content, 0o600);
+        set(&mut client, file.0.to_str().unwrap()).unwrap();
+        assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+    }
+    let half = ServerFile::new(path("half"), "aws_secret_access_key = s3cr3t-half\n", 0o600);
+    refused(set(&mut client, half.0.to_str().unwrap())).sqlstate("58P01").detail("no access key").hides("s3cr3t-half");
+    for (bad, sqlstate) in [("relative", "22023"), ("/nowhere/credentials", "58P01"), ("/dev/zero", "58P01"), ("/", "58P01")] {
+        refused(set(&mut client, bad)).sqlstate(sqlstate);
+    }
+    // One's own integration is not enough to read the server's files.
+    let mut admin = db.client_as(&db.role("admin", &["s3_export_admin"]));
+    refused(set(&mut admin, half.0.to_str().unwrap())).sqlstate("42501").detail("pg_read_server_files");
+    let mut reader = db.client_as(&db.role("reader", &["pg_read_server_files"]));
+    refused(set(&mut reader, half.0.to_str().unwrap())).sqlstate("42501").message("permission denied for");
+    // And files are not enough for somebody else's integration.
+    let mut both = db.client_as(&db.role("both", &["s3_export_admin", "pg_read_server_files"]));
+    let good = ServerFile::new(path("good"), "aws_access_key_id=K\naws_secret_access_key=S\n", 0o600);
+    refused(set(&mut both, good.0.to_str().unwrap())).sqlstate("42704");
 }
 
 #[test]

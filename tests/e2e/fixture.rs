@@ -10,6 +10,7 @@
 
 mod bucket;
 mod environment;
+mod gateway;
 mod process;
 mod proxy;
 mod refusal;
@@ -23,7 +24,8 @@ use postgres::{Client, Row};
 use uuid::Uuid;
 
 pub use self::bucket::{Bucket, lines};
-pub use self::environment::Environment;
+pub use self::environment::{Environment, StandIn};
+pub use self::gateway::{Action, Gateway, Request};
 pub use self::process::{PeakMemory, descriptors, private_memory, threads};
 pub use self::proxy::{Proxy, hung_endpoint};
 pub use self::refusal::{Refusal, refused};
@@ -131,6 +133,20 @@ impl Database {
         self.export_to(client, &self.prefix(), query, arguments)
     }
 
+    /// Exports by the integration called `name`, in a session that is there.
+    pub fn export_by(&self, client: &mut Session, name: &str, query: &str) -> Result<Exported, postgres::Error> {
+        let prefix = self.prefix();
+        let call = self.call(&prefix, query, "").replace("'local'", &literal(name));
+        self.exported(client, &call, &prefix)
+    }
+
+    /// What `call` answers, of a function that exports to `prefix`.
+    pub fn exported(&self, client: &mut Session, call: &str, prefix: &str) -> Result<Exported, postgres::Error> {
+        let row = client.query_one(&format!("SELECT *, export_id::text AS id FROM {call}"), &[]);
+        client.settle();
+        Ok(Exported::from_row(&row?, prefix))
+    }
+
     /// Exports to `prefix`.
     pub fn export_to(
         &self,
@@ -139,10 +155,7 @@ impl Database {
         query: &str,
         arguments: &str,
     ) -> Result<Exported, postgres::Error> {
-        let statement = format!("SELECT *, export_id::text AS id FROM {}", self.call(prefix, query, arguments));
-        let row = client.query_one(&statement, &[]);
-        client.settle();
-        Ok(Exported::from_row(&row?, prefix))
+        self.exported(client, &self.call(prefix, query, arguments), prefix)
     }
 
     /// The function call as text, to be put into other statements.
