@@ -73,7 +73,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::upload::network::{Network, Reach};
+    use crate::upload::network::{Network, Reach, Trust};
 
     /// Asks a server that gives one answer.
     fn asked(bucket: &str, status: &str, headers: &str) -> Result<String, Failure> {
@@ -88,7 +88,7 @@ mod tests {
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let http = Network::default().within(Reach::Private);
+        let http = Network::new(Trust::System).within(Reach::Private);
         let region = runtime.block_on(of_bucket(bucket, "us-east-1", Some(&endpoint), &http));
         let request = server.join().unwrap();
         assert!(request.starts_with(&format!("HEAD /{bucket}")), "{request}");

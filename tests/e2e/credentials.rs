@@ -1,41 +1,17 @@
 //! Sealed credentials and the key ring: a secret opens only where it belongs, and shows nowhere.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
-use super::fixture::{Database, Integration, Session, messages, refused};
+use super::fixture::{Database, Integration, ServerFile, Session, messages, refused};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// A file that the server's user owns, deleted at the end.
-struct ServerFile(PathBuf);
-
-impl ServerFile {
-    fn new(path: PathBuf, content: &str, mode: u32) -> Self {
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let file = ServerFile(path);
-        let owner = super::fixture::Environment::get().os_user;
-        if !owner.is_empty() {
-            assert!(std::process::Command::new("chown").arg(owner).arg(&file.0).status().unwrap().success());
-        }
-        file
-    }
-
-    fn key_file(db: &Database, content: &str, mode: u32) -> Self {
-        Self::new(db.environment().run_dir.join(format!("{}.keys", db.name)), content, mode)
-    }
-
-    fn set(&self, client: &mut Session) {
-        client.batch_execute(&format!("SET s3_export.key_file = '{}'", self.0.display())).unwrap();
-    }
+fn key_file(db: &Database, content: &str, mode: u32) -> ServerFile {
+    ServerFile::new(db.environment().run_dir.join(format!("{}.keys", db.name)), content, mode)
 }
 
-impl Drop for ServerFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+fn use_key_file(client: &mut Session, file: &ServerFile) {
+    client.batch_execute(&format!("SET s3_export.key_file = '{}'", file.path())).unwrap();
 }
 
 #[test]
@@ -105,21 +81,21 @@ fn a_key_file_that_others_may_read_or_that_lies_in_the_data_directory() {
     let mut client = db.client();
     let refuse = |client: &mut Session| refused(Integration { name: "new", ..Integration::local() }.create(client));
     for mode in [0o644, 0o640, 0o602] {
-        let file = ServerFile::key_file(&db, &format!("k1 {KEY}\n"), mode);
-        file.set(&mut client);
+        let file = key_file(&db, &format!("k1 {KEY}\n"), mode);
+        use_key_file(&mut client, &file);
         refuse(&mut client).sqlstate("F0000").message("could not use the key file").detail("0600").hides(KEY);
     }
     let inside = ServerFile::new(db.environment().data.join(format!("{}.keys", db.name)), &format!("k1 {KEY}\n"), 0o600);
-    inside.set(&mut client);
+    use_key_file(&mut client, &inside);
     refuse(&mut client).sqlstate("F0000").detail("data directory");
     let link = ServerFile(db.environment().run_dir.join(format!("{}.link", db.name)));
     std::os::unix::fs::symlink(&inside.0, &link.0).unwrap();
-    link.set(&mut client);
+    use_key_file(&mut client, &link);
     refuse(&mut client).sqlstate("F0000").detail("data directory");
     client.batch_execute("SET s3_export.key_file = '/nowhere/keys'").unwrap();
     refuse(&mut client).sqlstate("F0000").detail("No such file");
-    let malformed = ServerFile::key_file(&db, "k1 c2VjcmV0\n", 0o600);
-    malformed.set(&mut client);
+    let malformed = key_file(&db, "k1 c2VjcmV0\n", 0o600);
+    use_key_file(&mut client, &malformed);
     refuse(&mut client).sqlstate("F0000").detail("Line 1").hides("c2VjcmV0");
 }
 
@@ -127,8 +103,8 @@ fn a_key_file_that_others_may_read_or_that_lies_in_the_data_directory() {
 fn a_new_key_seals_and_the_old_one_still_opens() {
     let db = Database::new("rotation");
     let mut client = db.client();
-    let old = ServerFile::key_file(&db, &format!("old {KEY}\n"), 0o600);
-    old.set(&mut client);
+    let old = key_file(&db, &format!("old {KEY}\n"), 0o600);
+    use_key_file(&mut client, &old);
     let create = |name, client: &mut Session| Integration { name, ..Integration::local() }.create(client).unwrap();
     create("first", &mut client);
     let export = |name: &str, client: &mut Session| {
@@ -153,8 +129,8 @@ fn a_new_key_seals_and_the_old_one_still_opens() {
 fn reseal_moves_this_databases_credentials_to_the_newest_key() {
     let db = Database::new("reseal");
     let mut client = db.client();
-    let ring = ServerFile::key_file(&db, &format!("old {KEY}\n"), 0o600);
-    ring.set(&mut client);
+    let ring = key_file(&db, &format!("old {KEY}\n"), 0o600);
+    use_key_file(&mut client, &ring);
     for name in ["first", "second", "third"] {
         Integration { name, ..Integration::local() }.create(&mut client).unwrap();
     }
@@ -184,7 +160,6 @@ fn credentials_are_read_from_a_file_of_the_servers() {
     let db = Database::new("from_file");
     let local = Integration::local();
     let mut client = db.client();
-    let path = |name: &str| db.environment().run_dir.join(format!("{}.{name}", db.name));
     let set = |client: &mut Session, path: &str| {
         client.query("SELECT s3_export.set_credentials_from_file('local', $1)::text", &[&path]).map(|_| ())
     };
@@ -198,24 +173,24 @@ fn credentials_are_read_from_a_file_of_the_servers() {
     );
     for (name, content) in [("ini", ini), ("json", json)] {
         client.batch_execute("SELECT s3_export.set_credentials('local', 'K', 'wrong')").unwrap();
-        let file = ServerFile::new(path(name), &content, 0o600);
-        set(&mut client, file.0.to_str().unwrap()).unwrap();
+        let file = ServerFile::of(&db, name, &content);
+        set(&mut client, file.path()).unwrap();
         assert_eq!(db.export("SELECT 1 AS a").documents, 1);
     }
-    let half = ServerFile::new(path("half"), "aws_secret_access_key = s3cr3t-half\n", 0o600);
-    refused(set(&mut client, half.0.to_str().unwrap())).sqlstate("58P01").detail("no access key").hides("s3cr3t-half");
+    let half = ServerFile::of(&db, "half", "aws_secret_access_key = s3cr3t-half\n");
+    refused(set(&mut client, half.path())).sqlstate("58P01").detail("no access key").hides("s3cr3t-half");
     for (bad, sqlstate) in [("relative", "22023"), ("/nowhere/credentials", "58P01"), ("/dev/zero", "58P01"), ("/", "58P01")] {
         refused(set(&mut client, bad)).sqlstate(sqlstate);
     }
     // One's own integration is not enough to read the server's files.
     let mut admin = db.client_as(&db.role("admin", &["s3_export_admin"]));
-    refused(set(&mut admin, half.0.to_str().unwrap())).sqlstate("42501").detail("pg_read_server_files");
+    refused(set(&mut admin, half.path())).sqlstate("42501").detail("pg_read_server_files");
     let mut reader = db.client_as(&db.role("reader", &["pg_read_server_files"]));
-    refused(set(&mut reader, half.0.to_str().unwrap())).sqlstate("42501").message("permission denied for");
+    refused(set(&mut reader, half.path())).sqlstate("42501").message("permission denied for");
     // And files are not enough for somebody else's integration.
     let mut both = db.client_as(&db.role("both", &["s3_export_admin", "pg_read_server_files"]));
-    let good = ServerFile::new(path("good"), "aws_access_key_id=K\naws_secret_access_key=S\n", 0o600);
-    refused(set(&mut both, good.0.to_str().unwrap())).sqlstate("42704");
+    let good = ServerFile::of(&db, "good", "aws_access_key_id=K\naws_secret_access_key=S\n");
+    refused(set(&mut both, good.path())).sqlstate("42704");
 }
 
 #[test]

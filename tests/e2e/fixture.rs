@@ -18,6 +18,10 @@ mod session;
 mod standby;
 
 use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
 
 use postgres::error::DbError;
 use postgres::{Client, Row};
@@ -232,6 +236,37 @@ impl Integration<'_> {
             ],
         )?;
         Ok(())
+    }
+}
+
+/// A file that the server's user owns, deleted at the end.
+pub struct ServerFile(pub PathBuf);
+
+impl ServerFile {
+    pub fn new(path: PathBuf, content: &str, mode: u32) -> Self {
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let file = ServerFile(path);
+        let owner = Environment::get().os_user;
+        if !owner.is_empty() {
+            assert!(Command::new("chown").arg(owner).arg(&file.0).status().unwrap().success());
+        }
+        file
+    }
+
+    /// In the servers' directory, named after the database.
+    pub fn of(db: &Database, suffix: &str, content: &str) -> Self {
+        Self::new(db.environment().run_dir.join(format!("{}.{suffix}", db.name)), content, 0o600)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for ServerFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 

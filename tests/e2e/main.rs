@@ -14,6 +14,7 @@ mod fixture;
 mod help;
 mod large;
 mod manifest;
+mod network;
 mod privileges;
 mod queries;
 mod query_errors;

@@ -386,6 +386,12 @@ fn attack_confused_deputy_through_the_inline_form() {
         let call = format!("SELECT {}", inline_call(&db, &prefix, &role, &external_id));
         refused(client.batch_execute(&call)).sqlstate("42501").message("may not be named inline");
     }
+    // A session that has not loaded the library yet takes any value for a setting that it does not know.
+    let mut fresh = db.client_as(&analyst);
+    let setting = format!(r#"[{{"aws_role": "{}", "allowed_locations": ["s3://"]}}]"#, StandIn::moto().role);
+    fresh.batch_execute(&format!("SET s3_export.inline_roles = {}", literal(&setting))).unwrap();
+    let call = format!("SELECT {}", inline_call(&db, &prefix, &StandIn::moto().role, &external_id));
+    refused(fresh.batch_execute(&call)).sqlstate("42501").message("may not be named inline");
 }
 
 /// An administrator must not lend himself the server's own identity, by any statement on the table.

@@ -10,6 +10,7 @@ mod trust;
 
 use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_runtime_api::client::dns::{ResolveDns, SharedDnsResolver};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -18,14 +19,14 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use once_cell::sync::OnceCell;
 
 pub use self::address::{Reach, Refused};
-use self::resolver::SystemResolver;
+use self::resolver::{CheckedResolver, SystemResolver};
 pub use self::trust::Trust;
 
 /// The clients of a transaction, each made when it is first asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Network {
     trust: Trust,
-    resolver: SystemResolver,
+    names: SharedDnsResolver,
     public: OnceCell<SharedHttpClient>,
     private: OnceCell<SharedHttpClient>,
     own: OnceCell<SharedHttpClient>,
@@ -34,7 +35,12 @@ pub struct Network {
 impl Network {
     /// `trust`: for every client.
     pub fn new(trust: Trust) -> Self {
-        Network { trust, ..Network::default() }
+        Self::with_names(trust, SystemResolver::default())
+    }
+
+    fn with_names(trust: Trust, names: impl ResolveDns + 'static) -> Self {
+        let names = SharedDnsResolver::new(names);
+        Network { trust, names, public: OnceCell::new(), private: OnceCell::new(), own: OnceCell::new() }
     }
 
     /// For S3 and STS.
@@ -43,16 +49,19 @@ impl Network {
             Reach::Public => &self.public,
             Reach::Private => &self.private,
         };
-        let make = || SharedHttpClient::new(CheckedClient { http: self.client(self.resolver.within(reach)), reach });
+        let make = || {
+            let http = self.client(CheckedResolver::new(self.names.clone(), reach));
+            SharedHttpClient::new(CheckedClient { http, reach })
+        };
         client.get_or_init(make).clone()
     }
 
     /// For the server's own credentials: what gives them is a metadata service, at an address that nobody else may name.
     pub fn unchecked(&self) -> SharedHttpClient {
-        self.own.get_or_init(|| self.client(self.resolver.clone())).clone()
+        self.own.get_or_init(|| self.client(self.names.clone())).clone()
     }
 
-    fn client(&self, resolver: impl aws_smithy_runtime_api::client::dns::ResolveDns + Clone + 'static) -> SharedHttpClient {
+    fn client(&self, resolver: impl ResolveDns + Clone + 'static) -> SharedHttpClient {
         let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
         let builder = Builder::new().tls_provider(ring);
         match self.trust.context() {
@@ -105,7 +114,63 @@ fn host(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::host;
+    use std::net::IpAddr;
+
+    use aws_sdk_s3::Client;
+    use aws_smithy_runtime_api::client::dns::DnsFuture;
+
+    use super::*;
+    use crate::error::{Code, Error};
+    use crate::upload::connection::plain_config;
+    use crate::upload::failure::Failure;
+
+    /// Says that every name means this address.
+    #[derive(Debug, Clone)]
+    struct Liar(IpAddr);
+
+    impl ResolveDns for Liar {
+        fn resolve_dns<'a>(&'a self, _name: &'a str) -> DnsFuture<'a> {
+            DnsFuture::ready(Ok(vec![self.0]))
+        }
+    }
+
+    /// The error of a request to `endpoint`, where every name means `address`.
+    fn request(reach: Reach, endpoint: &str, address: &str) -> Error {
+        let network = Network::with_names(Trust::System, Liar(address.parse().unwrap()));
+        let config = plain_config("us-east-1").allow_no_auth().endpoint_url(endpoint).http_client(network.within(reach));
+        // A bucket's name before the host's may make an address of both.
+        let client = Client::from_conf(config.force_path_style(endpoint != "http://254").build());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(client.head_bucket().bucket("169.254.169").send());
+        Failure::new("test", "s3://bucket", &answer.unwrap_err()).error
+    }
+
+    #[test]
+    fn attack_ssrf_to_the_metadata_service_by_a_name_that_resolves_to_it() {
+        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200"] {
+            for endpoint in ["http://innocent.example", "https://innocent.example"] {
+                let error = request(Reach::Private, endpoint, address);
+                assert_eq!(error.code(), Code::Privilege, "{endpoint} {address}: {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn attack_ssrf_to_the_metadata_service_by_its_address() {
+        for endpoint in ["http://169.254.169.254", "http://[fd00:ec2::254]", "http://[::ffff:a9fe:a9fe]", "http://254"] {
+            let error = request(Reach::Private, endpoint, "127.0.0.1");
+            assert_eq!(error.code(), Code::Privilege, "{endpoint}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn attack_ssrf_into_the_servers_network_by_an_administrators_endpoint() {
+        for (endpoint, address) in [("https://innocent.example", "10.0.0.1"), ("https://127.0.0.1:1", "52.0.0.1")] {
+            assert_eq!(request(Reach::Public, endpoint, address).code(), Code::Privilege);
+        }
+        // A superuser's may go there, and finds nobody.
+        assert_eq!(request(Reach::Private, "https://127.0.0.1:1", "52.0.0.1").code(), Code::Connection);
+    }
 
     #[test]
     fn the_host_of_a_url() {

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError, SharedDnsResolver};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use once_cell::sync::OnceCell;
@@ -31,11 +31,6 @@ impl SystemResolver {
         let addresses = resolver.lookup_ip(name).await.map_err(ResolveDnsError::new)?;
         Ok(addresses.iter().collect())
     }
-
-    /// Names that resolve to no address beyond `reach`.
-    pub fn within(&self, reach: Reach) -> CheckedResolver {
-        CheckedResolver { system: self.clone(), reach }
-    }
 }
 
 impl ResolveDns for SystemResolver {
@@ -47,14 +42,21 @@ impl ResolveDns for SystemResolver {
 /// One address beyond the reach refuses the whole name.
 #[derive(Debug, Clone)]
 pub struct CheckedResolver {
-    system: SystemResolver,
+    names: SharedDnsResolver,
     reach: Reach,
+}
+
+impl CheckedResolver {
+    /// Names that resolve to no address beyond `reach`.
+    pub fn new(names: SharedDnsResolver, reach: Reach) -> Self {
+        CheckedResolver { names, reach }
+    }
 }
 
 impl ResolveDns for CheckedResolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
-            let addresses = self.system.lookup(name).await?;
+            let addresses = self.names.resolve_dns(name).await?;
             addresses.iter().try_for_each(|address| self.reach.check(*address)).map_err(ResolveDnsError::new)?;
             Ok(addresses)
         })

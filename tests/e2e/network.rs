@@ -1,0 +1,155 @@
+//! Where requests may go, and whose certificates are believed.
+
+use std::net::TcpListener;
+
+use super::fixture::{Action, Database, Gateway, Integration, ServerFile, Session, literal, refused};
+
+/// Makes an integration for this endpoint, as who is connected.
+fn create(client: &mut Session, endpoint: &str) -> Result<(), postgres::Error> {
+    let local = Integration::local();
+    client.batch_execute(&format!(
+        "SELECT s3_export.create_integration('there', access_key_id => {}, secret_access_key => {}, endpoint => '{endpoint}',
+             path_style => true, allowed_locations => '{{s3://exports}}')",
+        literal(&local.access_key_id),
+        literal(&local.secret_access_key)
+    ))
+}
+
+fn export(db: &Database, client: &mut Session) -> Result<i64, postgres::Error> {
+    db.export_by(client, "there", "SELECT generate_series(1, 2500) AS a").map(|exported| exported.documents)
+}
+
+#[test]
+fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
+    let db = Database::new("tls");
+    let (gateway, certificate) = Gateway::over_tls(&Integration::local().endpoint);
+    create(&mut db.client(), &gateway.secure_endpoint()).unwrap();
+    refused(export(&db, &mut db.client())).sqlstate("08001").detail("certificate");
+    let file = ServerFile::of(&db, "pem", &certificate);
+    let mut client = db.client();
+    client.batch_execute(&format!("SET s3_export.ca_file = '{}'", file.path())).unwrap();
+    assert_eq!(export(&db, &mut client).unwrap(), 2500);
+    let put = gateway.requests().into_iter().find(|request| request.head.starts_with("PUT")).unwrap();
+    assert_eq!(put.header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+    assert!(put.header("x-amz-checksum-crc32").is_some());
+    // Another name than the certificate's.
+    client
+        .batch_execute(&format!(
+            "UPDATE s3_export.integrations SET endpoint = '{}' WHERE name = 'there'",
+            gateway.endpoint().replace("http:", "https:")
+        ))
+        .unwrap();
+    let local = Integration::local();
+    let set = "SELECT s3_export.set_credentials('there', $1, $2)::text";
+    client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
+    refused(export(&db, &mut client)).sqlstate("08001").detail("certificate");
+}
+
+#[test]
+fn a_ca_file_that_cannot_be_used() {
+    let db = Database::new("ca_file");
+    let mut client = db.client();
+    let text = ServerFile::of(&db, "pem", "hello");
+    for (path, why) in [("/nowhere/ca.pem", "No such file"), (text.path(), "It holds no certificate")] {
+        client.batch_execute(&format!("SET s3_export.ca_file = '{path}'")).unwrap();
+        refused(db.export_in(&mut client, "SELECT 1 AS a", "")).sqlstate("F0000").message("CA file").detail(why);
+    }
+    client.batch_execute("SET s3_export.ca_file = ''").unwrap();
+    db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+    let mut member = db.client_as(&db.role("member", &["s3_export_member"]));
+    db.export_in(&mut member, "SELECT 1 AS a", "").unwrap();
+    refused(member.batch_execute("SET s3_export.ca_file = '/x'")).sqlstate("42501");
+}
+
+#[test]
+fn attack_ssrf_to_the_metadata_service() {
+    let db = Database::new("ssrf");
+    for endpoint in
+        ["http://169.254.169.254", "https://[fd00:ec2::254]", "http://[::ffff:169.254.169.254]", "http://100.100.100.200"]
+    {
+        let mut client = db.client();
+        client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'there'").unwrap();
+        create(&mut client, endpoint).unwrap();
+        refused(export(&db, &mut client)).sqlstate("42501").message("may not connect").hint("No integration may");
+        // Nor STS.
+        client
+            .batch_execute(&format!(
+                "UPDATE s3_export.integrations SET endpoint = 'http://127.0.0.1:1', sts_endpoint = '{endpoint}',
+                     aws_role = 'arn:aws:iam::012345678901:role/x' WHERE name = 'there';
+                 SELECT s3_export.set_credentials('there', 'K', 'S')"
+            ))
+            .unwrap();
+        refused(export(&db, &mut client)).sqlstate("42501").message("may not connect");
+    }
+}
+
+#[test]
+fn attack_ssrf_into_the_servers_network_by_an_administrator() {
+    let db = Database::new("ssrf_private");
+    let admin = db.role("admin", &["s3_export_admin", "s3_export_member"]);
+    let (gateway, _) = Gateway::over_tls(&Integration::local().endpoint);
+    for endpoint in [gateway.secure_endpoint(), "https://10.0.0.1".into(), "https://[::1]".into()] {
+        let mut client = db.client_as(&admin);
+        client.batch_execute("DELETE FROM s3_export.integrations").unwrap();
+        create(&mut client, &endpoint).unwrap();
+        refused(export(&db, &mut client)).sqlstate("42501").message("private network").hint("a superuser owns");
+    }
+    assert!(gateway.requests().is_empty());
+}
+
+#[test]
+fn attack_ssrf_by_redirect() {
+    let db = Database::new("ssrf_redirect");
+    let inside = TcpListener::bind("127.0.0.1:0").unwrap();
+    inside.set_nonblocking(true).unwrap();
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let location = format!("http://{}/latest/meta-data/", inside.local_addr().unwrap());
+        let head = format!("HTTP/1.1 {status}\r\nlocation: {location}");
+        let gateway = Gateway::to(&Integration::local().endpoint, move |_| Action::Answer(head.clone(), String::new()));
+        let mut client = db.client();
+        client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'there'").unwrap();
+        create(&mut client, &gateway.endpoint()).unwrap();
+        refused(export(&db, &mut client));
+        assert!(!gateway.requests().is_empty());
+        assert!(inside.accept().is_err(), "{status} was followed");
+    }
+}
+
+#[test]
+fn headers_are_sent_only_when_the_integration_sets_them() {
+    let db = Database::new("headers");
+    let gateway =
+        Gateway::to(&Integration::local().endpoint, |_| Action::Answer("HTTP/1.1 200 OK\r\netag: \"x\"".into(), String::new()));
+    let mut client = db.client();
+    create(&mut client, &gateway.endpoint()).unwrap();
+    export(&db, &mut client).unwrap();
+    let names = [
+        "x-amz-server-side-encryption",
+        "x-amz-server-side-encryption-aws-kms-key-id",
+        "x-amz-server-side-encryption-bucket-key-enabled",
+        "x-amz-storage-class",
+        "x-amz-acl",
+        "x-amz-expected-bucket-owner",
+    ];
+    assert!(gateway.requests().iter().all(|request| names.iter().all(|name| request.header(name).is_none())));
+    let plain = gateway.requests().len();
+    client
+        .batch_execute(
+            "UPDATE s3_export.integrations SET sse = 'aws:kms', kms_key_id = 'arn:aws:kms:eu-1:012345678901:key/a', storage_class = 'GLACIER_IR',
+                 object_acl = 'bucket-owner-full-control', expected_bucket_owner = '012345678901' WHERE name = 'there'",
+        )
+        .unwrap();
+    export(&db, &mut client).unwrap();
+    let values = |request: &super::fixture::Request| -> Vec<String> {
+        names.iter().map(|name| request.header(name).unwrap_or("-").to_owned()).collect()
+    };
+    let requests = gateway.requests();
+    let sent =
+        |part: &str| requests[plain..].iter().find(|request| request.head.lines().next().unwrap().contains(part)).unwrap();
+    let all =
+        ["aws:kms", "arn:aws:kms:eu-1:012345678901:key/a", "true", "GLACIER_IR", "bucket-owner-full-control", "012345678901"];
+    assert_eq!(values(sent(".json")), all);
+    let mut manifest = all;
+    manifest[3] = "-";
+    assert_eq!(values(sent(".manifest")), manifest);
+}
