@@ -97,6 +97,12 @@ impl Error {
         self
     }
 
+    /// A further sentence about the circumstances.
+    pub fn also(mut self, sentence: &str) -> Self {
+        self.detail = Some(self.detail.map_or_else(|| sentence.to_owned(), |detail| format!("{detail} {sentence}")));
+        self
+    }
+
     /// Whole sentences about what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

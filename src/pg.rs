@@ -211,12 +211,23 @@ pub struct ActAs {
 impl ActAs {
     /// The bootstrap superuser, as the owner of the extension's tables.
     pub fn superuser() -> Self {
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        Self::change(Some(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)), restricted)
+    }
+
+    /// The current user, as in a function that is SECURITY DEFINER: nothing that runs inside can become somebody else, were it
+    /// the session's own user.
+    pub fn caller() -> Self {
+        Self::change(None, pg_sys::SECURITY_LOCAL_USERID_CHANGE)
+    }
+
+    /// `None`: who it is already.
+    fn change(to: Option<pg_sys::Oid>, more_context: u32) -> Self {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: writes to two locals, then sets what the drop or the transaction's abort restores.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), context | restricted as c_int);
+            pg_sys::SetUserIdAndSecContext(to.unwrap_or(user), context | more_context as c_int);
         }
         ActAs { user, context }
     }

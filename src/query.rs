@@ -9,7 +9,7 @@ use pgrx::{PgList, pg_guard, pg_sys};
 
 use crate::error::{Code, Error, Result};
 use crate::pg::errors::QueryErrors;
-use crate::pg::{Spi, to_server};
+use crate::pg::{ActAs, Spi, to_server};
 use crate::receiver::{Receiver, RowSink};
 
 /// One statement that only reads.
@@ -25,9 +25,11 @@ impl Query {
         Ok(Query { text })
     }
 
-    /// Plans and runs it, row by row into `sink`. Raises what Postgres raises.
+    /// Plans and runs it, row by row into `sink`, as the current user and nobody else: who dropped his privileges with SET ROLE
+    /// before he ran a stranger's query must not find that it has taken them back. Raises what Postgres raises.
     pub fn run(&self, sink: &mut dyn RowSink) -> Result<()> {
         let _errors = QueryErrors::of(&self.text);
+        let _caller = ActAs::caller();
         let _spi = Spi::connect()?;
         let mut receiver = Receiver::new(sink);
         // SAFETY: the text is NUL-terminated; there are no parameters; the plan and the receiver outlive the execution,

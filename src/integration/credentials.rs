@@ -26,7 +26,9 @@ pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
         return Ok((of_the_server(row)?, hidden.aws_external_id));
     }
     let (Some(access_key_id), Some(sealed)) = (hidden.access_key_id, hidden.sealed) else { return Err(missing()) };
-    let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &key_ring()?)?;
+    // A standby or a restored cluster may lack the ring: which key is it to be given?
+    let ring = key_ring().map_err(|error| error.also(&format!("The credentials were sealed with key \"{}\".", sealed.key_id)))?;
+    let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &ring)?;
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
 }
 

@@ -19,9 +19,10 @@ mod standby;
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use postgres::error::DbError;
 use postgres::{Client, Row};
@@ -79,15 +80,20 @@ impl Database {
 
     /// `options`: of CREATE DATABASE.
     pub fn with_options(name: &str, options: &str) -> Self {
+        let database = Self::empty(name, options);
+        database.client().batch_execute("CREATE EXTENSION s3_export").unwrap();
+        database.create(&Integration::local());
+        database
+    }
+
+    /// Without the extension.
+    pub fn empty(name: &str, options: &str) -> Self {
         let environment = Environment::get();
         let suffix = &Uuid::new_v4().simple().to_string()[..8];
         let name = format!("{}_{suffix}", &name[..name.len().min(40)]);
         let mut maintenance = environment.session("postgres", "postgres");
         maintenance.batch_execute(&format!("CREATE DATABASE {name} {options}")).unwrap();
-        let database = Database { bucket: Bucket::new(&environment), name, environment, roles: RefCell::default() };
-        database.client().batch_execute("CREATE EXTENSION s3_export").unwrap();
-        database.create(&Integration::local());
-        database
+        Database { bucket: Bucket::new(&environment), name, environment, roles: RefCell::default() }
     }
 
     /// A new connection as the superuser.
@@ -174,6 +180,25 @@ impl Database {
         let refusal = refused(self.export_to(&mut self.client(), &prefix, query, arguments));
         self.bucket.nothing_left(&prefix);
         refusal
+    }
+
+    /// What pg_dump writes of it.
+    pub fn dump(&self) -> String {
+        let output = self.environment.program("pg_dump").arg("--dbname").arg(&self.name).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a dump; gives what psql says to it, and fails the test at its first error.
+    pub fn restore(&self, dump: &str) -> String {
+        let mut psql = self.environment.program("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.name]);
+        let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(dump.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
     }
 
     pub fn environment(&self) -> &Environment {

@@ -4,10 +4,12 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's panic is its report")]
 
 mod arguments;
+mod attacks;
 mod cancel;
 mod catalog;
 mod commit;
 mod credentials;
+mod dump;
 mod encoding;
 mod files;
 mod fixture;
@@ -15,12 +17,14 @@ mod help;
 mod large;
 mod manifest;
 mod network;
+mod privilege_matrix;
 mod privileges;
 mod queries;
 mod query_errors;
 mod roles;
 mod s3_errors;
 mod scale;
+mod secrecy;
 mod settings;
 mod standby;
 mod transactions;

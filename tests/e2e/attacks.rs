@@ -1,0 +1,200 @@
+//! Attacks, each test named after its own. Those on the network are in `network`, on roles of AWS's in `roles`.
+
+use super::fixture::{Database, Integration, Session, refused};
+
+fn exports(db: &Database, client: &mut Session, integration: &str) -> Result<(), postgres::Error> {
+    db.export_by(client, integration, "SELECT 1 AS a").map(|_| ())
+}
+
+#[test]
+fn attack_an_endpoint_changed_under_a_sealed_secret() {
+    let db = Database::new("endpoint_change");
+    let local = Integration::local();
+    let mut client = db.client();
+    let slash = format!("{}/", local.endpoint);
+    client.execute("UPDATE s3_export.integrations SET endpoint = $1", &[&slash]).unwrap();
+    db.refuse("SELECT 1 AS a", "")
+        .sqlstate("55000")
+        .message("cannot be opened")
+        .detail("another endpoint")
+        .hint("set_credentials")
+        .hides(&local.secret_access_key);
+    let set = "SELECT s3_export.set_credentials('local', $1, $2)::text";
+    client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+#[test]
+fn attack_a_sealed_row_copied_to_another_integration() {
+    let db = Database::new("moved_row");
+    db.create(&Integration { name: "other", secret_access_key: "other".into(), ..Integration::local() });
+    db.client()
+        .batch_execute(
+            "UPDATE s3_export.credentials SET sealed = (SELECT sealed FROM s3_export.credentials JOIN s3_export.integrations
+                 USING (integration_id) WHERE name = 'other')
+             WHERE integration_id = (SELECT integration_id FROM s3_export.integrations WHERE name = 'local')",
+        )
+        .unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").message("cannot be opened").hint("set_credentials");
+    db.client().batch_execute("UPDATE s3_export.credentials SET sealed = '\\x01'").unwrap();
+    db.refuse("SELECT 1 AS a", "").message("sealed");
+}
+
+/// The row that names its own `integration_id` must not get at the sealed secret of another.
+#[test]
+fn attack_an_administrator_who_takes_over_a_row() {
+    let db = Database::new("takeover");
+    let mut client = db.client_as(&db.role("admin", &["s3_export_admin", "s3_export_member"]));
+    let id = db.client().text("SELECT integration_id FROM s3_export.integrations");
+    for statement in [
+        format!("INSERT INTO s3_export.integrations (integration_id, name, allowed_locations, region) VALUES ('{id}', 'x', '{{s3://}}', 'eu-1')
+                 ON CONFLICT (integration_id) DO UPDATE SET endpoint = 'https://evil.example'"),
+        "INSERT INTO s3_export.integrations (name, allowed_locations) VALUES ('local', '{s3://}')
+         ON CONFLICT (name) DO UPDATE SET allowed_locations = '{s3://}'".to_owned(),
+        "INSERT INTO s3_export.integrations (name, owner, allowed_locations) VALUES ('x', 'postgres', '{s3://}')".to_owned(),
+    ] {
+        refused(client.batch_execute(&statement)).sqlstate("42501");
+    }
+    assert_eq!(client.execute("UPDATE s3_export.integrations SET allowed_locations = '{s3://}'", &[]).unwrap(), 0);
+}
+
+#[test]
+fn attack_row_security_switched_off() {
+    let db = Database::new("row_security");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    let mut client = db.client_as(&analyst);
+    db.create(&Integration { name: "hidden", usage_role: "postgres", ..Integration::local() });
+    client.batch_execute("SET row_security = off").unwrap();
+    refused(exports(&db, &mut client, "hidden"));
+}
+
+/// Functions and operators of the user's must not run, or be believed, while the catalog is read.
+#[test]
+fn attack_functions_and_operators_in_front_of_the_search_path() {
+    let db = Database::new("hijack");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("CREATE SCHEMA evil AUTHORIZATION {analyst}")).unwrap();
+    db.create(&Integration { name: "hidden", usage_role: "postgres", ..Integration::local() });
+    let mut client = db.client_as(&analyst);
+    client
+        .batch_execute(
+            "CREATE FUNCTION evil.yes(name, name) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR evil.= (LEFTARG = name, RIGHTARG = name, FUNCTION = evil.yes);
+             CREATE FUNCTION evil.yes(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.yes);
+             CREATE FUNCTION evil.convert_from(bytea, name) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''hijacked''; END';
+             CREATE TEMP TABLE pg_roles AS SELECT 'postgres'::name AS rolname;
+             SET search_path = evil, pg_temp, pg_catalog",
+        )
+        .unwrap();
+    refused(exports(&db, &mut client, "hidden")).sqlstate("42704");
+    exports(&db, &mut client, "local").unwrap();
+}
+
+#[test]
+fn attack_a_location_beside_the_allowed_one() {
+    let db = Database::new("sibling");
+    let mut client = db.client();
+    client.batch_execute("UPDATE s3_export.integrations SET allowed_locations = '{s3://exports/team}'").unwrap();
+    for uri in ["s3://exports/team2", "s3://exports/tea", "s3://exports", "s3://exports2/team", "s3://exports/Team"] {
+        let call = format!("SELECT s3_export('{uri}', 'local', 'SELECT 1 AS a')");
+        refused(client.batch_execute(&call)).sqlstate("42501").message("does not allow").detail("s3://exports/team");
+    }
+    for uri in ["s3://exports/team/../other", "s3://exports/team/./x", "s3://exports/team//x", "s3://exports/team/%2e%2e\n/x"] {
+        let call = format!("SELECT s3_export(E'{uri}', 'local', 'SELECT 1 AS a')");
+        refused(client.batch_execute(&call)).sqlstate("22023");
+    }
+    // What a browser would take for the parent is a name like any other to S3.
+    let encoded = format!("s3://exports/team/%2e%2e/{}", db.name);
+    client.batch_execute(&format!("SELECT s3_export('{encoded}', 'local', 'SELECT 1 AS a')")).unwrap();
+    assert_eq!(db.bucket.files(&encoded.replace("s3://exports/", "")).len(), 1);
+    db.bucket.empty("team/");
+}
+
+/// Policies ask for the roles of who runs: neither side of a SECURITY DEFINER function adds to the other's.
+#[test]
+fn attack_a_policy_bypassed_by_a_security_definer_function() {
+    let db = Database::new("definer_bypass");
+    let (owner, caller) = (db.role("owner", &["s3_export_member"]), db.role("caller", &["s3_export_member"]));
+    for usage_role in [&owner, &caller] {
+        db.create(&Integration { name: usage_role, usage_role, ..Integration::local() });
+    }
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "integration");
+    db.client()
+        .batch_execute(&format!(
+            "CREATE FUNCTION lends(integration text) RETURNS bigint SECURITY DEFINER LANGUAGE plpgsql
+             AS $$ BEGIN RETURN num_docs_inserted FROM {call}; END $$;
+             ALTER FUNCTION lends(text) OWNER TO {owner}"
+        ))
+        .unwrap();
+    let mut client = db.client_as(&caller);
+    assert_eq!(client.text(&format!("SELECT lends('{owner}')")), "1");
+    refused(client.query(&format!("SELECT lends('{caller}')"), &[])).sqlstate("42704");
+    exports(&db, &mut client, &caller).unwrap();
+    refused(exports(&db, &mut client, &owner)).sqlstate("42704");
+}
+
+/// Who dropped his privileges before he exports a stranger's query must not lose the gain.
+#[test]
+fn attack_a_query_that_becomes_somebody_else() {
+    let db = Database::new("becomes");
+    let (analyst, other) = (db.role("analyst", &["s3_export_member"]), db.role("other", &[]));
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "GRANT {other} TO {analyst};
+             CREATE TABLE closed AS SELECT 'top secret' AS a;
+             CREATE FUNCTION become(name text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SET ROLE ' || name; RETURN current_user; END $$"
+        ))
+        .unwrap();
+    let attempts = [
+        "SELECT set_config('role', 'postgres', false) AS a".to_owned(),
+        "SELECT set_config('role', 'none', false) AS a".to_owned(),
+        format!("SELECT set_config('role', '{other}', false) AS a"),
+        "SELECT set_config('session_authorization', 'postgres', false) AS a".to_owned(),
+        "SELECT become('none') AS a, query_to_xml('SELECT * FROM closed', true, true, '')::text AS b".to_owned(),
+    ];
+    superuser.batch_execute(&format!("SET ROLE {analyst}")).unwrap();
+    for mut client in [db.client_as(&analyst), superuser] {
+        for attempt in &attempts {
+            let prefix = db.prefix();
+            refused(db.export_to(&mut client, &prefix, attempt, "")).sqlstate("42501");
+            db.bucket.nothing_left(&prefix);
+            assert_eq!(client.text("SELECT current_user"), analyst);
+        }
+        // And afterwards the session is as free as before.
+        client.batch_execute("RESET ROLE").unwrap();
+    }
+}
+
+/// Column grants, row-level security and security-barrier views hold for the query as if its caller had run it himself.
+#[test]
+fn attack_a_query_that_reads_what_its_caller_may_not() {
+    let db = Database::new("reads");
+    let analyst = db.role("analyst", &["s3_export_member"]);
+    db.client()
+        .batch_execute(&format!(
+            "CREATE TABLE people (id int, name text, salary int, team text);
+             INSERT INTO people VALUES (1, 'Ada', 100, 'red'), (2, 'Bob', 200, 'blue'), (3, 'Eve', 300, 'red');
+             GRANT SELECT (id, name, team) ON people TO {analyst};
+             ALTER TABLE people ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own_team ON people TO {analyst} USING (team = current_setting('app.team'));
+             CREATE TABLE hidden AS SELECT generate_series(1, 5) AS n;
+             CREATE VIEW small WITH (security_barrier) AS SELECT n FROM hidden WHERE n < 3;
+             GRANT SELECT ON small TO {analyst};
+             CREATE FUNCTION leak(int) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$ BEGIN RAISE WARNING 'leaked %', $1; RETURN true; END $$"
+        ))
+        .unwrap();
+    let mut client = db.client_as(&analyst);
+    client.batch_execute("SET app.team = 'red'").unwrap();
+    let exported = db.export_in(&mut client, "SELECT id, name FROM people ORDER BY id", "").unwrap();
+    assert_eq!(db.bucket.documents(&exported.prefix), [r#"{"id":1,"name":"Ada"}"#, r#"{"id":3,"name":"Eve"}"#]);
+    refused(db.export_in(&mut client, "SELECT salary FROM people", "")).sqlstate("42501");
+    refused(db.export_in(&mut client, "SELECT * FROM people", "")).sqlstate("42501");
+    refused(db.export_in(&mut client, "SELECT * FROM hidden", "")).sqlstate("42501");
+    client.notices();
+    assert_eq!(db.export_in(&mut client, "SELECT n FROM small WHERE leak(n)", "").unwrap().documents, 2);
+    let leaks = super::fixture::messages(&client.notices());
+    assert!(leaks.contains("leaked 2") && !leaks.contains("leaked 3"), "{leaks}");
+}
