@@ -27,7 +27,8 @@ pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
     }
     let (Some(access_key_id), Some(sealed)) = (hidden.access_key_id, hidden.sealed) else { return Err(missing()) };
     // A standby or a restored cluster may lack the ring: which key is it to be given?
-    let ring = key_ring().map_err(|error| error.also(&format!("The credentials were sealed with key \"{}\".", sealed.key_id)))?;
+    let ring =
+        key_ring().map_err(|error| error.also(&format!("The credentials were sealed with key \"{}\".", sealed.key_id)))?;
     let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &ring)?;
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::fixture::{
-    Action, Bucket, Database, Exported, Gateway, Request, Session, StandIn, hung_endpoint, literal, refused, wait_for,
+    Action, Bucket, Database, Exported, Gateway, Request, Session, StandIn, Standby, hung_endpoint, literal, refused, wait_for,
 };
 
 /// Arguments of create_integration for a stand-in, in which one may be changed.
@@ -433,4 +433,75 @@ fn one_assumed_session_is_not_lent_to_another_database_role() {
     let names: Vec<String> =
         gateway.requests().iter().filter_map(|request: &Request| request.field("RoleSessionName")).collect();
     assert_eq!(names, [format!("s3_export-{one}"), format!("s3_export-{two}")]);
+}
+
+/// Temporary keys of the role, as AWS's metadata services write them.
+fn session_as_json() -> String {
+    let StandIn { endpoint, access_key_id, secret_access_key, role, external_id } = StandIn::ministack();
+    let config = aws_sdk_sts::Config::builder()
+        .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
+        .region(aws_sdk_sts::config::Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .credentials_provider(aws_credential_types::Credentials::new(access_key_id, secret_access_key, None, None, "test"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    let client = aws_sdk_sts::Client::from_conf(config.build());
+    let request = client.assume_role().role_arn(role).external_id(external_id).role_session_name("machine");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let given = runtime.block_on(request.send()).unwrap().credentials.unwrap();
+    serde_json::json!({
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "LastUpdated": "2026-01-01T00:00:00Z",
+        "AccessKeyId": given.access_key_id,
+        "SecretAccessKey": given.secret_access_key,
+        "Token": given.session_token,
+        "Expiration": given.expiration.fmt(aws_smithy_types::date_time::Format::DateTime).unwrap(),
+    })
+    .to_string()
+}
+
+/// The metadata services live where no integration may connect; this is the one client that may.
+#[test]
+fn the_servers_identity_comes_from_its_container_or_its_machine() {
+    let db = Database::new("metadata");
+    let StandIn { endpoint, .. } = StandIn::ministack();
+    db.client()
+        .batch_execute(&format!(
+            "SELECT s3_export.create_integration('role', credential_source => 'ambient', endpoint => '{endpoint}', path_style => true,
+                 allowed_locations => '{{s3://exports}}')"
+        ))
+        .unwrap();
+    let session = session_as_json();
+    let ok = "HTTP/1.1 200 OK\r\ncontent-type: application/json";
+    let metadata = Gateway::to(&endpoint, move |request| {
+        let path = request.head.split(' ').nth(1).unwrap();
+        match path {
+            "/container" => Action::Answer(ok.into(), session.clone()),
+            "/latest/api/token" => {
+                Action::Answer(format!("{ok}\r\nx-aws-ec2-metadata-token-ttl-seconds: 21600"), "token".into())
+            }
+            "/latest/meta-data/iam/security-credentials/" => Action::Answer(ok.into(), "machine".into()),
+            "/latest/meta-data/iam/security-credentials/machine" => {
+                // The second version of the protocol, which a forged request from elsewhere does not speak.
+                assert_eq!(request.header("x-aws-ec2-metadata-token"), Some("token"));
+                Action::Answer(ok.into(), session.clone())
+            }
+            _ => Action::Answer("HTTP/1.1 404 Not Found".into(), String::new()),
+        }
+    });
+    let container = format!("{}/container", metadata.endpoint());
+    let no_files = [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"), ("HOME", "/")];
+    for source in
+        [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.endpoint())]
+    {
+        let variables: Vec<(&str, &str)> = no_files.iter().copied().chain([(source.0, source.1.as_str())]).collect();
+        let standby = Standby::start_with(&variables);
+        let mut client = standby.session(&db.name, "postgres");
+        for _ in 0..2 {
+            let exported = export(&db, &mut client, "SELECT 1 AS a");
+            assert_eq!(exported.unwrap_or_else(|error| panic!("{source:?}: {error:?}")).documents, 1);
+        }
+        let asked = metadata.requests().iter().filter(|request| request.head.contains("/container")).count();
+        assert_eq!(asked, 1, "the backend keeps what it was given");
+    }
 }
