@@ -13,6 +13,8 @@ static BUFFER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CLEANUP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static REQUEST_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
+static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -69,6 +71,26 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"s3_export.request_attempts",
+        c"Most attempts at one request to S3, the first included.",
+        c"Only what may pass is tried again: timeouts, broken connections, answers that S3 documents as transient.",
+        &REQUEST_ATTEMPTS,
+        1,
+        1000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.request_timeout",
+        c"Time for all attempts at one request to S3; each attempt has a third of it.",
+        c"The manifest has commit_timeout instead, the clean-up cleanup_timeout.",
+        &REQUEST_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_string_guc(
         c"s3_export.key_file",
         c"File of the keys that seal credentials.",
@@ -119,6 +141,16 @@ pub fn cleanup_timeout() -> Duration {
 /// How long a commit writes manifests.
 pub fn commit_timeout() -> Duration {
     milliseconds(&COMMIT_TIMEOUT)
+}
+
+/// Attempts at one request.
+pub fn request_attempts() -> u32 {
+    REQUEST_ATTEMPTS.get().unsigned_abs()
+}
+
+/// Time for all attempts at one request.
+pub fn request_timeout() -> Duration {
+    milliseconds(&REQUEST_TIMEOUT)
 }
 
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {

@@ -30,8 +30,9 @@ use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
 use crate::settings;
 use crate::upload::connection::Store;
 use crate::upload::network::{Network, Trust};
+use crate::upload::retry::Patience;
 use crate::upload::runtime::{IoThread, Job, lost_task};
-use crate::upload::{ExportUpload, Remains};
+use crate::upload::{ExportUpload, Patiences, Remains};
 use crate::uri::Destination;
 
 /// How many leftover objects a warning names.
@@ -88,7 +89,7 @@ where
 pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
     let io = io_thread()?;
     PENDING.with_borrow_mut(|pending| {
-        let upload = Rc::new(ExportUpload::start(&io, store, destination, settings::upload_concurrency()));
+        let upload = Rc::new(ExportUpload::start(&io, store, destination, settings::upload_concurrency(), patiences()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
@@ -96,6 +97,16 @@ pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>>
         });
         Ok(upload)
     })
+}
+
+/// What a transaction waits for has the time that the transaction has.
+fn patiences() -> Patiences {
+    let within = |total| Patience { attempts: settings::request_attempts(), total };
+    Patiences {
+        files: within(settings::request_timeout()),
+        manifest: within(settings::commit_timeout()),
+        clean_up: within(settings::cleanup_timeout()),
+    }
 }
 
 /// Says that all files are stored; the commit will write `manifest`.

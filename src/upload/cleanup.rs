@@ -65,8 +65,10 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     // Before the files: a completion that is under way would make its file anew.
     abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
     delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
-    if leftovers.has_unknown() {
+    if leftovers.has_unknown() || !leftovers.multiparts.is_empty() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
+        // A part that was under way may have been stored after the first abort, and would cost money for ever.
+        abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
         let unknown = leftovers.unknown();
         if let Some(manifest) = &unknown.manifest {
             delete_manifest(&shared, manifest, deadline, &mut remains).await;
@@ -79,7 +81,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
 
 /// A store that has a request already may carry it out after the last delete, however late that is.
 fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
-    let destination = &shared.target.destination;
+    let destination = &shared.destination;
     let manifest = unknown.manifest.iter().map(|_| destination.manifest_key());
     let keys = manifest.chain(unknown.files.iter().map(|file| destination.file_key(file.number)));
     let urls = keys.map(|key| destination.url(&key));
@@ -89,22 +91,22 @@ fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
 
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
     // Asked for, and cut off before there was an answer with an id.
-    let unanswered = leftovers.creating.iter().map(|key| format!("{} (multipart upload)", shared.target.destination.url(key)));
+    let unanswered = leftovers.creating.iter().map(|key| format!("{} (multipart upload)", shared.destination.url(key)));
     remains.keep(unanswered, None);
     for upload in &leftovers.multiparts {
-        let abort = shared.target.abort_multipart(&upload.key, &upload.upload_id);
+        let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);
         let failed = match timeout_at(deadline, abort).await {
             Ok(Ok(())) => continue,
             Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
-        let url = shared.target.destination.url(&upload.key);
+        let url = shared.destination.url(&upload.key);
         remains.keep([format!("{url} (multipart upload {})", upload.upload_id)], failed);
     }
 }
 
 async fn delete_manifest(shared: &Shared, manifest: &LeftoverManifest, deadline: Instant, remains: &mut Remains) {
-    let key = shared.target.destination.manifest_key();
+    let key = shared.destination.manifest_key();
     let deletion = Deletion { key, version_id: manifest.version_id.clone() };
     // Alone, since one request for several deletes in no particular order.
     delete_singly(shared, &[&deletion], deadline, remains).await;
@@ -114,7 +116,7 @@ async fn delete_files(shared: &Shared, files: &[LeftoverFile], deadline: Instant
     for files in files.chunks(DELETE_BATCH) {
         let mut batch = Vec::with_capacity(files.len());
         for file in files {
-            let key = shared.target.destination.file_key(file.number);
+            let key = shared.destination.file_key(file.number);
             batch.push(Deletion { key, version_id: file.version_id.clone() });
         }
         delete_batch(shared, &batch, deadline, remains).await;
@@ -122,13 +124,13 @@ async fn delete_files(shared: &Shared, files: &[LeftoverFile], deadline: Instant
 }
 
 async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
-    let left: Vec<&Deletion> = match timeout_at(deadline, shared.target.delete(batch)).await {
+    let left: Vec<&Deletion> = match timeout_at(deadline, shared.bucket.delete(batch)).await {
         Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
         // Some stores lack DeleteObjects, or want it with a digest of their own choice.
         Ok(Err(failure)) if !failure.transient => batch.iter().collect(),
         failed => {
             let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
-            return remains.keep(batch.iter().map(|deletion| shared.target.destination.url(&deletion.key)), cause);
+            return remains.keep(batch.iter().map(|deletion| shared.destination.url(&deletion.key)), cause);
         }
     };
     delete_singly(shared, &left, deadline, remains).await;
@@ -137,12 +139,12 @@ async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, re
 /// Ends with the first that fails, since the others would as well.
 async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, remains: &mut Remains) {
     for (index, deletion) in deletions.iter().enumerate() {
-        let failed = match timeout_at(deadline, shared.target.delete_one(deletion)).await {
+        let failed = match timeout_at(deadline, shared.bucket.delete_one(deletion)).await {
             Ok(Ok(())) => continue,
             Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
         let rest = deletions.get(index..).unwrap_or_default();
-        return remains.keep(rest.iter().map(|deletion| shared.target.destination.url(&deletion.key)), failed);
+        return remains.keep(rest.iter().map(|deletion| shared.destination.url(&deletion.key)), failed);
     }
 }

@@ -21,10 +21,8 @@ use super::identity::{Identity, Provider};
 use super::network::{Network, Reach};
 use super::region;
 
-/// Time for a connection, TLS included, to stand.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for one attempt at a request, body included.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time for a connection, name and TLS included, to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom to speak to, and as whom.
 #[derive(Debug, Clone)]
@@ -108,14 +106,11 @@ impl Store {
     pub async fn open_in(connection: &Connection, region: String, network: &Arc<Network>) -> Result<Self, Failure> {
         let provider = Provider::new(Arc::clone(&connection.identity), Arc::clone(network), &region);
         provider.credentials().await?;
-        let timeouts =
-            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
         let mut config = plain_config(&region)
             .force_path_style(connection.path_style)
             .credentials_provider(provider.clone())
             // The provider has a cache, which outlives the export.
             .identity_cache(IdentityCache::no_cache())
-            .timeout_config(timeouts)
             .http_client(network.within(connection.reach));
         config.set_endpoint_url(connection.endpoint.clone());
         let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
@@ -124,12 +119,18 @@ impl Store {
     }
 }
 
+/// Of every client. The time for a whole attempt is the retry loop's.
+pub fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
+}
+
 /// What all clients of S3 have in common.
 pub fn plain_config(region: &str) -> Builder {
     Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
 }

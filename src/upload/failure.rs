@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 
 use super::network::Refused;
 use crate::error::{Code, Error};
@@ -25,6 +28,8 @@ pub struct Failure {
     pub transient: bool,
     /// Whether the request may have done its work all the same: its answer was lost, or was the server's own failure.
     pub maybe_done: bool,
+    /// Whether the store has too much to do.
+    pub overloaded: bool,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// Whether the credentials have expired: others may succeed.
@@ -57,14 +62,14 @@ impl Asked<'_> {
     }
 
     fn failure(&self, error: Error, transient: bool, maybe_done: bool) -> Failure {
-        Failure { error, transient, maybe_done, status: None, expired: false }
+        Failure { error, transient, maybe_done, overloaded: false, status: None, expired: false }
     }
 }
 
 impl Failure {
     /// Another attempt would fail as well.
     pub fn permanent(error: Error) -> Self {
-        Failure { error, transient: false, maybe_done: false, status: None, expired: false }
+        Failure { error, transient: false, maybe_done: false, overloaded: false, status: None, expired: false }
     }
 
     /// Of a request to S3. `step`: what was being done, as in "could not upload"; `url`: of the object.
@@ -73,6 +78,21 @@ impl Failure {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         Self::of(&Asked { service: "S3", step, url: Some(url) }, error)
+    }
+
+    /// Of a request to S3 that got no answer for so long.
+    pub fn unanswered(step: &str, url: &str, limit: Duration) -> Self {
+        Self::silence(&Asked { service: "S3", step, url: Some(url) }, limit)
+    }
+
+    /// Of a request to STS that got no answer for so long.
+    pub fn unanswered_by_sts(step: &str, limit: Duration) -> Self {
+        Self::silence(&Asked { service: "STS", step, url: None }, limit)
+    }
+
+    fn silence(asked: &Asked<'_>, limit: Duration) -> Self {
+        let seconds = limit.as_secs_f64();
+        asked.failure(unreachable_endpoint(asked, &format!("no answer within {seconds:.1} s")), true, true)
     }
 
     /// Of a request to STS.
@@ -95,7 +115,8 @@ impl Failure {
                 let (status, answer) = (service.raw().status().as_u16(), service.err());
                 let region = service.raw().headers().get("x-amz-bucket-region");
                 let failure = Self::answered(asked, status, answer.code(), answer.message(), error.request_id());
-                failure.in_region(region)
+                let date = service.raw().headers().get("date");
+                failure.in_region(region).at_time(answer.code(), date)
             }
             SdkError::ResponseError(response) => {
                 // The server has answered, so it has done the work or failed in it; which, the lost body would have said.
@@ -128,7 +149,19 @@ impl Failure {
         }
         let expired = matches!(code, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired");
         let failure = asked.failure(error, is_transient(status, code), !(300..500).contains(&status));
-        Failure { expired, status: Some(status), ..failure }
+        let overloaded = OVERLOADED.contains(&code) || matches!(status, 429 | 503);
+        Failure { overloaded, expired, status: Some(status), ..failure }
+    }
+
+    /// A refusal for the time of the request says what time it is.
+    fn at_time(self, code: Option<&str>, date: Option<&str>) -> Self {
+        if code != Some("RequestTimeTooSkewed") {
+            return self;
+        }
+        match date.and_then(|date| skew(date, SystemTime::now())) {
+            Some(words) => Failure { error: self.error.hint(format!("{words} Set the clock of the database server.")), ..self },
+            None => self,
+        }
     }
 
     /// S3 says where the bucket is, in an answer that says where it is not.
@@ -141,6 +174,18 @@ impl Failure {
             _ => self,
         }
     }
+}
+
+/// Codes by which stores ask for fewer requests.
+const OVERLOADED: [&str; 6] =
+    ["BandwidthLimitExceeded", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"];
+
+/// How far this host's clock is from the one that wrote `date`, an HTTP date, in words.
+fn skew(date: &str, now: SystemTime) -> Option<String> {
+    let theirs = DateTime::from_str(date, Format::HttpDate).ok()?.secs();
+    let ours = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    let direction = if ours < theirs { "behind" } else { "ahead of" };
+    Some(format!("This server's clock is {} seconds {direction} the store's.", ours.abs_diff(theirs)))
 }
 
 /// Failures of our own that came along inside the SDK's.
@@ -177,8 +222,8 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
 
 /// Answers that another attempt may change: the list of S3's documented transient errors.
 fn is_transient(status: u16, code: &str) -> bool {
-    const CODES: [&str; 5] = ["RequestTimeout", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"];
-    matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504) || CODES.contains(&code)
+    const CODES: [&str; 3] = ["RequestTimeout", "OperationAborted", "InternalError"];
+    matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504) || CODES.contains(&code) || OVERLOADED.contains(&code)
 }
 
 /// SQLSTATE, summary and hint for an answer.
@@ -288,6 +333,15 @@ mod tests {
         {
             assert!(!is_transient(status, code), "{status} {code}");
         }
+    }
+
+    #[test]
+    fn a_skewed_clock_is_measured() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let date = "Thu, 01 Jan 1970 01:00:00 GMT";
+        assert!(skew(date, at(0)).unwrap().contains("3600 seconds behind"));
+        assert!(skew(date, at(3700)).unwrap().contains("100 seconds ahead"));
+        assert_eq!(skew("yesterday", at(0)), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! and the wake's descriptor, so that a cancel reaches it at any time.
 #![forbid(unsafe_code)]
 
+mod bucket;
 pub mod checksum;
 mod cleanup;
 pub mod connection;
@@ -20,9 +21,10 @@ pub mod network;
 mod object;
 pub mod probe;
 mod region;
-mod retry;
+pub mod retry;
 pub mod runtime;
 mod state;
+mod throttle;
 mod writer;
 
 use std::cell::RefCell;
@@ -34,11 +36,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use self::bucket::Bucket;
+pub use self::bucket::Patiences;
 pub use self::cleanup::Remains;
 use self::connection::Store;
-use self::object::{Object, Role, Target};
+use self::object::{Object, Role};
 use self::runtime::{IoThread, Job, Wake, lost_task};
 use self::state::{Lease, Shared};
+use self::throttle::Throttle;
 use self::writer::ObjectWriter;
 use crate::chunk::Piece;
 use crate::error::{Code, Error, Result};
@@ -66,8 +71,10 @@ struct Sent {
 
 impl ExportUpload {
     /// Sends nothing yet. `concurrency`: most requests with a body at once.
-    pub fn start(io: &IoThread, store: Store, destination: Destination, concurrency: usize) -> Self {
-        let shared = Shared::new(Target::new(store, destination), concurrency, Arc::clone(io.wake()));
+    pub fn start(io: &IoThread, store: Store, destination: Destination, concurrency: usize, patience: Patiences) -> Self {
+        let throttle = Throttle::new(concurrency);
+        let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
+        let shared = Shared::new(bucket, destination, throttle, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = io.spawn(supervise(Arc::clone(&shared), received, concurrency));
         ExportUpload {
@@ -121,7 +128,7 @@ impl ExportUpload {
 
     /// The export's id.
     pub fn export_id(&self) -> Uuid {
-        self.shared.target.destination.export_id()
+        self.shared.destination.export_id()
     }
 
     /// Every file's record, in order, once all are stored.
@@ -196,7 +203,7 @@ fn route(
 }
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
-    let object = Object { key: shared.target.destination.file_key(number), role: Role::File(number) };
+    let object = Object { key: shared.destination.file_key(number), role: Role::File(number) };
     let mut writer = ObjectWriter::new(shared, object);
     while let Some(Sent { piece, lease }) = pieces.recv().await {
         match piece.documents {
@@ -210,7 +217,7 @@ async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedRece
 }
 
 async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
-    let object = Object { key: shared.target.destination.manifest_key(), role: Role::Manifest };
+    let object = Object { key: shared.destination.manifest_key(), role: Role::Manifest };
     let mut writer = ObjectWriter::new(shared, object);
     let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
     let mut block = blocks.next().unwrap_or_default();

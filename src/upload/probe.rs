@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::bucket::{Bucket, Patiences};
 use super::connection::{Connection, Store};
 use super::failure::Failure;
 use super::network::Network;
-use super::object::{Deletion, Object, Role, Target};
-use crate::error::Error;
+use super::object::{Deletion, Object, Role};
+use super::retry::Patience;
+use super::throttle::Throttle;
+use crate::error::{Code, Error};
 use crate::uri::Destination;
 
 /// What is tried.
@@ -66,21 +69,21 @@ pub async fn probe(connection: &Connection, destination: Destination, network: &
     record(Step::Credentials, Ok(credentials(connection)));
     let object = Object { key: destination.probe_key(), role: Role::Probe };
     let url = destination.url(&object.key);
-    let target = Target::new(store, destination);
-    let checksum = target.checksum().of(BODY);
+    let bucket = Bucket::new(store, destination.bucket(), Patiences::all(Patience::SHORT), Throttle::new(1));
+    let checksum = bucket.checksum().of(BODY);
     let body = Bytes::from_static(BODY);
 
-    let put = target.put(&object, body.clone(), &checksum).await;
+    let put = bucket.put(&object, body.clone(), &checksum).await;
     let version_id = put.as_ref().ok().cloned().flatten();
     let may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
     if record(Step::Put, put.map(|_| url.clone())) {
-        record(Step::Head, target.head(&object).await.map(|bytes| format!("{bytes} bytes")));
-        record(Step::ConditionalPut, conditional_put(&target, &object, body.clone()).await);
+        record(Step::Head, head(&bucket, &object).await);
+        record(Step::ConditionalPut, conditional_put(&bucket, &object, body.clone()).await);
     }
-    record(Step::Multipart, multipart(&target, &object, body).await);
+    record(Step::Multipart, multipart(&bucket, &object, body).await);
     if may_exist {
         let deletion = Deletion { key: object.key, version_id };
-        record(Step::Delete, target.delete_one(&deletion).await.map(|()| url));
+        record(Step::Delete, bucket.delete_one(&deletion).await.map(|()| url));
     }
     tried
 }
@@ -92,20 +95,25 @@ fn credentials(connection: &Connection) -> String {
     }
 }
 
-async fn conditional_put(target: &Target, object: &Object, body: Bytes) -> Result<String, Failure> {
-    if target.put_if_absent(object, body).await? {
+async fn head(bucket: &Bucket, object: &Object) -> Result<String, Failure> {
+    let missing = || Failure::permanent(Error::new(Code::Io, "the object that was just written is not there"));
+    bucket.head(&object.key).await?.map(|head| format!("{} bytes", head.bytes)).ok_or_else(missing)
+}
+
+async fn conditional_put(bucket: &Bucket, object: &Object, body: Bytes) -> Result<String, Failure> {
+    if bucket.put_if_absent(object, body).await? {
         return Err(Failure::permanent(Error::new(
-            crate::error::Code::Unsupported,
+            Code::Unsupported,
             "the store ignores If-None-Match: it overwrote the object",
         )));
     }
     Ok("refused with 412, as it should be".to_owned())
 }
 
-async fn multipart(target: &Target, object: &Object, body: Bytes) -> Result<String, Failure> {
-    let upload_id = target.create_multipart(object).await?;
-    let part = target.put_part(object, &upload_id, 1, body).await;
-    let aborted = target.abort_multipart(&object.key, &upload_id).await;
+async fn multipart(bucket: &Bucket, object: &Object, body: Bytes) -> Result<String, Failure> {
+    let upload_id = bucket.create_multipart(object).await?;
+    let part = bucket.put_part(object, &upload_id, 1, body).await;
+    let aborted = bucket.abort_multipart(&object.key, &upload_id).await;
     part?;
     aborted?;
     Ok("begun, one part sent, given up".to_owned())

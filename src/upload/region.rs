@@ -2,22 +2,20 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Mutex;
-use std::time::Duration;
 
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::SharedHttpClient;
 
-use super::connection::{CONNECT_TIMEOUT, plain_config};
+use super::connection::plain_config;
 use super::failure::Failure;
-use super::retry::retry;
+use super::retry::{Patience, retry};
 use super::runtime::lock;
 use crate::error::{Code, Error};
 
 /// Comes with every answer about a bucket that exists: 200, 301 from another region, 403 to who may not see it.
 const REGION_HEADER: &str = "x-amz-bucket-region";
-/// Time for one attempt.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// For messages: "could not …".
+const STEP: &str = "find the region of the bucket";
 /// Buckets remembered in a backend.
 const MAX_KNOWN: usize = 64;
 
@@ -31,13 +29,14 @@ pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: 
     if let Some((_, region)) = lock(&KNOWN).iter().find(|(known, _)| known == bucket) {
         return Ok(region.clone());
     }
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     // Unsigned, so that no credentials are needed to find out where they are needed.
-    let mut config = plain_config(first).allow_no_auth().timeout_config(timeouts).http_client(http.clone());
+    let mut config = plain_config(first).allow_no_auth().http_client(http.clone());
     config.set_endpoint_url(endpoint.map(str::to_owned));
     config.set_force_path_style(endpoint.map(|_| true));
     let client = Client::from_conf(config.build());
-    let region = retry(|| ask(&client, bucket)).await?;
+    let url = format!("s3://{bucket}");
+    let unanswered = |limit| Failure::unanswered(STEP, &url, limit);
+    let region = retry(Patience::SHORT, unanswered, || ask(&client, bucket)).await?;
     let mut known = lock(&KNOWN);
     if known.len() >= MAX_KNOWN {
         known.remove(0);
@@ -53,7 +52,7 @@ async fn ask(client: &Client, bucket: &str) -> Result<String, Failure> {
     };
     let header = error.raw_response().and_then(|answer| answer.headers().get(REGION_HEADER)).map(str::to_owned);
     let Some(region) = header else {
-        let failure = Failure::new("find the region of the bucket", &format!("s3://{bucket}"), &error);
+        let failure = Failure::new(STEP, &format!("s3://{bucket}"), &error);
         let answered = error.raw_response().map(|answer| answer.status().as_u16());
         return Err(if matches!(answered, Some(301 | 307 | 400 | 403)) { unnamed(bucket) } else { failure });
     };

@@ -1,56 +1,76 @@
-//! The one retry loop: every request to S3 goes through it, and the SDK's own is off.
+//! The one retry loop: every request goes through it, and the SDK's own is off.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
+
 use super::failure::Failure;
 use super::identity::Provider;
 
-/// Attempts at one request, the first included.
-const ATTEMPTS: u32 = 5;
 /// Longest pause before the second attempt; it doubles before each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause of all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// One attempt has this part of the whole time, so that one that hangs leaves time for others.
+const ATTEMPTS_IN_TOTAL: u32 = 3;
 
-/// Calls `attempt` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times. The failure says of all attempts
-/// whether one may have done its work.
-pub async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+/// How long to try.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Attempts at one request, the first included.
+    pub attempts: u32,
+    /// Time for all of them and the pauses between them.
+    pub total: Duration,
+}
+
+impl Patience {
+    /// For what is asked before an export begins: the region, STS.
+    pub const SHORT: Patience = Patience { attempts: 5, total: Duration::from_secs(45) };
+
+    /// Time for one attempt, body included.
+    pub fn attempt(self) -> Duration {
+        self.total / ATTEMPTS_IN_TOTAL
+    }
+}
+
+/// Calls `attempt` until it succeeds, fails for good, or patience ends. The failure says of all attempts whether one may have
+/// done its work. `unanswered`: the failure of an attempt that took so long.
+pub async fn retry<T, F>(
+    patience: Patience,
+    unanswered: impl Fn(Duration) -> Failure,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
+    let deadline = Instant::now() + patience.total;
     let mut attempts = 1;
     let mut maybe_done = false;
     loop {
-        let failure = match attempt().await {
+        let limit = patience.attempt();
+        let outcome = timeout(limit, attempt()).await.unwrap_or_else(|_| Err(unanswered(limit)));
+        let failure = match outcome {
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
         maybe_done |= failure.maybe_done;
-        if !failure.transient || attempts == ATTEMPTS {
+        let pause = pause(attempts, fastrand::f64());
+        if !failure.transient || attempts >= patience.attempts || Instant::now() + pause >= deadline {
             return Err(Failure { maybe_done, ..failure });
         }
-        tokio::time::sleep(pause(attempts, fastrand::f64())).await;
+        tokio::time::sleep(pause).await;
         attempts += 1;
     }
 }
 
-/// As [`retry`], for requests signed with credentials that may expire on the way.
-pub async fn retry_as<T, F>(provider: &Provider, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, Failure>>,
-{
-    retry(|| {
-        let generation = provider.generation();
-        let answer = attempt();
-        async move {
-            answer.await.map_err(|failure| {
-                let renewed = failure.expired && provider.expired(generation);
-                Failure { transient: failure.transient || renewed, ..failure }
-            })
-        }
+/// As an attempt of [`retry`], signed with credentials that may expire on the way.
+pub async fn renewing<T>(provider: &Provider, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let generation = provider.generation();
+    answer.await.map_err(|failure| {
+        let renewed = failure.expired && provider.expired(generation);
+        Failure { transient: failure.transient || renewed, ..failure }
     })
-    .await
 }
 
 /// Full jitter (`share` of the longest pause, 0 to 1), so that many uploads that failed at once do not return at once.
@@ -66,14 +86,25 @@ mod tests {
     use super::*;
     use crate::error::{Code, Error};
 
+    const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(300) };
+
+    fn paused<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
+    }
+
+    fn failure(transient: bool, maybe_done: bool) -> Failure {
+        Failure { transient, maybe_done, ..Failure::permanent(Error::new(Code::Io, "x")) }
+    }
+
+    fn unanswered(_limit: Duration) -> Failure {
+        failure(true, true)
+    }
+
     fn run(transient: bool, failures: u32) -> (bool, u32) {
         let calls = Cell::new(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let result = runtime.block_on(retry(|| async {
+        let result = paused(retry(PATIENCE, unanswered, || async {
             calls.set(calls.get() + 1);
-            let failure =
-                Failure { error: Error::new(Code::Io, "x"), transient, maybe_done: false, status: None, expired: false };
-            if calls.get() <= failures { Err(failure) } else { Ok(()) }
+            if calls.get() <= failures { Err(failure(transient, false)) } else { Ok(()) }
         }));
         (result.is_ok(), calls.get())
     }
@@ -81,20 +112,37 @@ mod tests {
     #[test]
     fn a_transient_failure_is_tried_again_and_a_permanent_one_is_not() {
         assert_eq!(run(true, 2), (true, 3));
-        assert_eq!(run(true, 99), (false, ATTEMPTS));
+        assert_eq!(run(true, 99), (false, PATIENCE.attempts));
         assert_eq!(run(false, 99), (false, 1));
     }
 
     #[test]
     fn one_attempt_of_unknown_outcome_makes_the_whole_of_unknown_outcome() {
         let calls = Cell::new(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let result: Result<(), _> = runtime.block_on(retry(|| async {
+        let result: Result<(), _> = paused(retry(PATIENCE, unanswered, || async {
             calls.set(calls.get() + 1);
             let first = calls.get() == 1;
-            Err(Failure { error: Error::new(Code::Io, "x"), transient: first, maybe_done: first, status: None, expired: false })
+            Err(failure(first, first))
         }));
         assert!(result.unwrap_err().maybe_done);
+    }
+
+    #[test]
+    fn an_attempt_that_hangs_is_tried_again_and_the_whole_ends_in_time() {
+        paused(async {
+            let calls = Cell::new(0);
+            let start = Instant::now();
+            let answered = retry(PATIENCE, unanswered, || async {
+                calls.set(calls.get() + 1);
+                if calls.get() == 1 { std::future::pending().await } else { Ok(()) }
+            });
+            answered.await.unwrap();
+            assert!(start.elapsed() < PATIENCE.total / 2);
+            let start = Instant::now();
+            let hung: Result<(), _> = retry(PATIENCE, unanswered, std::future::pending).await;
+            assert!(hung.unwrap_err().maybe_done);
+            assert!(start.elapsed() <= PATIENCE.total + PATIENCE.attempt(), "{:?}", start.elapsed());
+        });
     }
 
     #[test]

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::bucket::Bucket;
 use super::leftovers::{LeftoverFile, LeftoverManifest, Leftovers, OpenMultipart};
-use super::object::{Role, Target};
+use super::object::Role;
 use super::runtime::{Wake, lock, lost_task};
+use super::throttle::Throttle;
 use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
+use crate::uri::Destination;
 
 /// Used buffers kept for the next files. Together with those under way they are never more than were under way at once, and
 /// reused they leave no holes in the heap.
@@ -23,9 +26,11 @@ const MAX_SPARE_BYTES: usize = 1 << 20;
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
     /// Where objects go.
-    pub target: Target,
+    pub bucket: Bucket,
+    /// Their names.
+    pub destination: Destination,
     /// One permit a request that carries a body.
-    pub requests: Arc<Semaphore>,
+    pub requests: Arc<Throttle>,
     wake: Arc<Wake>,
     requests_to_their_end: Mutex<JoinSet<()>>,
     state: Mutex<State>,
@@ -59,10 +64,11 @@ enum Presence {
 
 impl Shared {
     /// Nothing sent yet.
-    pub fn new(target: Target, concurrency: usize, wake: Arc<Wake>) -> Arc<Self> {
+    pub fn new(bucket: Bucket, destination: Destination, requests: Arc<Throttle>, wake: Arc<Wake>) -> Arc<Self> {
         Arc::new(Shared {
-            target,
-            requests: Arc::new(Semaphore::new(concurrency)),
+            bucket,
+            destination,
+            requests,
             wake,
             requests_to_their_end: Mutex::default(),
             state: Mutex::default(),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::checksum::Running;
@@ -37,7 +36,7 @@ struct Multipart {
 impl ObjectWriter {
     /// Sends nothing yet.
     pub fn new(shared: Arc<Shared>, object: Object) -> Self {
-        let checksum = Running::new(shared.target.checksum());
+        let checksum = Running::new(shared.bucket.checksum());
         ObjectWriter { shared, object, checksum, bytes: 0, multipart: None }
     }
 
@@ -59,9 +58,9 @@ impl ObjectWriter {
         }
         let Self { shared, object, checksum, bytes, .. } = self;
         let record = FileRecord { bytes, documents, checksum: checksum.finish(), version_id: None };
-        let _permit = permit(&shared).await?;
+        let _permit = shared.requests.permit().await;
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
-        make(&shared, object.role, record, async move { target.target.put(&key, sent, &checksum).await }).await?;
+        make(&shared, object.role, record, async move { target.bucket.put(&key, sent, &checksum).await }).await?;
         if let Some(lease) = lease {
             lease.recycle(body);
         }
@@ -74,7 +73,7 @@ impl ObjectWriter {
     }
 
     async fn part(&mut self, body: Bytes, lease: Option<Lease>) -> Result<()> {
-        let permit = permit(&self.shared).await?;
+        let permit = self.shared.requests.permit().await;
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => self.multipart.insert(Multipart::create(&self.shared, &self.object).await?),
@@ -89,7 +88,7 @@ impl Multipart {
         let upload_id = shared
             .to_its_end(async move {
                 asking.multipart_asked(&asked.key);
-                let answer = asking.target.create_multipart(&asked).await;
+                let answer = asking.bucket.create_multipart(&asked).await;
                 match &answer {
                     Ok(upload_id) => asking.multipart_answered(&asked.key, Some(upload_id)),
                     Err(failure) if !failure.maybe_done => asking.multipart_answered(&asked.key, None),
@@ -108,7 +107,7 @@ impl Multipart {
         }
         if self.next_number > MAX_PARTS {
             return Err(Error::new(Code::Limit, "a file has more parts than S3 allows")
-                .detail(format!("{} has more than {MAX_PARTS} parts.", shared.target.destination.url(&object.key)))
+                .detail(format!("{} has more than {MAX_PARTS} parts.", shared.destination.url(&object.key)))
                 .hint("Write smaller files: lower output_chunk_size, or set output_chunk_bytes."));
         }
         let number = self.next_number;
@@ -116,7 +115,7 @@ impl Multipart {
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
             let _held = held;
-            shared.target.put_part(&object, &upload_id, number, body).await.map_err(|failure| failure.error)
+            shared.bucket.put_part(&object, &upload_id, number, body).await.map_err(|failure| failure.error)
         });
         Ok(())
     }
@@ -128,8 +127,8 @@ impl Multipart {
         }
         parts.sort_by_key(Part::part_number);
         let (completing, upload_id) = (Arc::clone(shared), Arc::clone(&self.upload_id));
-        let role = object.role;
-        let complete = async move { completing.target.complete_multipart(&object, &upload_id, parts).await };
+        let (role, bytes) = (object.role, record.bytes);
+        let complete = async move { completing.bucket.complete_multipart(&object, &upload_id, parts, bytes).await };
         make(shared, role, record, complete).await?;
         shared.multipart_ended(&self.upload_id);
         Ok(())
@@ -163,8 +162,4 @@ async fn make(
             }
         })
         .await?
-}
-
-async fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit> {
-    Arc::clone(&shared.requests).acquire_owned().await.map_err(|_| lost_task())
 }

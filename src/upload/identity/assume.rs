@@ -2,31 +2,30 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::Credentials;
 use aws_sdk_sts::Client;
 use aws_sdk_sts::config::{BehaviorVersion, Config, Region};
 
 use super::{AssumedRole, Identity, Provider};
 use crate::error::{Code, Error};
-use crate::upload::connection::CONNECT_TIMEOUT;
+use crate::upload::connection::timeouts;
 use crate::upload::failure::Failure;
 use crate::upload::network::{Network, Reach};
-use crate::upload::retry::retry;
+use crate::upload::retry::{Patience, retry};
 
 /// What is asked for: the most that a role may give that was assumed by another role.
 const SESSION_SECONDS: i32 = 3600;
-/// Time for one attempt.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Temporary credentials of the role, which `base` may assume.
 pub async fn role(role: &AssumedRole, base: Credentials, region: &str, network: &Network) -> Result<Credentials, Failure> {
     let region = role.region.as_deref().unwrap_or(region);
     let client = client(base, region, role.endpoint.as_deref(), role.reach, network);
-    retry(|| async {
+    let step = format!("assume the role {}", role.arn);
+    let unanswered = |limit| Failure::unanswered_by_sts(&step, limit);
+    retry(Patience::SHORT, unanswered, || async {
         let answer = client
             .assume_role()
             .role_arn(&role.arn)
@@ -36,7 +35,7 @@ pub async fn role(role: &AssumedRole, base: Credentials, region: &str, network: 
             .duration_seconds(SESSION_SECONDS)
             .send()
             .await
-            .map_err(|error| Failure::of_sts(&format!("assume the role {}", role.arn), &error))?;
+            .map_err(|error| Failure::of_sts(&step, &error))?;
         let given = answer.credentials.ok_or_else(|| incomplete(&role.arn))?;
         let expiry = SystemTime::try_from(given.expiration).map_err(|_| incomplete(&role.arn))?;
         let token = Some(given.session_token).filter(|token| !token.is_empty());
@@ -54,9 +53,11 @@ pub async fn caller(identity: &Identity, region: &str, network: Arc<Network>) ->
         None => (None, region, Reach::Private),
     };
     let client = client(credentials, region, endpoint, reach, &network);
-    retry(|| async {
+    const STEP: &str = "ask whose credentials these are";
+    let unanswered = |limit| Failure::unanswered_by_sts(STEP, limit);
+    retry(Patience::SHORT, unanswered, || async {
         let answer = client.get_caller_identity().send().await;
-        let answer = answer.map_err(|error| Failure::of_sts("ask whose credentials these are", &error))?;
+        let answer = answer.map_err(|error| Failure::of_sts(STEP, &error))?;
         answer.arn.ok_or_else(|| incomplete("the caller"))
     })
     .await
@@ -67,13 +68,12 @@ fn incomplete(what: &str) -> Failure {
 }
 
 fn client(base: Credentials, region: &str, endpoint: Option<&str>, reach: Reach, network: &Network) -> Client {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .credentials_provider(base)
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts)
+        .timeout_config(timeouts())
         .http_client(network.within(reach));
     config.set_endpoint_url(endpoint.map(str::to_owned));
     Client::from_conf(config.build())

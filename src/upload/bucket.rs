@@ -1,0 +1,388 @@
+//! Requests to one bucket: PUT, the steps of a multipart upload, HEAD, deletes, listings, each through the retry loop.
+//!
+//! A retried PUT is harmless: keys are unique to the export, so it writes the same bytes to the same key.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption,
+};
+use bytes::Bytes;
+
+use super::checksum::{Algorithm, Checksum};
+use super::connection::Store;
+use super::failure::Failure;
+use super::object::{Deletion, Object, Part, Role};
+use super::retry::{Patience, renewing, retry};
+use super::throttle::Throttle;
+use crate::error::{Code, Error};
+
+/// How long to try, by what is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct Patiences {
+    /// Files.
+    pub files: Patience,
+    /// The manifest: the commit waits for it.
+    pub manifest: Patience,
+    /// Taking back.
+    pub clean_up: Patience,
+}
+
+impl Patiences {
+    /// The same for all.
+    pub fn all(patience: Patience) -> Self {
+        Patiences { files: patience, manifest: patience, clean_up: patience }
+    }
+}
+
+/// A bucket and how to write to it.
+pub struct Bucket {
+    store: Store,
+    name: String,
+    patience: Patiences,
+    throttle: Arc<Throttle>,
+}
+
+/// An object as HEAD shows it.
+#[derive(Debug)]
+pub struct Head {
+    /// Its size.
+    pub bytes: u64,
+    /// In a versioned bucket.
+    pub version_id: Option<String>,
+}
+
+impl Bucket {
+    /// The bucket of that name. `throttle`: lowered on the store's word, and raised again.
+    pub fn new(store: Store, name: &str, patience: Patiences, throttle: Arc<Throttle>) -> Self {
+        Bucket { store, name: name.to_owned(), patience, throttle }
+    }
+
+    /// The checksum that objects carry.
+    pub fn checksum(&self) -> Algorithm {
+        self.store.settings.checksum
+    }
+
+    /// `s3://bucket/key`
+    pub fn url(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.name)
+    }
+
+    fn patience(&self, role: Role) -> Patience {
+        match role {
+            Role::Manifest => self.patience.manifest,
+            Role::File(_) | Role::Probe => self.patience.files,
+        }
+    }
+
+    /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went. `step` and `url`
+    /// are for messages.
+    async fn send<T, F>(&self, patience: Patience, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let unanswered = |limit| Failure::unanswered(step, url, limit);
+        retry(patience, unanswered, || async {
+            let answer = renewing(&self.store.provider, attempt()).await;
+            match &answer {
+                Ok(_) => self.throttle.succeeded(),
+                Err(failure) if failure.overloaded => self.throttle.lower(),
+                Err(_) => {}
+            }
+            answer
+        })
+        .await
+    }
+
+    /// Writes the object in one request; gives its version id in a versioned bucket.
+    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Option<String>, Failure> {
+        self.send_put(object, body, checksum, None).await
+    }
+
+    /// Writes the object unless there is one of its key; gives whether it was written. After a lost answer it may have been
+    /// written by an attempt whose successor finds it there: then `false` means nothing.
+    pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<bool, Failure> {
+        let checksum = self.checksum().of(&body);
+        match self.send_put(object, body, &checksum, Some("*")).await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.status == Some(412) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn send_put(
+        &self,
+        object: &Object,
+        body: Bytes,
+        checksum: &Checksum,
+        if_none_match: Option<&str>,
+    ) -> Result<Option<String>, Failure> {
+        let settings = &self.store.settings;
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        self.send(self.patience(object.role), step, &url, || async {
+            let (crc32, sha256) = headers(checksum);
+            let request = self
+                .store
+                .client
+                .put_object()
+                .bucket(&self.name)
+                .key(&object.key)
+                .body(ByteStream::from(body.clone()))
+                .content_type(object.role.content_type())
+                .set_if_none_match(if_none_match.map(str::to_owned))
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.bucket_key())
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone());
+            let answer = if self.store.unsigned_payload {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            Ok(output.version_id)
+        })
+        .await
+    }
+
+    /// Looks at an object; `None`: there is none.
+    pub async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
+        let url = self.url(key);
+        self.send(self.patience.files, LOOK, &url, || self.head_once(key)).await
+    }
+
+    async fn head_once(&self, key: &str) -> Result<Option<Head>, Failure> {
+        let answer = self
+            .store
+            .client
+            .head_object()
+            .bucket(&self.name)
+            .key(key)
+            .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+            .send()
+            .await;
+        match answer {
+            Ok(output) => {
+                let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
+                Ok(Some(Head { bytes, version_id: output.version_id }))
+            }
+            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
+            Err(error) => Err(Failure::new(LOOK, &self.url(key), &error)),
+        }
+    }
+
+    /// Begins a multipart upload; gives its id.
+    pub async fn create_multipart(&self, object: &Object) -> Result<String, Failure> {
+        let settings = &self.store.settings;
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        self.send(self.patience(object.role), step, &url, || async {
+            let output = self
+                .store
+                .client
+                .create_multipart_upload()
+                .bucket(&self.name)
+                .key(&object.key)
+                .content_type(object.role.content_type())
+                .set_checksum_algorithm(match settings.checksum {
+                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
+                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
+                    Algorithm::None => None,
+                })
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.bucket_key())
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new(step, &url, &error))?;
+            Ok(output.upload_id.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Uploads one part; `number` counts from 1.
+    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part, Failure> {
+        let checksum = self.checksum().of(&body);
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        self.send(self.patience(object.role), step, &url, || async {
+            let (crc32, sha256) = headers(&checksum);
+            let request = self
+                .store
+                .client
+                .upload_part()
+                .bucket(&self.name)
+                .key(&object.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .body(ByteStream::from(body.clone()))
+                .set_checksum_crc32(crc32.clone())
+                .set_checksum_sha256(sha256.clone())
+                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone());
+            let answer = if self.store.unsigned_payload {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            Ok(CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(output.e_tag)
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .build())
+        })
+        .await
+    }
+
+    /// Makes an object of the parts, which come in the order of their numbers and have so many bytes together; gives its
+    /// version id. Where an answer was lost and the upload is gone at the next attempt, a look at the object tells.
+    pub async fn complete_multipart(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+        bytes: u64,
+    ) -> Result<Option<String>, Failure> {
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let answer_lost = AtomicBool::new(false);
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        let unanswered = |limit| {
+            answer_lost.store(true, Ordering::Relaxed);
+            Failure::unanswered(step, &url, limit)
+        };
+        let attempt = || async {
+            let answer = self
+                .store
+                .client
+                .complete_multipart_upload()
+                .bucket(&self.name)
+                .key(&object.key)
+                .upload_id(upload_id)
+                .multipart_upload(completed.clone())
+                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .send()
+                .await;
+            match answer {
+                Ok(output) => Ok(output.version_id),
+                Err(error) if error.code() == Some("NoSuchUpload") && answer_lost.load(Ordering::Relaxed) => {
+                    self.completed_already(object, bytes).await
+                }
+                Err(error) => {
+                    let failure = Failure::new(step, &url, &error);
+                    answer_lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+                    Err(failure)
+                }
+            }
+        };
+        retry(self.patience(object.role), unanswered, || renewing(&self.store.provider, attempt())).await
+    }
+
+    /// Errors: 58030 when the object is not there, so that somebody else has ended the upload.
+    async fn completed_already(&self, object: &Object, bytes: u64) -> Result<Option<String>, Failure> {
+        match self.head_once(&object.key).await {
+            Ok(Some(head)) if head.bytes == bytes => Ok(head.version_id),
+            Ok(_) => Err(Failure::permanent(
+                Error::new(Code::Io, format!("could not {}: the multipart upload is gone", object.role.step()))
+                    .detail(format!("Object {} was not made of it.", self.url(&object.key))),
+            )),
+            // Whether it is there remains unknown.
+            Err(failure) => Err(Failure { maybe_done: true, ..failure }),
+        }
+    }
+
+    /// Gives up a multipart upload and what was stored of it. One that is gone already, completed or not, counts as given up.
+    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
+        const STEP: &str = "abort a multipart upload";
+        let url = self.url(key);
+        self.send(self.patience.clean_up, STEP, &url, || async {
+            let answer = self
+                .store
+                .client
+                .abort_multipart_upload()
+                .bucket(&self.name)
+                .key(key)
+                .upload_id(upload_id)
+                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .send()
+                .await;
+            match answer {
+                Ok(_) => Ok(()),
+                Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+                Err(error) => Err(Failure::new(STEP, &url, &error)),
+            }
+        })
+        .await
+    }
+
+    /// Deletes at most [`super::object::DELETE_BATCH`] objects; gives the keys that remain. A key that names no object counts as
+    /// deleted.
+    pub async fn delete(&self, objects: &[Deletion]) -> Result<Vec<String>, Failure> {
+        const STEP: &str = "delete files";
+        let Some(first) = objects.first() else { return Ok(Vec::new()) };
+        let url = self.url(&first.key);
+        self.send(self.patience.clean_up, STEP, &url, || async {
+            let identifier = |object: &Deletion| {
+                ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
+            };
+            let identifiers = objects
+                .iter()
+                .map(identifier)
+                .collect::<Result<Vec<_>, _>>()
+                .and_then(|identifiers| Delete::builder().set_objects(Some(identifiers)).quiet(true).build())
+                .map_err(|error| Failure::permanent(Error::new(Code::Internal, format!("could not {STEP}: {error}"))))?;
+            let output = self
+                .store
+                .client
+                .delete_objects()
+                .bucket(&self.name)
+                .delete(identifiers)
+                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new(STEP, &url, &error))?;
+            Ok(output.errors.unwrap_or_default().into_iter().filter_map(|error| error.key).collect())
+        })
+        .await
+    }
+
+    /// Deletes one object.
+    pub async fn delete_one(&self, object: &Deletion) -> Result<(), Failure> {
+        const STEP: &str = "delete a file";
+        let url = self.url(&object.key);
+        self.send(self.patience.clean_up, STEP, &url, || async {
+            self.store
+                .client
+                .delete_object()
+                .bucket(&self.name)
+                .key(&object.key)
+                .set_version_id(object.version_id.clone())
+                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new(STEP, &url, &error))?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+const LOOK: &str = "look at an object";
+
+/// Values of `x-amz-checksum-crc32` and `x-amz-checksum-sha256`.
+fn headers(checksum: &Checksum) -> (Option<String>, Option<String>) {
+    match checksum {
+        Checksum::Crc32(_) => (checksum.base64(), None),
+        Checksum::Sha256(_) => (None, checksum.base64()),
+        Checksum::None => (None, None),
+    }
+}
