@@ -52,7 +52,7 @@ CREATE TABLE s3_export.integrations (
                AND pg_catalog.length(aws_role) OPERATOR(pg_catalog.<=) 2048),
     aws_external_id text
         CONSTRAINT aws_external_id_has_the_characters_of_sts
-        CHECK (aws_external_id OPERATOR(pg_catalog.~) '^[[:alnum:]_+=,.@:/-]{2,}$'
+        CHECK (aws_external_id OPERATOR(pg_catalog.~) '^[A-Za-z0-9_+=,.@:/-]{2,}$'
                AND pg_catalog.length(aws_external_id) OPERATOR(pg_catalog.<=) 1224)
         CONSTRAINT aws_external_id_goes_with_a_role CHECK (aws_external_id IS NULL OR aws_role IS NOT NULL),
     sts_endpoint text
@@ -101,11 +101,11 @@ COMMENT ON COLUMN s3_export.integrations.usage_role IS
 COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports are refused';
 COMMENT ON COLUMN s3_export.integrations.credential_source IS
     'keys: access_key_id and a sealed secret; ambient, profile: the server''s own credentials (owned by a superuser only)';
-COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials';
+COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials; for owners in s3_export.owned_identifiers';
 COMMENT ON COLUMN s3_export.integrations.aws_profile IS 'profile in the server''s AWS files, for credential_source profile';
 COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume with these credentials';
 COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that the role''s trust policy asks for';
-COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; changing it voids the sealed credentials; http needs a superuser';
 COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region; NULL: Amazon is asked (us-east-1 where there is an endpoint)';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port]; changing it voids the sealed credentials; http needs a superuser';
@@ -150,6 +150,13 @@ BEGIN
     ELSE
         NEW.usage_role_oid := found;
     END IF;
+    -- The policies say the same, and do not bind roles with BYPASSRLS.
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner'
+       AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user)
+       AND NOT coalesce(pg_catalog.pg_has_role(found, 'USAGE'), false) THEN
+        RAISE EXCEPTION 'permission denied to make role "%" the owner of an integration', wanted
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
     -- No error: a restore may well come before its roles.
     IF found IS NULL AND wanted OPERATOR(pg_catalog.<>) 'public' THEN
         RAISE WARNING '% of integration "%" does not exist: role "%"', TG_ARGV[0], NEW.name, wanted
@@ -162,6 +169,20 @@ $$;
 COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID beside the name of the role that its argument names';
 REVOKE ALL ON FUNCTION s3_export.resolve_role() FROM PUBLIC;
 
+-- As the restrictive policies below, which do not bind roles with BYPASSRLS.
+CREATE FUNCTION s3_export.keep_to_superusers() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'only a superuser may write an integration with the server''s own credentials or a plain-http endpoint'
+        USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It is integration "%s".', NEW.name);
+END
+$$;
+COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses what only a superuser may give';
+REVOKE ALL ON FUNCTION s3_export.keep_to_superusers() FROM PUBLIC;
+
 -- In the order of their names: the first keeps the OIDs, the others set them.
 CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations
     FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update();
@@ -173,6 +194,13 @@ COMMENT ON TRIGGER b_resolve_owner ON s3_export.integrations IS 'sets owner_oid'
 CREATE TRIGGER b_resolve_usage_role BEFORE INSERT OR UPDATE OF usage_role ON s3_export.integrations
     FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('usage_role');
 COMMENT ON TRIGGER b_resolve_usage_role ON s3_export.integrations IS 'sets usage_role_oid';
+-- After the policies, whose errors say more; and these let nobody pass.
+CREATE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations
+    FOR EACH ROW
+    WHEN (NEW.credential_source OPERATOR(pg_catalog.<>) 'keys' OR NEW.endpoint OPERATOR(pg_catalog.~) '^http://'
+          OR NEW.sts_endpoint OPERATOR(pg_catalog.~) '^http://')
+    EXECUTE FUNCTION s3_export.keep_to_superusers();
+COMMENT ON TRIGGER c_keep_to_superusers ON s3_export.integrations IS 'refuses what only a superuser may give';
 
 -- Integrations are restored by pg_dump; credentials below are not, and never leave the database.
 SELECT pg_catalog.pg_extension_config_dump('s3_export.integrations', '');
@@ -183,7 +211,13 @@ GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
               storage_class, object_acl, checksum, created_at, updated_at)
     ON s3_export.integrations TO s3_export_member;
-GRANT SELECT, INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
+GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
+-- No more than members: an administrator who is a member as well sees rows that he does not own, and a grant on columns cannot
+-- tell these rows from those. His own identifiers he sees in s3_export.owned_identifiers.
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_admin;
 
 ALTER TABLE s3_export.integrations ENABLE ROW LEVEL SECURITY;
 
@@ -204,6 +238,19 @@ CREATE POLICY admins_change_what_they_own ON s3_export.integrations FOR ALL TO s
                          AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
 COMMENT ON POLICY admins_change_what_they_own ON s3_export.integrations IS
     'an administrator sees and changes the integrations that a role of his owns';
+
+CREATE VIEW s3_export.owned_identifiers WITH (security_barrier) AS
+    SELECT i.name, i.access_key_id, i.aws_external_id
+    FROM s3_export.integrations AS i
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'));
+COMMENT ON VIEW s3_export.owned_identifiers IS 'key ids and external ids of the integrations that a role of yours owns';
+COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'of the integration';
+COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of its credentials';
+COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that its role''s trust policy asks for';
+REVOKE ALL ON s3_export.owned_identifiers FROM PUBLIC;
+GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 
 -- Restrictive policies are named in the error, so their names say what is wrong.
 CREATE POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR INSERT
@@ -233,7 +280,7 @@ COMMENT ON TABLE s3_export.credentials IS
     'secret halves of credentials, sealed with the key ring that s3_export.key_file names; granted to nobody';
 COMMENT ON COLUMN s3_export.credentials.integration_id IS 'the integration that the secret belongs to';
 COMMENT ON COLUMN s3_export.credentials.key_id IS 'the key of the ring that opens it';
-COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id and endpoint';
+COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id, endpoint and sts_endpoint';
 COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was stored';
 
 -- Granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every row as well.
@@ -316,7 +363,7 @@ CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETU
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup';
+    'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup; base: what its own identity needs to assume the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;

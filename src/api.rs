@@ -100,10 +100,10 @@ fn validate_integration(call: &Call) -> Result<Datum> {
     let mut rows = Vec::with_capacity(findings.len());
     for finding in &findings {
         rows.push(vec![
-            text_datum(finding.step)?,
-            Datum::from(finding.ok),
-            text_datum(&finding.detail)?,
-            text_datum(&finding.meaning)?,
+            Some(text_datum(finding.step)?),
+            finding.ok.map(Datum::from),
+            Some(text_datum(&finding.detail)?),
+            Some(text_datum(&finding.meaning)?),
         ]);
     }
     call.rows(rows)

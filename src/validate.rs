@@ -16,8 +16,8 @@ use crate::uri::{Allowed, Destination, Location};
 pub struct Finding {
     /// What was tried.
     pub step: &'static str,
-    /// Whether it worked.
-    pub ok: bool,
+    /// Whether it worked; `None`: it was not tried.
+    pub ok: Option<bool>,
     /// What came of it.
     pub detail: String,
     /// What that means for exports.
@@ -59,20 +59,26 @@ pub fn trust_policy(name: &str, principal: Option<String>) -> Result<String> {
                 let asked = caller(&trusted.identity, &trusted.region, network).await;
                 asked.map_err(|failure| failure.error.hint(hint))
             })?;
-            integration::principal_of_caller(&arn)
+            let principal = integration::principal_of_caller(&arn);
+            if principal != arn {
+                pgrx::notice!(
+                    "the credentials are a session's, whose ARN lacks its role's path: add the path, if the role has one"
+                );
+            }
+            principal
         }
     };
     Ok(integration::trust_policy(&principal, trusted.external_id.as_deref()))
 }
 
 fn finding(tried: &Tried) -> Finding {
-    let ok = tried.outcome.is_ok();
-    let detail = match &tried.outcome {
-        Ok(word) => word.clone(),
-        Err(error) => error.summary(),
-    };
     let (step, good, bad) = words(tried.step);
-    Finding { step, ok, detail, meaning: if ok { good } else { bad }.to_owned() }
+    let (ok, detail, meaning) = match &tried.outcome {
+        Some(Ok(word)) => (Some(true), word.clone(), good),
+        Some(Err(error)) => (Some(false), error.summary(), bad),
+        None => (None, "not tried".to_owned(), "It needs a step before it that failed."),
+    };
+    Finding { step, ok, detail, meaning: meaning.to_owned() }
 }
 
 /// A step's name, and what it means when it works and when it does not.

@@ -37,11 +37,11 @@ pub fn visible_integration(name: &str) -> Result<Option<Value>> {
     )
 }
 
-/// The external id, for who may see that column.
+/// The external id of an integration that the caller owns.
 pub fn external_id(name: &str) -> Result<Option<Value>> {
     read(
         "SELECT convert_to(jsonb_build_object('aws_external_id', i.aws_external_id)::text, 'UTF8')
-         FROM s3_export.integrations AS i WHERE i.name = ($argument ->> 'name')",
+         FROM s3_export.owned_identifiers AS i WHERE i.name = ($argument ->> 'name')",
         &json!({ "name": name }),
     )
 }
@@ -77,6 +77,7 @@ pub struct SealedRow {
     pub integration_id: Uuid,
     pub name: String,
     pub endpoint: Option<String>,
+    pub sts_endpoint: Option<String>,
     pub sealed: Sealed,
 }
 
@@ -85,14 +86,20 @@ pub fn credentials_of_other_keys(key_id: &str) -> Result<Vec<SealedRow>> {
     let _superuser = ActAs::superuser();
     let rows = write(
         "SELECT convert_to(coalesce(jsonb_agg(r), '[]')::text, 'UTF8') FROM (
-             SELECT i.integration_id, i.name, i.endpoint, c.key_id, encode(c.sealed, 'hex') AS sealed
+             SELECT i.integration_id, i.name, i.endpoint, i.sts_endpoint, c.key_id, encode(c.sealed, 'hex') AS sealed
              FROM s3_export.integrations AS i JOIN s3_export.credentials AS c USING (integration_id)
              WHERE c.key_id <> ($argument ->> 'key_id') ORDER BY i.name FOR UPDATE) AS r",
         &json!({ "key_id": key_id }),
     )?;
     let row = |row: &Value| {
         let integration_id = text(row, "integration_id").and_then(|id| Uuid::parse_str(&id).ok())?;
-        Some(SealedRow { integration_id, name: text(row, "name")?, endpoint: text(row, "endpoint"), sealed: sealed(row)? })
+        Some(SealedRow {
+            integration_id,
+            name: text(row, "name")?,
+            endpoint: text(row, "endpoint"),
+            sts_endpoint: text(row, "sts_endpoint"),
+            sealed: sealed(row)?,
+        })
     };
     Ok(rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().filter_map(row).collect())
 }
@@ -135,13 +142,14 @@ pub fn role_exists(name: &str) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Sets the public half of the credentials; gives the row's id and endpoint, `None` when the caller may not change such a
+/// Sets the public half of the credentials; gives the row's id and endpoints, `None` when the caller may not change such a
 /// row.
 pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value>> {
     write(
         "UPDATE s3_export.integrations AS i SET access_key_id = ($argument ->> 'access_key_id')
          WHERE i.name = ($argument ->> 'name')
-         RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'endpoint', i.endpoint)::text, 'UTF8')",
+         RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'endpoint', i.endpoint,
+                                                 'sts_endpoint', i.sts_endpoint)::text, 'UTF8')",
         &json!({ "name": name, "access_key_id": access_key_id }),
     )
 }

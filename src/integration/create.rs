@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::catalog;
-use super::credentials::key_ring;
+use super::credentials::{key_ring, place};
 use super::policy::Purpose;
 use super::row::Row;
-use super::seal::{Credentials, Place, seal};
+use super::seal::{Credentials, seal};
 use crate::error::{Code, Error, Result};
 use crate::pg::{is_superuser, refuse_if_read_only};
 use crate::request::{json_object, required, unknown_key};
@@ -93,10 +93,11 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
         "usage_role": new.usage_role,
     })));
     let columns = Value::Object(columns);
+    let row = Row::new(columns.clone());
     if new.aws_role.is_some() {
-        Row::new(columns.clone()).grant()?.session_policy(Purpose::Export)?;
+        row.grant()?.session_policy(Purpose::Export)?;
     }
-    let place = Place { integration_id, endpoint: new.endpoint.as_deref() };
+    let place = place(&row)?;
     let sealed = match &keys {
         Some((_, credentials)) => Some(seal(credentials, place, &key_ring()?)?),
         None => None,

@@ -16,7 +16,7 @@ use crate::upload::identity::Base;
 
 /// What signs for an integration that the caller was found to see, and the external id of its role.
 pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
-    let place = Place { integration_id: row.id()?, endpoint: row.text("endpoint") };
+    let place = place(row)?;
     let missing = || {
         Error::new(Code::NotReady, format!("integration \"{name}\" has no credentials"))
             .hint("Store them with s3_export.set_credentials; a restored database has lost them.")
@@ -31,6 +31,11 @@ pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
         key_ring().map_err(|error| error.also(&format!("The credentials were sealed with key \"{}\".", sealed.key_id)))?;
     let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &ring)?;
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
+}
+
+/// Where the row's secret belongs.
+pub fn place(row: &Row) -> Result<Place<'_>> {
+    Ok(Place { integration_id: row.id()?, endpoint: row.text("endpoint"), sts_endpoint: row.text("sts_endpoint") })
 }
 
 /// The server's own identity that the row names.
@@ -73,7 +78,7 @@ pub fn set_credentials_from_file(name: Option<String>, path: Option<String>) -> 
 fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<()> {
     let ring = key_ring()?;
     let row = Row::new(catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?);
-    let place = Place { integration_id: row.id()?, endpoint: row.text("endpoint") };
+    let place = place(&row)?;
     catalog::store_credentials(place.integration_id, &seal(credentials, place, &ring)?)
 }
 
@@ -89,7 +94,11 @@ pub fn reseal() -> Result<u64> {
     let key_ids: HashSet<&str> = stale.iter().map(|row| row.sealed.key_id.as_str()).collect();
     key_ids.into_iter().try_for_each(|id| ring.key(id).map(|_| ()))?;
     for row in &stale {
-        let place = Place { integration_id: row.integration_id, endpoint: row.endpoint.as_deref() };
+        let place = Place {
+            integration_id: row.integration_id,
+            endpoint: row.endpoint.as_deref(),
+            sts_endpoint: row.sts_endpoint.as_deref(),
+        };
         match unseal(&row.sealed, place, &ring) {
             Ok(credentials) => {
                 catalog::store_credentials(row.integration_id, &seal(&credentials, place, &ring)?)?;

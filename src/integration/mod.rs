@@ -58,7 +58,12 @@ pub fn allowed_locations(name: &str) -> Result<Vec<Allowed>> {
 
 /// The least policy that the integration's identity, or its role, needs. Errors: 42704.
 pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
-    Ok(visible(name)?.grant()?.iam_policy(kind))
+    let row = visible(name)?;
+    let grant = row.grant()?;
+    if kind == Kind::Base && grant.role.is_none() {
+        return Err(no_role(name));
+    }
+    Ok(grant.iam_policy(kind))
 }
 
 /// What the trust policy of an integration's role depends on.
@@ -71,20 +76,24 @@ pub struct Trusted {
     pub region: String,
 }
 
-/// Reads them. Errors: 42501 for who may not see external ids, 42704, 55000 for an integration without a role.
+/// Reads them. Errors: 42704 for who does not own it, 55000 for an integration without a role.
 pub fn trusted(name: &str) -> Result<Trusted> {
     let external_id = Row::new(catalog::external_id(name)?.ok_or_else(|| unknown(name))?).owned("aws_external_id");
     let row = visible(name)?;
     let what = format!("integration \"{name}\"");
     row.check_owner(&what)?;
     if row.text("aws_role").is_none() {
-        return Err(Error::new(Code::NotReady, format!("{what} assumes no role"))
-            .hint("Set its aws_role and aws_external_id, or see s3_export.iam_policy for what its own identity needs."));
+        return Err(no_role(name));
     }
     let (base, _) = credentials::open(name, &row)?;
     let connection = connection(&row, &what, base, external_id.clone(), Purpose::Export)?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
+}
+
+fn no_role(name: &str) -> Error {
+    Error::new(Code::NotReady, format!("integration \"{name}\" assumes no role"))
+        .hint("Set its aws_role and aws_external_id, or see s3_export.iam_policy for what its own identity needs.")
 }
 
 fn connection(row: &Row, what: &str, base: Base, external_id: Option<String>, purpose: Purpose) -> Result<Connection> {

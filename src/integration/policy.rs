@@ -29,10 +29,14 @@ pub struct Grant<'a> {
     pub partition: &'a str,
     /// Where it may write.
     pub locations: Vec<Allowed>,
-    /// Whether KMS encrypts.
+    /// Whether the integration asks for KMS.
     pub kms: bool,
-    /// The key's ARN.
+    /// The key that the integration names.
     pub kms_key: Option<&'a str>,
+    /// Whether it is Amazon's S3, which may encrypt with a key that the bucket names.
+    pub amazon: bool,
+    /// The role to assume.
+    pub role: Option<&'a str>,
     /// Whether objects get an ACL.
     pub acl: bool,
 }
@@ -44,6 +48,8 @@ pub enum Kind {
     Export,
     /// For `s3_export.cleanup`.
     CleanUp,
+    /// For the identity that assumes the role.
+    Base,
 }
 
 impl Kind {
@@ -52,7 +58,8 @@ impl Kind {
         match text {
             "export" => Ok(Kind::Export),
             "cleanup" => Ok(Kind::CleanUp),
-            other => Err(crate::request::unknown_key("kind of policy", other, &["export", "cleanup"])),
+            "base" => Ok(Kind::Base),
+            other => Err(crate::request::unknown_key("kind of policy", other, &["export", "cleanup", "base"])),
         }
     }
 }
@@ -69,8 +76,8 @@ impl Grant<'_> {
         }
         let mut statements = vec![json!({ "Effect": "Allow", "Action": actions, "Resource": self.objects() })];
         statements.extend(self.kms_statement(None));
-        let policy = json!({ "Version": VERSION, "Statement": statements }).to_string();
-        let length = policy.chars().count();
+        let policy = ascii(&json!({ "Version": VERSION, "Statement": statements }).to_string());
+        let length = policy.len();
         if length <= MAX_SESSION_POLICY {
             return Ok(policy);
         }
@@ -95,17 +102,20 @@ impl Grant<'_> {
                     on_objects("DeleteWhatAnAbortedExportWrote", "s3:DeleteObject"),
                     on_objects("DeleteItByVersionInAVersionedBucket", "s3:DeleteObjectVersion"),
                 ]);
-                statements.extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads")));
+                if self.kms {
+                    statements.extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads")));
+                }
             }
+            Kind::Base => statements.extend(self.role.map(
+                |role| json!({ "Sid": "AssumeTheRole", "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": role }),
+            )),
             Kind::CleanUp => {
                 statements.extend(self.listing("FindFilesWithoutAManifest", "s3:ListBucket", true));
-                statements.extend(self.listing("FindTheirVersionsInAVersionedBucket", "s3:ListBucketVersions", true));
                 // S3 knows no condition on the prefix of this one.
                 statements.extend(self.listing("FindUnfinishedMultipartUploads", "s3:ListBucketMultipartUploads", false));
                 statements.extend([
                     on_objects("EndMultipartUploadsThatACrashLeft", "s3:AbortMultipartUpload"),
                     on_objects("DeleteFilesThatACrashLeft", "s3:DeleteObject"),
-                    on_objects("DeleteThemByVersionInAVersionedBucket", "s3:DeleteObjectVersion"),
                 ]);
             }
         }
@@ -137,15 +147,13 @@ impl Grant<'_> {
     }
 
     fn kms_statement(&self, sid: Option<&str>) -> Option<Value> {
-        if !self.kms {
-            return None;
-        }
         let mut statement = json!({ "Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"] });
         match self.kms_key {
             Some(arn) if arn.starts_with("arn:") => insert(&mut statement, "Resource", json!(arn)),
-            // Another server's name for a key: its policies know no KMS.
+            // Another server's name for a key, or another server: its policies know no KMS.
             Some(_) => return None,
-            // Amazon's own key for S3, whose ARN the integration does not know.
+            None if !self.amazon => return None,
+            // Amazon's own key, or one that the bucket names, whose ARN the integration does not know.
             None => {
                 insert(&mut statement, "Resource", json!("*"));
                 insert(&mut statement, "Condition", json!({ "StringLike": { "kms:ViaService": "s3.*" } }));
@@ -156,6 +164,21 @@ impl Grant<'_> {
         }
         Some(statement)
     }
+}
+
+/// JSON with its other characters escaped: STS takes none past U+00FF.
+fn ascii(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            escaped.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    escaped
 }
 
 /// The version of AWS's policy language.
@@ -263,7 +286,7 @@ mod tests {
 
     fn grant(locations: &[&str]) -> Grant<'static> {
         let locations = locations.iter().map(|entry| Allowed::parse(entry).unwrap()).collect();
-        Grant { partition: "aws", locations, kms: false, kms_key: None, acl: false }
+        Grant { partition: "aws", locations, kms: false, kms_key: None, amazon: false, role: None, acl: false }
     }
 
     fn resources(policy: &str) -> Vec<String> {
@@ -286,17 +309,25 @@ mod tests {
         assert_eq!(resources(&policy), ["arn:aws:s3:::bucket/a${*}b${?}c${$}{d}/*"]);
     }
 
+    /// STS takes no character past U+00FF.
+    #[test]
+    fn a_session_policy_is_ascii() {
+        let policy = grant(&["s3://bucket/größe/日本/😀"]).session_policy(Purpose::Export).unwrap();
+        assert!(policy.is_ascii(), "{policy}");
+        assert_eq!(resources(&policy), ["arn:aws:s3:::bucket/größe/日本/😀/*"]);
+    }
+
     #[test]
     fn a_session_may_use_the_key_and_no_other() {
         let key = "arn:aws:kms:eu-1:012345678901:key/x";
-        let keyed = Grant { kms: true, kms_key: Some(key), acl: true, ..grant(&["s3://bucket"]) };
+        let keyed = Grant { kms_key: Some(key), acl: true, ..grant(&["s3://bucket"]) };
         let policy: Value = serde_json::from_str(&keyed.session_policy(Purpose::Export).unwrap()).unwrap();
         assert_eq!(policy["Statement"][1]["Resource"], key);
         assert!(policy["Statement"][0]["Action"].as_array().unwrap().contains(&json!("s3:PutObjectAcl")));
-        let own = Grant { kms: true, ..grant(&["s3://bucket"]) };
+        let own = Grant { amazon: true, ..grant(&["s3://bucket"]) };
         let policy: Value = serde_json::from_str(&own.session_policy(Purpose::Export).unwrap()).unwrap();
         assert_eq!(policy["Statement"][1]["Condition"]["StringLike"]["kms:ViaService"], "s3.*");
-        let other_server = Grant { kms: true, kms_key: Some("my-key"), ..grant(&["s3://bucket"]) };
+        let other_server = Grant { kms_key: Some("my-key"), ..grant(&["s3://bucket"]) };
         assert!(!other_server.session_policy(Purpose::Export).unwrap().contains("kms"));
     }
 
@@ -310,7 +341,7 @@ mod tests {
 
     #[test]
     fn iam_policies_give_each_action_its_reason_in_a_unique_sid() {
-        let keyed = Grant { kms: true, acl: true, ..grant(&["s3://bucket/a", "s3://bucket/b"]) };
+        let keyed = Grant { kms: true, amazon: true, acl: true, ..grant(&["s3://bucket/a", "s3://bucket/b"]) };
         for (kind, actions) in [
             (
                 Kind::Export,
@@ -324,7 +355,7 @@ mod tests {
                     "kms:Decrypt",
                 ] as &[_],
             ),
-            (Kind::CleanUp, &["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
+            (Kind::CleanUp, &["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
         ] {
             let policy = keyed.iam_policy(kind);
             for action in actions {

@@ -109,6 +109,8 @@ impl Row {
             locations: self.allowed()?,
             kms: self.text("sse").is_some_and(|sse| sse.starts_with("aws:kms")),
             kms_key: self.text("kms_key_id"),
+            amazon: self.text("endpoint").is_none(),
+            role: self.text("aws_role"),
             acl: self.text("object_acl").is_some(),
         })
     }

@@ -1,7 +1,7 @@
 //! Sealing a secret: AES-256-GCM with a random nonce.
 //!
-//! The associated data binds the sealed row to its place: format version, key id, integration and endpoint. So a row copied
-//! to another integration does not open, and a secret is never sent to an endpoint that was changed under it.
+//! The associated data binds the sealed row to its place: format version, key id, integration and endpoints. So a row copied
+//! to another integration does not open, and nothing is sent to an endpoint that was changed under it.
 #![forbid(unsafe_code)]
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -33,6 +33,8 @@ pub struct Place<'a> {
     pub integration_id: Uuid,
     /// The integration's endpoint at the time of sealing.
     pub endpoint: Option<&'a str>,
+    /// That of its STS: a session token travels there too.
+    pub sts_endpoint: Option<&'a str>,
 }
 
 /// A row of `s3_export.credentials`.
@@ -103,14 +105,16 @@ fn cipher(key: &Key) -> Result<LessSafeKey> {
     Ok(LessSafeKey::new(unbound))
 }
 
-/// Every part but the last has a length of its own before it, so that no two places give the same bytes.
+/// Every part of no fixed length has its length before it, so that no two places give the same bytes.
 fn associated_data(key: &Key, place: Place<'_>) -> Aad<Vec<u8>> {
     let mut data = vec![FORMAT_VERSION];
-    data.extend_from_slice(&(key.id.len() as u64).to_be_bytes());
-    data.extend_from_slice(key.id.as_bytes());
     data.extend_from_slice(place.integration_id.as_bytes());
-    data.push(u8::from(place.endpoint.is_some()));
-    data.extend_from_slice(place.endpoint.unwrap_or_default().as_bytes());
+    for part in [Some(key.id.as_str()), place.endpoint, place.sts_endpoint] {
+        let text = part.unwrap_or_default();
+        data.push(u8::from(part.is_some()));
+        data.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        data.extend_from_slice(text.as_bytes());
+    }
     Aad::from(data)
 }
 
@@ -133,7 +137,7 @@ mod tests {
         Credentials { secret_access_key: Secret::new("s3cr3t".into()), session_token: token.map(|t| Secret::new(t.into())) }
     }
 
-    const HERE: Place<'static> = Place { integration_id: Uuid::from_u128(1), endpoint: Some("https://a") };
+    const HERE: Place<'static> = Place { integration_id: Uuid::from_u128(1), endpoint: Some("https://a"), sts_endpoint: None };
 
     #[test]
     fn what_is_sealed_opens_in_its_place() {
@@ -151,6 +155,8 @@ mod tests {
             Place { integration_id: Uuid::from_u128(2), ..HERE },
             Place { endpoint: Some("https://b"), ..HERE },
             Place { endpoint: None, ..HERE },
+            Place { sts_endpoint: Some("https://a"), ..HERE },
+            Place { endpoint: None, sts_endpoint: Some("https://a"), ..HERE },
         ] {
             assert_eq!(open(&sealed, place, &ring(&["k1"])).unwrap_err().code(), Code::NotReady);
         }

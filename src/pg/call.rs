@@ -94,8 +94,8 @@ impl Call {
         Ok(Some(texts))
     }
 
-    /// The result of a function that returns a table: these rows, in a tuplestore. Errors: 0A000 where the caller takes none.
-    pub fn rows(&self, rows: Vec<Vec<pg_sys::Datum>>) -> Result<pg_sys::Datum> {
+    /// The result of a function that returns a table: these rows, `None` for NULL, in a tuplestore. Errors: 0A000 where the caller takes none.
+    pub fn rows(&self, rows: Vec<Vec<Option<pg_sys::Datum>>>) -> Result<pg_sys::Datum> {
         // SAFETY: the result info, where Postgres passes one, outlives the call. The store is made in the memory of the query
         // that reads it, and the function is declared with as many columns as each row has values, of their types.
         unsafe {
@@ -115,8 +115,10 @@ impl Call {
             (*result).setResult = store;
             (*result).setDesc = shape;
             pg_sys::MemoryContextSwitchTo(before);
-            for mut values in rows {
-                let mut nulls = vec![false; values.len()];
+            for row in rows {
+                let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+                let mut values: Vec<pg_sys::Datum> =
+                    row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
                 pg_sys::tuplestore_putvalues(store, shape, values.as_mut_ptr(), nulls.as_mut_ptr());
             }
         }

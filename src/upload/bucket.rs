@@ -47,6 +47,15 @@ pub struct Bucket {
     throttle: Arc<Throttle>,
 }
 
+/// What came of a write on condition.
+#[derive(Debug)]
+pub enum Conditional {
+    /// It was written; its version id in a versioned bucket.
+    Written(Option<String>),
+    /// There was one.
+    Present,
+}
+
 /// An object as HEAD shows it.
 #[derive(Debug)]
 pub struct Head {
@@ -103,13 +112,13 @@ impl Bucket {
         self.send_put(object, body, checksum, None).await
     }
 
-    /// Writes the object unless there is one of its key; gives whether it was written. After a lost answer it may have been
-    /// written by an attempt whose successor finds it there: then `false` means nothing.
-    pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<bool, Failure> {
+    /// Writes the object unless there is one of its key. After a lost answer it may have been written by an attempt whose
+    /// successor finds it there.
+    pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
         match self.send_put(object, body, &checksum, Some("*")).await {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.status == Some(412) => Ok(false),
+            Ok(version_id) => Ok(Conditional::Written(version_id)),
+            Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
         }
     }

@@ -74,7 +74,9 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
             delete_manifest(&shared, manifest, deadline, &mut remains).await;
         }
         delete_files(&shared, &unknown.files, deadline, &mut remains).await;
-        name_unknown(&shared, &unknown, &mut remains);
+        if leftovers.has_unknown() {
+            name_unknown(&shared, &unknown, &mut remains);
+        }
     }
     remains
 }

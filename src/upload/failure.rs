@@ -135,6 +135,8 @@ impl Failure {
     fn answered(asked: &Asked<'_>, status: u16, code: Option<&str>, message: Option<&str>, request_id: Option<&str>) -> Self {
         let code = code.unwrap_or("");
         let (kind, summary, hint) = if asked.service == "STS" { sts_meaning(status, code) } else { meaning(status, code) };
+        // STS repeats the value that it does not like, which may be an external id.
+        let message = message.filter(|_| !(asked.service == "STS" && code.starts_with("Validation")));
         let name = if code.is_empty() { format!("HTTP status {status}") } else { printable(code) };
         let detail = format!(
             "{} answered {name}{}. {}equest id {}.",
@@ -230,7 +232,7 @@ fn is_transient(status: u16, code: &str) -> bool {
 fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
     match code {
         "NoSuchBucket" => (Code::Undefined, "the bucket does not exist", Some("Create the bucket, or correct its name.")),
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AuthorizationHeaderMalformed" => (
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => (
             Code::Credentials,
             "S3 does not accept the integration's credentials",
             Some("Check access key, secret key and region of the integration; s3_export.set_credentials stores new keys."),
@@ -243,7 +245,7 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
         "RequestTimeTooSkewed" => {
             (Code::Io, "the server's clock differs from S3's", Some("Set the clock of the database server."))
         }
-        "PermanentRedirect" | "IllegalLocationConstraintException" => (
+        "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => (
             Code::InvalidParameter,
             "the bucket is in another region",
             Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::bucket::{Bucket, Patiences};
+use super::bucket::{Bucket, Conditional, Patiences};
 use super::connection::{Connection, Store};
 use super::failure::Failure;
 use super::network::Network;
@@ -28,20 +28,24 @@ pub enum Step {
     Head,
     /// Writing it once more on condition that it is not there.
     ConditionalPut,
-    /// Beginning a multipart upload, sending a part, giving it up.
+    /// A multipart upload that is completed, and one that is given up.
     Multipart,
     /// Deleting the object.
     Delete,
 }
 
-/// How a step went: a word about it, or why it failed.
+/// How a step went: a word about it, or why it failed; `None`: not tried, since it needs one before it that failed.
 #[derive(Debug)]
 pub struct Tried {
     /// Which.
     pub step: Step,
     /// Its outcome.
-    pub outcome: Result<String, Error>,
+    pub outcome: Option<Result<String, Error>>,
 }
+
+/// In the order in which they are tried.
+const STEPS: [Step; 7] =
+    [Step::Region, Step::Credentials, Step::Put, Step::Head, Step::ConditionalPut, Step::Multipart, Step::Delete];
 
 /// The contents of the probe.
 const BODY: &[u8] = b"s3_export.validate_integration wrote this and deletes it again\n";
@@ -49,43 +53,62 @@ const BODY: &[u8] = b"s3_export.validate_integration wrote this and deletes it a
 /// Tries all of them, as far as each makes sense without those before it. What it writes is deleted again; a cancel in the
 /// middle leaves one small object.
 pub async fn probe(connection: &Connection, destination: Destination, network: &Arc<Network>) -> Vec<Tried> {
-    let mut tried = Vec::new();
-    let mut record = |step, outcome: Result<String, Failure>| {
-        let ok = outcome.is_ok();
-        tried.push(Tried { step, outcome: outcome.map_err(|failure| failure.error) });
-        ok
-    };
-    let region = Store::find_region(connection, destination.bucket(), network).await;
-    let known = region.as_ref().ok().cloned();
-    record(Step::Region, region);
-    let Some(region) = known else { return tried };
-    let store = match Store::open_in(connection, region, network).await {
-        Ok(store) => store,
-        Err(failure) => {
-            record(Step::Credentials, Err(failure));
-            return tried;
-        }
-    };
-    record(Step::Credentials, Ok(credentials(connection)));
-    let object = Object { key: destination.probe_key(), role: Role::Probe };
-    let url = destination.url(&object.key);
-    let bucket = Bucket::new(store, destination.bucket(), Patiences::all(Patience::SHORT), Throttle::new(1));
-    let checksum = bucket.checksum().of(BODY);
-    let body = Bytes::from_static(BODY);
+    let mut outcomes = Outcomes(STEPS.map(|step| Tried { step, outcome: None }).into());
+    if let Some(store) = outcomes.connect(connection, &destination, network).await {
+        let object = Object { key: destination.probe_key(), role: Role::Probe };
+        let bucket = Bucket::new(store, destination.bucket(), Patiences::all(Patience::SHORT), Throttle::new(1));
+        outcomes.write(&bucket, &object).await;
+    }
+    outcomes.0
+}
 
-    let put = bucket.put(&object, body.clone(), &checksum).await;
-    let version_id = put.as_ref().ok().cloned().flatten();
-    let may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
-    if record(Step::Put, put.map(|_| url.clone())) {
-        record(Step::Head, head(&bucket, &object).await);
-        record(Step::ConditionalPut, conditional_put(&bucket, &object, body.clone()).await);
+struct Outcomes(Vec<Tried>);
+
+impl Outcomes {
+    /// Gives whether it was good.
+    fn record(&mut self, step: Step, outcome: Result<String, Failure>) -> bool {
+        let good = outcome.is_ok();
+        if let Some(tried) = self.0.iter_mut().find(|tried| tried.step == step) {
+            tried.outcome = Some(outcome.map_err(|failure| failure.error));
+        }
+        good
     }
-    record(Step::Multipart, multipart(&bucket, &object, body).await);
-    if may_exist {
-        let deletion = Deletion { key: object.key, version_id };
-        record(Step::Delete, bucket.delete_one(&deletion).await.map(|()| url));
+
+    async fn connect(&mut self, connection: &Connection, destination: &Destination, network: &Arc<Network>) -> Option<Store> {
+        let region = Store::find_region(connection, destination.bucket(), network).await;
+        let known = region.as_ref().ok().cloned();
+        self.record(Step::Region, region);
+        match Store::open_in(connection, known?, network).await {
+            Ok(store) => {
+                self.record(Step::Credentials, Ok(credentials(connection)));
+                Some(store)
+            }
+            Err(failure) => {
+                self.record(Step::Credentials, Err(failure));
+                None
+            }
+        }
     }
-    tried
+
+    async fn write(&mut self, bucket: &Bucket, object: &Object) {
+        let body = Bytes::from_static(BODY);
+        // In a versioned bucket, each write makes one.
+        let mut versions = Vec::new();
+        let put = bucket.put(object, body.clone(), &bucket.checksum().of(BODY)).await;
+        let mut may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
+        versions.extend(put.as_ref().ok().cloned());
+        if self.record(Step::Put, put.map(|_| bucket.url(&object.key))) {
+            self.record(Step::Head, head(bucket, object).await);
+            let conditional = conditional_put(bucket, object, body.clone(), &mut versions).await;
+            self.record(Step::ConditionalPut, conditional);
+        }
+        let multipart = multipart(bucket, object, body, &mut versions).await;
+        may_exist |= multipart.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
+        self.record(Step::Multipart, multipart);
+        if may_exist {
+            self.record(Step::Delete, delete(bucket, object, versions).await);
+        }
+    }
 }
 
 fn credentials(connection: &Connection) -> String {
@@ -100,21 +123,59 @@ async fn head(bucket: &Bucket, object: &Object) -> Result<String, Failure> {
     bucket.head(&object.key).await?.map(|head| format!("{} bytes", head.bytes)).ok_or_else(missing)
 }
 
-async fn conditional_put(bucket: &Bucket, object: &Object, body: Bytes) -> Result<String, Failure> {
-    if bucket.put_if_absent(object, body).await? {
-        return Err(Failure::permanent(Error::new(
-            Code::Unsupported,
-            "the store ignores If-None-Match: it overwrote the object",
-        )));
+async fn conditional_put(
+    bucket: &Bucket,
+    object: &Object,
+    body: Bytes,
+    versions: &mut Vec<Option<String>>,
+) -> Result<String, Failure> {
+    match bucket.put_if_absent(object, body).await? {
+        Conditional::Present => Ok("refused with 412, as it should be".to_owned()),
+        Conditional::Written(version_id) => {
+            versions.push(version_id);
+            let why = "the store ignores If-None-Match: it overwrote the object";
+            Err(Failure::permanent(Error::new(Code::Unsupported, why)))
+        }
     }
-    Ok("refused with 412, as it should be".to_owned())
 }
 
-async fn multipart(bucket: &Bucket, object: &Object, body: Bytes) -> Result<String, Failure> {
-    let upload_id = bucket.create_multipart(object).await?;
-    let part = bucket.put_part(object, &upload_id, 1, body).await;
-    let aborted = bucket.abort_multipart(&object.key, &upload_id).await;
-    part?;
-    aborted?;
-    Ok("begun, one part sent, given up".to_owned())
+/// One upload is completed, another given up.
+async fn multipart(
+    bucket: &Bucket,
+    object: &Object,
+    body: Bytes,
+    versions: &mut Vec<Option<String>>,
+) -> Result<String, Failure> {
+    for complete in [true, false] {
+        let upload_id = bucket.create_multipart(object).await?;
+        let part = bucket.put_part(object, &upload_id, 1, body.clone()).await;
+        let made = match part {
+            Ok(part) if complete => {
+                bucket.complete_multipart(object, &upload_id, vec![part], body.len() as u64).await.map(Some)
+            }
+            Ok(_) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        match made {
+            Ok(Some(version_id)) => versions.push(version_id),
+            Ok(None) => bucket.abort_multipart(&object.key, &upload_id).await?,
+            Err(failure) => {
+                // What failed is told; that this fails too would say no more.
+                let _ = bucket.abort_multipart(&object.key, &upload_id).await;
+                return Err(failure);
+            }
+        }
+    }
+    Ok("one completed, one given up".to_owned())
+}
+
+async fn delete(bucket: &Bucket, object: &Object, mut versions: Vec<Option<String>>) -> Result<String, Failure> {
+    versions.dedup();
+    if versions.is_empty() {
+        versions.push(None);
+    }
+    for version_id in versions {
+        bucket.delete_one(&Deletion { key: object.key.clone(), version_id }).await?;
+    }
+    Ok(bucket.url(&object.key))
 }

@@ -19,14 +19,14 @@ const STEP: &str = "find the region of the bucket";
 /// Buckets remembered in a backend.
 const MAX_KNOWN: usize = 64;
 
-/// Buckets and their regions, most recently found last. A bucket that is deleted and made anew elsewhere is found again by a
+/// Buckets, with the partition's first region, and their regions, most recently found last. A bucket that is deleted and made anew elsewhere is found again by a
 /// new session.
-static KNOWN: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+static KNOWN: Mutex<Vec<((String, String), String)>> = Mutex::new(Vec::new());
 
 /// Asks in `first`, a region of the bucket's partition. `endpoint`: another server than Amazon's, for tests. Errors: 42704
 /// when there is no such bucket, 55000 when the answer names no region.
 pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: &SharedHttpClient) -> Result<String, Failure> {
-    if let Some((_, region)) = lock(&KNOWN).iter().find(|(known, _)| known == bucket) {
+    if let Some((_, region)) = lock(&KNOWN).iter().find(|((known, of), _)| known == bucket && of == first) {
         return Ok(region.clone());
     }
     // Unsigned, so that no credentials are needed to find out where they are needed.
@@ -41,7 +41,7 @@ pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: 
     if known.len() >= MAX_KNOWN {
         known.remove(0);
     }
-    known.push((bucket.to_owned(), region.clone()));
+    known.push(((bucket.to_owned(), first.to_owned()), region.clone()));
     Ok(region)
 }
 
@@ -54,7 +54,14 @@ async fn ask(client: &Client, bucket: &str) -> Result<String, Failure> {
     let Some(region) = header else {
         let failure = Failure::new(STEP, &format!("s3://{bucket}"), &error);
         let answered = error.raw_response().map(|answer| answer.status().as_u16());
-        return Err(if matches!(answered, Some(301 | 307 | 400 | 403)) { unnamed(bucket) } else { failure });
+        return Err(match answered {
+            Some(301 | 307 | 400 | 403) => unnamed(bucket),
+            Some(404) => {
+                let hint = "Create the bucket, or correct its name. Of China, GovCloud and other partitions, set the region.";
+                Failure { error: failure.error.hint(hint), ..failure }
+            }
+            _ => failure,
+        });
     };
     Ok(region)
 }
@@ -101,7 +108,7 @@ mod tests {
         for (bucket, status) in [("found", "200 OK"), ("moved", "301 Moved Permanently"), ("denied", "403 Forbidden")] {
             assert_eq!(asked(bucket, status, header).unwrap(), "eu-central-1", "{status}");
         }
-        assert!(lock(&KNOWN).iter().any(|(bucket, region)| bucket == "denied" && region == "eu-central-1"));
+        assert!(lock(&KNOWN).iter().any(|((bucket, _), region)| bucket == "denied" && region == "eu-central-1"));
     }
 
     #[test]

@@ -92,6 +92,89 @@ fn attack_functions_and_operators_in_front_of_the_search_path() {
     exports(&db, &mut client, "local").unwrap();
 }
 
+/// An administrator who is a member too may use a colleague's integration, and no more.
+#[test]
+fn attack_an_administrator_who_reads_the_identifiers_of_another() {
+    let db = Database::new("identifiers");
+    let (owner, other) = (db.role("owner", &["s3_export_admin"]), db.role("other", &["s3_export_admin", "s3_export_member"]));
+    db.client_as(&owner)
+        .batch_execute(
+            "SELECT s3_export.create_integration('theirs', access_key_id => 'AKIATHEIRS', secret_access_key => 'S', usage_role => 'public',
+                 aws_role => 'arn:aws:iam::012345678901:role/x', aws_external_id => 'ext-of-theirs', allowed_locations => '{s3://exports}')",
+        )
+        .unwrap();
+    let mut client = db.client_as(&other);
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.integrations WHERE name = 'theirs'"), "1");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.owned_identifiers"), "0");
+    for column in ["access_key_id", "aws_external_id"] {
+        refused(client.query(&format!("SELECT {column} FROM s3_export.integrations"), &[])).sqlstate("42501");
+    }
+    let change = "UPDATE s3_export.integrations SET enabled = true WHERE name = 'theirs' RETURNING aws_external_id";
+    refused(client.query(change, &[])).sqlstate("42501");
+    for arguments in ["'theirs'", "'theirs', principal => 'arn:aws:iam::012345678901:root'"] {
+        let trust = format!("SELECT s3_export.trust_policy({arguments})");
+        refused(client.query(&trust, &[])).sqlstate("42704").hides("ext-of-theirs");
+    }
+    let mut owner = db.client_as(&owner);
+    assert_eq!(
+        owner.text("SELECT access_key_id || aws_external_id FROM s3_export.owned_identifiers"),
+        "AKIATHEIRSext-of-theirs"
+    );
+    assert!(
+        owner
+            .text("SELECT s3_export.trust_policy('theirs', principal => 'arn:aws:iam::012345678901:root')")
+            .contains("ext-of-theirs")
+    );
+}
+
+/// Policies do not bind roles with BYPASSRLS, which who runs pg_dump may well have; triggers do.
+#[test]
+fn attack_an_administrator_with_bypassrls() {
+    let db = Database::new("bypass");
+    let dumper = db.role("dumper", &["s3_export_admin", "s3_export_member"]);
+    db.client().batch_execute(&format!("ALTER ROLE {dumper} BYPASSRLS")).unwrap();
+    let mut client = db.client_as(&dumper);
+    let insert = |columns: &str, values: &str| {
+        format!("INSERT INTO s3_export.integrations (name, allowed_locations, {columns}) VALUES ('x', '{{s3://}}', {values})")
+    };
+    for (columns, values) in [
+        ("owner", "'postgres'"),
+        ("owner, credential_source", "'postgres', 'ambient'"),
+        ("credential_source", "'ambient'"),
+        ("credential_source, aws_profile", "'profile', 'x'"),
+        ("endpoint", "'http://127.0.0.1:1'"),
+        ("sts_endpoint", "'http://127.0.0.1:1'"),
+        ("owner", "'no_such_role'"),
+    ] {
+        refused(client.batch_execute(&insert(columns, values))).sqlstate("42501");
+    }
+    for change in ["owner = 'postgres'", "credential_source = 'ambient', access_key_id = NULL", "allowed_locations = '{s3://}'"]
+    {
+        refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("42501");
+    }
+    client.batch_execute(&insert("region", "'eu-1'")).unwrap();
+}
+
+/// A session token travels to STS as well.
+#[test]
+fn attack_an_sts_endpoint_changed_under_a_sealed_secret() {
+    let db = Database::new("sts_change");
+    let mut client = db.client();
+    let gateway = super::fixture::Gateway::to(&Integration::local().endpoint, |_| super::fixture::Action::Forward);
+    client
+        .batch_execute(&format!(
+            "SELECT s3_export.create_integration('x', access_key_id => 'K', secret_access_key => 'S', session_token => 'T',
+                 aws_role => 'arn:aws:iam::012345678901:role/x', endpoint => 'http://127.0.0.1:1', allowed_locations => '{{s3://exports}}',
+                 options => '{{\"sts_endpoint\": \"http://127.0.0.1:1\"}}');
+             UPDATE s3_export.integrations SET sts_endpoint = '{}' WHERE name = 'x'",
+            gateway.endpoint()
+        ))
+        .unwrap();
+    refused(exports(&db, &mut client, "x")).sqlstate("55000").message("cannot be opened");
+    refused(client.query("SELECT s3_export.trust_policy('x')", &[])).sqlstate("55000");
+    assert!(gateway.requests().is_empty());
+}
+
 #[test]
 fn attack_a_location_beside_the_allowed_one() {
     let db = Database::new("sibling");

@@ -8,7 +8,8 @@ use super::fixture::{Action, Database, Gateway, Integration, Session, StandIn, h
 fn validate(client: &mut Session, arguments: &str) -> Result<(String, String), postgres::Error> {
     let rows =
         client.query(&format!("SELECT step, ok, detail, meaning FROM s3_export.validate_integration({arguments})"), &[])?;
-    let steps = rows.iter().map(|row| format!("{}={}", row.get::<_, &str>(0), row.get::<_, bool>(1)));
+    let ok = |row: &postgres::Row| row.get::<_, Option<bool>>(1).map_or("untried".to_owned(), |ok| ok.to_string());
+    let steps = rows.iter().map(|row| format!("{}={}", row.get::<_, &str>(0), ok(row)));
     let words = rows.iter().map(|row| format!("{} {}\n", row.get::<_, &str>(2), row.get::<_, &str>(3)));
     Ok((steps.collect::<Vec<_>>().join(" "), words.collect()))
 }
@@ -33,7 +34,10 @@ fn validate_integration_says_which_step_fails_and_what_that_means() {
     let wrong = Integration { name: "wrong", secret_access_key: "wrong".into(), ..Integration::local() };
     wrong.create(&mut client).unwrap();
     let (steps, words) = validate(&mut client, "'wrong'").unwrap();
-    assert_eq!(steps, "region=true credentials=true put=false multipart=false");
+    assert_eq!(
+        steps,
+        "region=true credentials=true put=false head=untried conditional put=untried multipart=false delete=untried"
+    );
     assert!(words.contains("SignatureDoesNotMatch") && words.contains("s3_export.iam_policy"), "{words}");
     // A store that lets nobody delete.
     let gateway = Gateway::to(&Integration::local().endpoint, |request| {
@@ -58,7 +62,7 @@ fn validate_integration_names_a_role_that_cannot_be_assumed() {
     let mut client = db.client();
     create_role(&mut client, &StandIn { external_id: "wrong-id".into(), ..StandIn::ministack() });
     let (steps, words) = validate(&mut client, "'role'").unwrap();
-    assert_eq!(steps, "region=true credentials=false");
+    assert!(steps.starts_with("region=true credentials=false put=untried"), "{steps}");
     assert!(words.contains("role/export") && !words.contains("wrong-id"), "{words}");
     client
         .batch_execute(&format!(
@@ -135,6 +139,11 @@ fn iam_policy_is_the_least_for_the_allowed_locations() {
     assert!(statements.iter().all(|statement| statement["Sid"].is_string()));
     let cleanup = client.text("SELECT s3_export.iam_policy('keyed', 'cleanup')");
     assert!(cleanup.contains("s3:ListBucket") && !cleanup.contains("PutObject"), "{cleanup}");
+    refused(client.query("SELECT s3_export.iam_policy('keyed', 'base')", &[])).sqlstate("55000").message("assumes no role");
+    create_role(&mut client, &StandIn::ministack());
+    let base: Value = serde_json::from_str(&client.text("SELECT s3_export.iam_policy('role', 'base')")).unwrap();
+    assert_eq!(base["Statement"][0]["Resource"], StandIn::ministack().role);
+    assert_eq!(base["Statement"].as_array().unwrap().len(), 1);
     refused(client.query("SELECT s3_export.iam_policy('keyed', 'all')", &[])).sqlstate("22023").hint("cleanup");
     refused(client.query("SELECT s3_export.iam_policy('absent')", &[])).sqlstate("42704");
     refused(client.query("SELECT s3_export.iam_policy(NULL)", &[])).sqlstate("22004");
@@ -155,7 +164,12 @@ fn trust_policy_names_the_integrations_own_identity_and_the_external_id() {
     let given = trust(&mut client, "'role', principal => 'arn:aws:iam::012345678901:root'");
     assert_eq!(given["Statement"][0]["Principal"]["AWS"], "arn:aws:iam::012345678901:root");
     refused(client.query("SELECT s3_export.trust_policy('local')", &[])).sqlstate("55000").message("assumes no role");
-    client.batch_execute("UPDATE s3_export.integrations SET sts_endpoint = 'http://127.0.0.1:1' WHERE name = 'role'").unwrap();
+    client
+        .batch_execute(
+            "UPDATE s3_export.integrations SET sts_endpoint = 'http://127.0.0.1:1' WHERE name = 'role';
+                          SELECT s3_export.set_credentials('role', 'K', 'S')",
+        )
+        .unwrap();
     refused(client.query("SELECT s3_export.trust_policy('role')", &[])).sqlstate("08001").hint("principal =>");
     // It shows the external id, which members do not see.
     let mut member = db.client_as(&db.role("member", &["s3_export_member"]));

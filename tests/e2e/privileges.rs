@@ -118,7 +118,8 @@ fn an_admin_makes_sees_and_changes_his_own_only() {
     refused(client.batch_execute("UPDATE s3_export.integrations SET owner = 'postgres'")).sqlstate("42501");
     refused(client.batch_execute("SELECT * FROM s3_export.credentials")).sqlstate("42501");
     client.batch_execute("SELECT s3_export.set_credentials('mine', 'K2', 'S2')").unwrap();
-    assert_eq!(client.text("SELECT access_key_id FROM s3_export.integrations"), "K2");
+    assert_eq!(client.text("SELECT access_key_id FROM s3_export.owned_identifiers"), "K2");
+    assert_eq!(rival.text("SELECT count(*) FROM s3_export.owned_identifiers"), "0");
     assert_eq!(client.execute("DELETE FROM s3_export.integrations", &[]).unwrap(), 1);
     assert_eq!(visible(&mut db.client()), "local");
 }

@@ -223,6 +223,40 @@ fn a_token_that_expires_in_the_middle_of_an_export_does_not_break_it() {
     assert_eq!(tokens.len(), 2);
 }
 
+/// The server's own keys were changed under a backend that has kept them.
+#[test]
+fn base_credentials_that_sts_calls_expired_are_fetched_anew() {
+    let db = Database::new("role_base_expired");
+    let stand_in = StandIn::ministack();
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let sts = Gateway::to(&stand_in.endpoint, move |_| match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 => {
+            let body = "<ErrorResponse><Error><Code>ExpiredToken</Code><Message>expired</Message></Error></ErrorResponse>";
+            Action::Answer("HTTP/1.1 403 Forbidden\r\ncontent-type: text/xml".into(), body.into())
+        }
+        _ => Action::Forward,
+    });
+    RoleIntegration { sts_endpoint: Some(sts.endpoint()), source: "ambient", ..RoleIntegration::of(stand_in) }.create(&db);
+    assert_eq!(export(&db, &mut db.client(), "SELECT 1 AS a").unwrap().documents, 1);
+    assert_eq!(sts_calls(&sts), 2);
+}
+
+/// STS repeats the value that it does not like.
+#[test]
+fn what_sts_says_of_a_bad_value_is_not_repeated() {
+    let db = Database::new("role_validation");
+    let stand_in = StandIn::ministack();
+    let sts = Gateway::to(&stand_in.endpoint, |_| {
+        let body = "<ErrorResponse><Error><Code>ValidationError</Code><Message>Value 'the-external-id' at 'externalId'</Message></Error></ErrorResponse>";
+        Action::Answer("HTTP/1.1 400 Bad Request\r\ncontent-type: text/xml".into(), body.into())
+    });
+    RoleIntegration { sts_endpoint: Some(sts.endpoint()), ..RoleIntegration::of(stand_in) }.create(&db);
+    refused(export(&db, &mut db.client(), "SELECT 1 AS a"))
+        .sqlstate("58030")
+        .detail("ValidationError")
+        .hides("the-external-id");
+}
+
 const EXPIRED: &str =
     "<?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";
 
@@ -324,6 +358,11 @@ fn the_servers_own_identity_and_profiles_export_and_assume_roles() {
         ))
         .unwrap();
     assert_eq!(db.export_by(&mut client, "profile", "SELECT 1 AS a").unwrap().documents, 1);
+    // A profile that assumes the role by itself, in whatever region.
+    client
+        .batch_execute("UPDATE s3_export.integrations SET aws_profile = 'default', aws_role = NULL, aws_external_id = NULL WHERE name = 'profile'")
+        .unwrap();
+    refused(db.export_by(&mut client, "profile", "SELECT 1 AS a")).sqlstate("28000").message("S3 does not accept");
     client.batch_execute("UPDATE s3_export.integrations SET aws_profile = 'absent' WHERE name = 'profile'").unwrap();
     refused(db.export_by(&mut client, "profile", "SELECT 1 AS a")).sqlstate("28000").message("profile \"absent\"");
 }

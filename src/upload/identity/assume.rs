@@ -79,15 +79,16 @@ fn client(base: Credentials, region: &str, endpoint: Option<&str>, reach: Reach,
     Client::from_conf(config.build())
 }
 
-/// The region in the name of one of Amazon's regional endpoints, `https://sts.<region>.amazonaws.com[.cn]`.
+/// The region in the name of one of Amazon's endpoints, as `sts.<region>.amazonaws.com` and `….sts.<region>.vpce.amazonaws.com`.
 pub fn sts_signing_region(endpoint: &str) -> Option<String> {
     let host = endpoint.strip_prefix("https://")?.trim_end_matches('/');
+    let host = host.split(':').next().unwrap_or(host);
     let labels: Vec<&str> = host.split('.').collect();
-    match labels.as_slice() {
-        ["sts" | "sts-fips", region, "amazonaws", "com"] | ["sts", region, "amazonaws", "com", "cn"] => {
-            Some((*region).to_owned())
-        }
-        ["sts", "amazonaws", "com"] => Some("us-east-1".to_owned()),
+    let service = labels.iter().position(|label| matches!(*label, "sts" | "sts-fips"))?;
+    match labels.get(service + 1..)? {
+        ["amazonaws", "com"] => Some("us-east-1".to_owned()),
+        [region, "amazonaws" | "vpce" | "api", ..] => Some((*region).to_owned()),
+        [region, "c2s", ..] | [region, "sc2s", ..] => Some((*region).to_owned()),
         _ => None,
     }
 }
@@ -103,6 +104,10 @@ mod tests {
             ("https://sts.cn-north-1.amazonaws.com.cn/", Some("cn-north-1")),
             ("https://sts-fips.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
             ("https://sts.amazonaws.com", Some("us-east-1")),
+            ("https://vpce-0a-1b.sts.eu-central-1.vpce.amazonaws.com", Some("eu-central-1")),
+            ("https://sts.eu-west-1.api.aws:443", Some("eu-west-1")),
+            ("https://sts.eusc-de-east-1.amazonaws.eu", Some("eusc-de-east-1")),
+            ("https://sts.example.com", None),
             ("https://minio.example.com", None),
             ("http://127.0.0.1:9000", None),
         ] {

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::meta::region::ProvideRegion;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
@@ -19,7 +21,8 @@ use crate::upload::network::Network;
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 
 /// Fetches them. Errors: 28000 when the server has none of its own.
-pub async fn fetch(base: &Base, network: &Network) -> Result<Credentials, Failure> {
+/// `region`: the bucket's, for a profile that assumes a role and names none.
+pub async fn fetch(base: &Base, region: &str, network: &Network) -> Result<Credentials, Failure> {
     match base {
         Base::Keys { access_key_id, secret_access_key, session_token } => {
             let token = session_token.as_ref().map(|token| Secret::expose(token).to_owned());
@@ -31,9 +34,15 @@ pub async fn fetch(base: &Base, network: &Network) -> Result<Credentials, Failur
             fetched.map_err(|why| unavailable("the server has no AWS credentials of its own", &why))
         }
         Base::Profile(name) => {
-            let profile = ProfileFileCredentialsProvider::builder();
-            let profile = profile.configure(&surroundings(network)).profile_name(name).build();
-            let fetched = within_limit(profile.provide_credentials()).await;
+            let surroundings = surroundings(network);
+            let named = ProfileFileRegionProvider::builder().configure(&surroundings).profile_name(name).build();
+            let fetched = within_limit(async {
+                let region = named.region().await.unwrap_or_else(|| Region::new(region.to_owned()));
+                let profile = ProfileFileCredentialsProvider::builder();
+                let surroundings = surroundings.with_region(Some(region));
+                profile.configure(&surroundings).profile_name(name).build().provide_credentials().await
+            })
+            .await;
             fetched.map_err(|why| unavailable(&format!("AWS profile \"{name}\" gives no credentials"), &why))
         }
     }

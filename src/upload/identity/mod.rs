@@ -90,17 +90,27 @@ impl Provider {
     /// Current credentials. Errors: as STS or the server's own source of credentials refuses.
     pub async fn credentials(&self) -> Result<Credentials, Failure> {
         if let (Base::Keys { .. }, None) = (&self.identity.base, &self.identity.role) {
-            return base::fetch(&self.identity.base, &self.network).await;
+            return base::fetch(&self.identity.base, &self.region, &self.network).await;
         }
         self.slot.current(|| self.fetch()).await
     }
 
     async fn fetch(&self) -> Result<Credentials, Failure> {
-        let Some(role) = &self.identity.role else { return base::fetch(&self.identity.base, &self.network).await };
+        let Some(role) = &self.identity.role else {
+            return base::fetch(&self.identity.base, &self.region, &self.network).await;
+        };
         let asking = Identity { base: self.identity.base.clone(), role: None };
         let asking = Provider::new(Arc::new(asking), Arc::clone(&self.network), &self.region);
         let base = Box::pin(asking.credentials()).await?;
-        assume::role(role, base, &self.region, &self.network).await
+        let generation = asking.generation();
+        match assume::role(role, base, &self.region, &self.network).await {
+            // The server's own keys were changed under us.
+            Err(failure) if failure.expired && asking.expired(generation) => {
+                let base = Box::pin(asking.credentials()).await?;
+                assume::role(role, base, &self.region, &self.network).await
+            }
+            answer => answer,
+        }
     }
 
     /// Changes whenever other credentials are handed out.

@@ -39,10 +39,11 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// AWS's metadata service over IPv6, within `fd00:ec2::/32`.
-const AWS_METADATA_V6: [u16; 2] = [0xfd00, 0x0ec2];
-/// Alibaba Cloud's metadata service.
-const ALIBABA_METADATA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// Metadata services over IPv6: AWS's is within `fd00:ec2::/32`, Google's is `fd20:ce::254`.
+const METADATA_V6: [[u16; 2]; 2] = [[0xfd00, 0x0ec2], [0xfd20, 0x00ce]];
+/// Metadata services that are not link-local: Alibaba's, Oracle's, Azure's.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
 
 impl Reach {
     /// Errors: `address` is beyond this reach.
@@ -59,7 +60,7 @@ impl Reach {
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped and compatible ones, NAT64 and 6to4.
+/// The IPv4 address that an IPv6 one stands for: mapped, compatible and translated ones, NAT64, 6to4, ISATAP and Teredo.
 fn embedded_v4(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
     let v4 = |high: u16, low: u16| {
@@ -69,24 +70,28 @@ fn embedded_v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address.segments() {
         // `::` and `::1` are no IPv4 addresses.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            Some(v4(high, low))
-        }
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, _, _, _, _, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
+        // ISATAP, and Teredo, which has its client's address turned over.
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(v4(high, low)),
+        [0x2001, 0, _, _, _, _, high, low] => Some(v4(!high, !low)),
         _ => None,
     }
 }
 
 fn is_metadata(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.is_link_local() || address == ALIBABA_METADATA,
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.segments().starts_with(&AWS_METADATA_V6),
+        IpAddr::V4(address) => address.is_link_local() || METADATA_V4.contains(&address),
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local() || METADATA_V6.iter().any(|network| address.segments().starts_with(network))
+        }
     }
 }
 
 fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
-            let [a, b, ..] = address.octets();
+            let [a, b, c, _] = address.octets();
             let shared = a == 100 && (64..128).contains(&b);
             let benchmarking = a == 198 && (b & 0xfe) == 18;
             address.is_private()
@@ -96,6 +101,7 @@ fn is_private(address: IpAddr) -> bool {
                 || a == 0
                 || a >= 240
                 || shared
+                || [a, b, c] == [192, 0, 0]
                 || benchmarking
         }
         IpAddr::V6(address) => is_private_v6(address),
@@ -103,7 +109,8 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 fn is_private_v6(address: Ipv6Addr) -> bool {
-    address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_unique_local()
+    let site_local = address.segments()[0] & 0xffc0 == 0xfec0;
+    address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_unique_local() || site_local
 }
 
 #[cfg(test)]
@@ -128,6 +135,14 @@ mod tests {
             "fe80::1",
             "100.100.100.200",
             "::ffff:100.100.100.200",
+            "::ffff:0:169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
+            "fe80::5efe:a9fe:a9fe",
+            "2a00::5efe:a9fe:a9fe",
+            "2001:0:1:2:3:4:5601:5601",
+            "fd20:ce::254",
+            "192.0.0.192",
+            "168.63.129.16",
         ] {
             assert!(!check(Reach::Private, address), "{address}");
             assert!(!check(Reach::Public, address), "{address}");
@@ -147,6 +162,8 @@ mod tests {
             "::",
             "::ffff:127.0.0.1",
             "fd12::1",
+            "fec0::1",
+            "192.0.0.8",
             "198.18.0.1",
             "224.0.0.1",
             "255.255.255.255",

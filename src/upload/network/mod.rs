@@ -64,9 +64,9 @@ impl Network {
     fn client(&self, resolver: impl ResolveDns + Clone + 'static) -> SharedHttpClient {
         let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
         let builder = Builder::new().tls_provider(ring);
-        match self.trust.context() {
-            Some(context) => builder.tls_context(context),
-            None => builder,
+        match &self.trust {
+            Trust::Only(context) => builder.tls_context(context.clone()),
+            Trust::System => builder,
         }
         .build_with_resolver(resolver)
     }

@@ -16,8 +16,8 @@ pub enum Trust {
     /// The operating system's.
     #[default]
     System,
-    /// These alone, in PEM.
-    Only(Vec<u8>),
+    /// Those of a file, alone.
+    Only(TlsContext),
 }
 
 impl Trust {
@@ -30,19 +30,11 @@ impl Trust {
                 .hint("s3_export.ca_file names a file of certificates in PEM.")
         };
         let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        // The TLS library panics at what is no certificate.
         check(&pem).map_err(unusable)?;
-        Ok(Trust::Only(pem))
-    }
-
-    /// Only for what passed [`Self::load`]: the TLS library panics at what is no certificate.
-    pub fn context(&self) -> Option<TlsContext> {
-        match self {
-            Trust::System => None,
-            Trust::Only(pem) => {
-                let store = TrustStore::empty().with_pem_certificate(pem.as_slice());
-                TlsContext::builder().with_trust_store(store).build().ok()
-            }
-        }
+        let store = TrustStore::empty().with_pem_certificate(pem);
+        let context = TlsContext::builder().with_trust_store(store).build();
+        context.map(Trust::Only).map_err(|error| unusable(error.to_string()))
     }
 }
 
