@@ -359,6 +359,26 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
 REVOKE ALL ON FUNCTION s3_export.validate_integration(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
 
+CREATE FUNCTION s3_export.cleanup(
+    uri text,
+    integration text,
+    older_than interval DEFAULT '7 days',
+    dry_run boolean DEFAULT true,
+    force boolean DEFAULT false,
+    OUT kind text,
+    OUT object text,
+    OUT export_id uuid,
+    OUT bytes bigint,
+    OUT deleted boolean
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_cleanup';
+COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
+    'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: takes less than a day, when no other cluster exports there';
+-- It deletes.
+REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) TO s3_export_admin;
+
 CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys::Datum;
 
+use crate::cleanup::{self, CleanUp};
 use crate::error::Result;
 use crate::export;
 use crate::integration::{self, Kind, NewIntegration};
@@ -9,10 +10,12 @@ use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
 use crate::request::{Arguments, PermissionArguments, Request, required};
 use crate::secret::Secret;
 use crate::sql_function;
+use crate::uri::Location;
 use crate::validate;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
+sql_function!(s3_export_cleanup, pg_finfo_s3_export_cleanup, clean_up);
 sql_function!(s3_export_create_integration, pg_finfo_s3_export_create_integration, create_integration);
 sql_function!(s3_export_iam_policy, pg_finfo_s3_export_iam_policy, iam_policy);
 sql_function!(s3_export_reseal, pg_finfo_s3_export_reseal, reseal);
@@ -104,6 +107,28 @@ fn validate_integration(call: &Call) -> Result<Datum> {
             finding.ok.map(Datum::from),
             Some(text_datum(&finding.detail)?),
             Some(text_datum(&finding.meaning)?),
+        ]);
+    }
+    call.rows(rows)
+}
+
+/// `s3_export.cleanup(uri, integration, older_than, dry_run, force)`
+fn clean_up(call: &Call) -> Result<Datum> {
+    let findings = cleanup::run(&CleanUp {
+        location: Location::parse(&required("uri", call.text(0))?)?,
+        integration: required("integration", call.text(1))?,
+        older_than: required("older_than", call.interval(2)?)?,
+        dry_run: required("dry_run", call.boolean(3))?,
+        force: required("force", call.boolean(4))?,
+    })?;
+    let mut rows = Vec::with_capacity(findings.len());
+    for finding in &findings {
+        rows.push(vec![
+            Some(text_datum(finding.kind)?),
+            Some(text_datum(&finding.object)?),
+            Some(uuid_datum(finding.export_id)),
+            finding.bytes.map(int8_datum),
+            Some(Datum::from(finding.deleted)),
         ]);
     }
     call.rows(rows)

@@ -18,13 +18,13 @@ use crate::pg::wait::wait_until;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::query::Query;
 use crate::receiver::RowSink;
-use crate::request::{Request, Wrapping};
+use crate::request::{Existing, Request, Wrapping};
 use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
-use crate::upload::{ExportUpload, PART_BYTES};
-use crate::uri::Destination;
+use crate::upload::{Bucket, ExportUpload, PART_BYTES, Patiences, Throttle};
+use crate::uri::{Destination, Location};
 
 /// What the caller is told.
 #[derive(Debug)]
@@ -40,12 +40,20 @@ pub struct Outcome {
 /// Runs an export as the current user.
 pub fn run(request: &Request) -> Result<Outcome> {
     let _running = Running::enter()?;
-    let connection = integration::authorize(&request.permission, &request.location, Purpose::Export)?;
+    let purpose = match request.existing {
+        Existing::Append => Purpose::Export,
+        Existing::Error => Purpose::ExportIntoEmpty,
+    };
+    let connection = integration::authorize(&request.permission, &request.location, purpose)?;
     let query = Query::parse(&request.query)?;
     let destination = Destination::new(request.location.clone(), Uuid::now_v7(), request.include_query_id)?;
 
     let algorithm = connection.object.checksum;
-    let upload = transaction::begin(open(connection, request.location.bucket())?, destination.clone())?;
+    let store = open(connection, request.location.bucket())?;
+    if request.existing == Existing::Error {
+        refuse_existing(&store, &request.location)?;
+    }
+    let upload = transaction::begin(store, destination.clone())?;
     let mut documents = Documents::new(request, &upload);
     query.run(&mut documents)?;
     let (totals, columns) = documents.finish()?;
@@ -77,6 +85,21 @@ pub fn open(connection: Connection, bucket: &str) -> Result<Store> {
     transaction::request(
         |network| async move { Store::open(&connection, &bucket, &network).await.map_err(|failure| failure.error) },
     )
+}
+
+/// Errors: 42710 when the location holds an object. Another export that begins at the same moment is not seen.
+fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
+    let patience = Patiences::all(transaction::request_patience());
+    let bucket = Bucket::new(store.clone(), location.bucket(), patience, Throttle::new(1));
+    let folder = location.folder();
+    let (objects, _) =
+        transaction::request(|_| async move { bucket.list(&folder, 1, None).await.map_err(|failure| failure.error) })?;
+    match objects.first() {
+        None => Ok(()),
+        Some(object) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
+            .detail(format!("One of them is {}.", object.key))
+            .hint("Export to another location, delete them, or leave out the option existing.")),
+    }
 }
 
 /// Buffers grow in steps, so that those of files of about one size can take each other's place.

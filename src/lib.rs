@@ -10,6 +10,7 @@
 
 mod api;
 mod chunk;
+mod cleanup;
 mod encode;
 mod error;
 mod export;

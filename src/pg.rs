@@ -4,7 +4,9 @@
 //! happen then hangs on the abort callback (`transaction`) instead.
 
 pub mod call;
+pub mod descriptors;
 pub mod errors;
+pub mod lock;
 pub mod wait;
 
 use std::ffi::{CStr, CString, c_char, c_int};

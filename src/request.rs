@@ -94,6 +94,17 @@ pub struct Request {
     pub wrapping: Wrapping,
     /// The manifest holds the query's text, not only its hash.
     pub manifest_query: bool,
+    /// What to do where objects are already.
+    pub existing: Existing,
+}
+
+/// What to do where the location holds objects already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Write beside them.
+    Append,
+    /// Refuse.
+    Error,
 }
 
 /// How values that JSON has no type for are written.
@@ -115,14 +126,13 @@ pub enum NonFinite {
 }
 
 /// Keys of `options` that this release acts on.
-const BUILT_OPTIONS: [&str; 2] = ["manifest_query", "nan"];
+const BUILT_OPTIONS: [&str; 3] = ["existing", "manifest_query", "nan"];
 
 /// Keys of `options` that are in the contract and not built yet.
-const PLANNED_OPTIONS: [&str; 11] = [
+const PLANNED_OPTIONS: [&str; 10] = [
     "compression_level",
     "delimiter",
     "empty_file",
-    "existing",
     "header",
     "manifest_name",
     "max_file_bytes",
@@ -154,6 +164,7 @@ impl Request {
             include_query_id: required("include_query_id", arguments.include_query_id)?,
             wrapping: if wrap_types { Wrapping::Rockset } else { Wrapping::Plain(options.non_finite) },
             manifest_query: options.manifest_query,
+            existing: options.existing,
         })
     }
 }
@@ -161,13 +172,15 @@ impl Request {
 struct Options {
     non_finite: NonFinite,
     manifest_query: bool,
+    existing: Existing,
 }
 
 impl Options {
     fn parse(text: &str) -> Result<Self> {
-        let mut options = Options { non_finite: NonFinite::String, manifest_query: false };
+        let mut options = Options { non_finite: NonFinite::String, manifest_query: false, existing: Existing::Append };
         for (key, value) in json_object("options", text)? {
             match key.as_str() {
+                "existing" => options.existing = existing(&value)?,
                 "nan" => options.non_finite = non_finite(&value)?,
                 "manifest_query" => {
                     options.manifest_query = value.as_bool().ok_or_else(|| bad_value("manifest_query", "true or false"))?;
@@ -187,6 +200,14 @@ fn non_finite(value: &Value) -> Result<NonFinite> {
         Some("string") => Ok(NonFinite::String),
         Some("null") => Ok(NonFinite::Null),
         _ => Err(bad_value("nan", "\"string\" or \"null\"")),
+    }
+}
+
+fn existing(value: &Value) -> Result<Existing> {
+    match value.as_str() {
+        Some("append") => Ok(Existing::Append),
+        Some("error") => Ok(Existing::Error),
+        _ => Err(bad_value("existing", "\"append\" or \"error\"")),
     }
 }
 
@@ -282,7 +303,15 @@ mod tests {
         assert_eq!(code(|a| a.output_chunk_size = Some(-5)), Some(Code::InvalidParameter));
         assert_eq!(code(|a| a.output_chunk_bytes = Some(0)), Some(Code::InvalidParameter));
         assert_eq!(code(|a| a.format = Some("JSON5".into())), Some(Code::InvalidParameter));
-        for options in ["[]", "{", r#"{"frmat":1}"#, r#"{"nan":"zero"}"#, r#"{"nan":null}"#, r#"{"manifest_query":1}"#] {
+        for options in [
+            "[]",
+            "{",
+            r#"{"frmat":1}"#,
+            r#"{"nan":"zero"}"#,
+            r#"{"nan":null}"#,
+            r#"{"manifest_query":1}"#,
+            r#"{"existing":"delete"}"#,
+        ] {
             assert_eq!(code(|a| a.options = Some(options.into())), Some(Code::InvalidParameter), "{options}");
         }
     }

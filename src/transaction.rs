@@ -25,7 +25,9 @@ use pgrx::{pg_guard, pg_sys};
 use crate::error::{Code, Error, Result};
 use crate::manifest::Manifest;
 use crate::pg::current_subtransaction;
+use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::forget_transaction;
+use crate::pg::lock;
 use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
 use crate::settings;
 use crate::upload::connection::Store;
@@ -43,7 +45,28 @@ const MAX_NAMED: usize = 3;
 struct Pending {
     /// One thread serves them all, from the first export to the end of the transaction.
     io: OnceCell<Rc<IoThread>>,
+    /// Of its connections, which the exports share.
+    descriptors: Option<ExternalDescriptors>,
     exports: Vec<PendingExport>,
+}
+
+impl Pending {
+    /// How many connections there may be, at most `wanted`. Errors: 53200.
+    fn connections(&mut self, wanted: usize) -> Result<usize> {
+        let wanted = wanted + OTHER_DESCRIPTORS;
+        let held = self.descriptors.as_ref().map_or(0, ExternalDescriptors::count);
+        if held < wanted {
+            // The old ones first, or both would be held at once.
+            self.descriptors = None;
+            self.descriptors = Some(ExternalDescriptors::acquire(wanted));
+        }
+        let given = self.descriptors.as_ref().map_or(0, ExternalDescriptors::count).min(wanted);
+        given.checked_sub(OTHER_DESCRIPTORS).filter(|&connections| connections > 0).ok_or_else(|| {
+            Error::new(Code::OutOfMemory, "too many open files")
+                .detail("Postgres has no file descriptors to spare for connections to S3.")
+                .hint("Raise max_files_per_process.")
+        })
+    }
 }
 
 struct PendingExport {
@@ -52,6 +75,9 @@ struct PendingExport {
     /// `None` while the export runs.
     manifest: Option<Arc<Manifest>>,
 }
+
+/// Beside the connections that carry bodies: for the eventfd, the runtime, names and small requests.
+const OTHER_DESCRIPTORS: usize = 8;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();
@@ -88,8 +114,10 @@ where
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
 pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
     let io = io_thread()?;
+    lock::hold(destination.export_id());
     PENDING.with_borrow_mut(|pending| {
-        let upload = Rc::new(ExportUpload::start(&io, store, destination, settings::upload_concurrency(), patiences()));
+        let concurrency = pending.connections(settings::upload_concurrency())?;
+        let upload = Rc::new(ExportUpload::start(&io, store, destination, concurrency, patiences()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
@@ -99,11 +127,16 @@ pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>>
     })
 }
 
+/// For a request that is not the transaction's own.
+pub fn request_patience() -> Patience {
+    Patience { attempts: settings::request_attempts(), total: settings::request_timeout() }
+}
+
 /// What a transaction waits for has the time that the transaction has.
 fn patiences() -> Patiences {
     let within = |total| Patience { attempts: settings::request_attempts(), total };
     Patiences {
-        files: within(settings::request_timeout()),
+        files: request_patience(),
         manifest: within(settings::commit_timeout()),
         clean_up: within(settings::cleanup_timeout()),
     }

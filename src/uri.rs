@@ -44,6 +44,11 @@ impl Location {
         &self.prefix
     }
 
+    /// The prefix of the keys below it.
+    pub fn folder(&self) -> String {
+        self.key("")
+    }
+
     /// Whether this location is `outer` or lies below it.
     fn within(&self, outer: &Location) -> bool {
         self.bucket == outer.bucket
@@ -91,6 +96,75 @@ impl Allowed {
             Allowed::Within(outer) => location.within(outer),
         }
     }
+}
+
+/// What an object of an export is, by its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// The export that it belongs to.
+    pub export_id: Uuid,
+    /// Which of its objects.
+    pub part: Part,
+    /// The key of the export's manifest.
+    pub manifest_key: String,
+}
+
+/// Objects of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// One with documents, or a probe, of which nobody makes a manifest.
+    File,
+    /// The manifest.
+    Manifest,
+}
+
+impl ObjectName {
+    /// Reads what [`Destination`] writes; `None`: the key is somebody else's.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (folder, name) = key.rsplit_once('/').map_or(("", key), |(folder, name)| (folder, name));
+        let within = |folder: &str, name: String| if folder.is_empty() { name } else { format!("{folder}/{name}") };
+        let of = |export_id: Uuid, part, folder: &str| {
+            let manifest_key = within(folder, format!("_{export_id}.manifest"));
+            (export_id.get_version_num() == 7).then_some(ObjectName { export_id, part, manifest_key })
+        };
+        if let Some(name) = name.strip_prefix('_') {
+            let (id, suffix) = name.split_once('.')?;
+            let part = match suffix {
+                "manifest" => Part::Manifest,
+                "probe" => Part::File,
+                _ => return None,
+            };
+            return of(export_id(id)?, part, folder);
+        }
+        let (stem, suffix) = name.split_once('.')?;
+        if !matches!(suffix, "json" | "json.gz" | "json.zst") {
+            return None;
+        }
+        if let Some((id, number)) = stem.rsplit_once('-').filter(|(id, _)| id.len() == UUID_LENGTH) {
+            return is_file_number(number).then(|| of(export_id(id)?, Part::File, folder))?;
+        }
+        let (outer, id) = folder.rsplit_once('/').map_or(("", folder), |(outer, id)| (outer, id));
+        is_file_number(stem).then(|| of(export_id(id)?, Part::File, outer))?
+    }
+
+    /// When the export began, in milliseconds since 1970.
+    pub fn started(&self) -> Option<u64> {
+        let (seconds, nanoseconds) = self.export_id.get_timestamp()?.to_unix();
+        Some(seconds * 1000 + u64::from(nanoseconds / 1_000_000))
+    }
+}
+
+/// With hyphens.
+const UUID_LENGTH: usize = 36;
+
+/// In the one form that is written here.
+fn export_id(text: &str) -> Option<Uuid> {
+    let id = Uuid::try_parse(text).ok()?;
+    (id.to_string() == text).then_some(id)
+}
+
+fn is_file_number(text: &str) -> bool {
+    text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The objects of one export: their keys, and how they are written as URLs.
@@ -266,12 +340,53 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_somebody_elses_are_not_taken_for_an_exports() {
+        let id = Uuid::now_v7();
+        for key in [
+            "".to_owned(),
+            "x.json".to_owned(),
+            "data/000001.json".to_owned(),
+            format!("{id}.json"),
+            format!("{id}-00001.json"),
+            format!("{id}-0000x1.json"),
+            format!("{id}-000001.csv"),
+            format!("x{id}-000001.json"),
+            format!("_{id}.txt"),
+            format!("{id}.manifest"),
+            format!("{}-000001.json", id.simple()),
+            format!("{}-000001.json", id.to_string().to_uppercase()),
+            format!("{}-000001.json", Uuid::from_u128(7)),
+        ] {
+            assert_eq!(ObjectName::parse(&key), None, "{key}");
+        }
+        assert_eq!(ObjectName::parse(&format!("a/_{id}.probe")).unwrap().part, Part::File);
+    }
+
+    #[test]
     fn a_key_too_long_for_s3_is_refused() {
         let long = location(&format!("s3://bucket/{}", "é".repeat(500)));
         assert_eq!(Destination::new(long, Uuid::nil(), false).unwrap_err().code(), Code::InvalidParameter);
     }
 
     proptest! {
+        #[test]
+        fn what_a_destination_names_is_read_back(prefix in "[a-z0-9=_-]{1,8}(/[a-z0-9=_.-]{1,8}x){0,2}", number in 1u64.., in_folder: bool) {
+            for uri in [format!("s3://bucket/{prefix}"), "s3://bucket".to_owned()] {
+                let destination = Destination::new(location(&uri), Uuid::now_v7(), in_folder).unwrap();
+                let file = ObjectName::parse(&destination.file_key(number)).unwrap();
+                prop_assert_eq!((file.export_id, file.part), (destination.export_id(), Part::File));
+                prop_assert_eq!(&file.manifest_key, &destination.manifest_key());
+                let manifest = ObjectName::parse(&destination.manifest_key()).unwrap();
+                prop_assert_eq!((manifest.export_id, manifest.part), (destination.export_id(), Part::Manifest));
+                prop_assert!(manifest.started().unwrap() > 1_700_000_000_000);
+            }
+        }
+
+        #[test]
+        fn any_key_is_read_without_a_panic(key in "(\\PC|/|_|-|\\.){0,60}") {
+            let _ = ObjectName::parse(&key);
+        }
+
         #[test]
         fn any_text_parses_or_errs_and_what_parses_prints_back(text in "(s3://)?[a-z0-9./-]{0,20}(/\\PC{0,20})?") {
             if let Ok(parsed) = Location::parse(&text) {

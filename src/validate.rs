@@ -32,7 +32,7 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
         Some(uri) => Location::parse(uri)?,
         None => first_location(&name)?,
     };
-    let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Validate)?;
+    let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?;
     let destination = Destination::new(location, Uuid::now_v7(), false)?;
     let tried = transaction::request(|network| async move { Ok(probe(&connection, destination, &network).await) })?;
     Ok(tried.iter().map(finding).collect())

@@ -17,10 +17,12 @@ const MAX_SESSION_NAME: usize = 64;
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Writing files and a manifest, and deleting them again.
+    /// Writing files and a manifest, looking whether one is there, and deleting them again.
     Export,
-    /// Trying the same out, and looking at the probe.
-    Validate,
+    /// The same, where nothing may be there before.
+    ExportIntoEmpty,
+    /// Finding and deleting what a crash has left.
+    CleanUp,
 }
 
 /// What an integration's policies are made from.
@@ -67,15 +69,23 @@ impl Kind {
 impl Grant<'_> {
     /// For AssumeRole: the role can do no more than this in the session. Errors: 53400 when STS would not take it.
     pub fn session_policy(&self, purpose: Purpose) -> Result<String> {
-        let mut actions = vec!["s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion"];
-        if self.acl {
-            actions.push("s3:PutObjectAcl");
-        }
-        if purpose == Purpose::Validate {
-            actions.push("s3:GetObject");
+        let mut actions = vec!["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion"];
+        if purpose != Purpose::CleanUp {
+            actions.extend(["s3:GetObject", "s3:PutObject"]);
+            if self.acl {
+                actions.push("s3:PutObjectAcl");
+            }
         }
         let mut statements = vec![json!({ "Effect": "Allow", "Action": actions, "Resource": self.objects() })];
-        statements.extend(self.kms_statement(None));
+        // To find an upload whose id was lost with an answer.
+        let mut lists = vec!["s3:ListBucketMultipartUploads"];
+        if purpose != Purpose::Export {
+            lists.push("s3:ListBucket");
+        }
+        statements.push(json!({ "Effect": "Allow", "Action": lists, "Resource": self.buckets() }));
+        if purpose != Purpose::CleanUp {
+            statements.extend(self.kms_statement(None));
+        }
         let policy = ascii(&json!({ "Version": VERSION, "Statement": statements }).to_string());
         let length = policy.len();
         if length <= MAX_SESSION_POLICY {
@@ -124,6 +134,16 @@ impl Grant<'_> {
 
     fn objects(&self) -> Vec<String> {
         self.locations.iter().map(|location| format!("arn:{}:s3:::{}", self.partition, objects_of(location))).collect()
+    }
+
+    fn buckets(&self) -> Vec<String> {
+        let bucket = |location: &Allowed| match location {
+            Allowed::Anywhere => format!("arn:{}:s3:::*", self.partition),
+            Allowed::Within(location) => format!("arn:{}:s3:::{}", self.partition, location.bucket()),
+        };
+        let mut buckets: Vec<String> = self.locations.iter().map(bucket).collect();
+        buckets.dedup();
+        buckets
     }
 
     /// One statement a location, since a condition holds for all resources of its statement.
@@ -298,7 +318,9 @@ mod tests {
     fn a_session_may_write_below_the_allowed_locations_and_nowhere_else() {
         let policy = grant(&["s3://bucket", "s3://other/team"]).session_policy(Purpose::Export).unwrap();
         assert_eq!(resources(&policy), ["arn:aws:s3:::bucket/*", "arn:aws:s3:::other/team/*"]);
-        assert!(!policy.contains("GetObject") && !policy.contains("kms"));
+        assert!(!policy.contains("s3:ListBucket\"") && !policy.contains("kms"));
+        let clean_up = grant(&["s3://bucket/a"]).session_policy(Purpose::CleanUp).unwrap();
+        assert!(clean_up.contains("s3:ListBucketMultipartUploads") && !clean_up.contains("PutObject"));
         let china = Grant { partition: "aws-cn", ..grant(&["s3://"]) };
         assert_eq!(resources(&china.session_policy(Purpose::Export).unwrap()), ["arn:aws-cn:s3:::*"]);
     }
@@ -322,11 +344,11 @@ mod tests {
         let key = "arn:aws:kms:eu-1:012345678901:key/x";
         let keyed = Grant { kms_key: Some(key), acl: true, ..grant(&["s3://bucket"]) };
         let policy: Value = serde_json::from_str(&keyed.session_policy(Purpose::Export).unwrap()).unwrap();
-        assert_eq!(policy["Statement"][1]["Resource"], key);
+        assert_eq!(policy["Statement"][2]["Resource"], key);
         assert!(policy["Statement"][0]["Action"].as_array().unwrap().contains(&json!("s3:PutObjectAcl")));
         let own = Grant { amazon: true, ..grant(&["s3://bucket"]) };
         let policy: Value = serde_json::from_str(&own.session_policy(Purpose::Export).unwrap()).unwrap();
-        assert_eq!(policy["Statement"][1]["Condition"]["StringLike"]["kms:ViaService"], "s3.*");
+        assert_eq!(policy["Statement"][2]["Condition"]["StringLike"]["kms:ViaService"], "s3.*");
         let other_server = Grant { kms_key: Some("my-key"), ..grant(&["s3://bucket"]) };
         assert!(!other_server.session_policy(Purpose::Export).unwrap().contains("kms"));
     }

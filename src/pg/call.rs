@@ -4,6 +4,7 @@
 //! by position, texts converted to UTF-8 whatever the database's encoding.
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
@@ -55,6 +56,19 @@ impl Call {
     /// A `bigint`; `None`: NULL.
     pub fn int8(&self, position: usize) -> Option<i64> {
         self.argument(position).map(|datum| datum.value() as i64)
+    }
+
+    /// An `interval`, a month counted as 30 days; `None`: NULL. Errors: 22023 for a negative one.
+    pub fn interval(&self, position: usize) -> Result<Option<Duration>> {
+        let Some(datum) = self.argument(position) else { return Ok(None) };
+        // SAFETY: declared interval, which is passed by reference.
+        let pg_sys::Interval { time, day, month } = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
+        let days = i128::from(day) + 30 * i128::from(month);
+        let microseconds = i128::from(time) + days * 24 * 60 * 60 * 1_000_000;
+        match u64::try_from(microseconds) {
+            Ok(microseconds) => Ok(Some(Duration::from_micros(microseconds))),
+            Err(_) => Err(Error::new(Code::InvalidParameter, "the interval must not be negative")),
+        }
     }
 
     /// Whether the argument has a value, of any type.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
@@ -81,7 +82,27 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    fn patience(&self, role: Role) -> Patience {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The SDK's client.
+    pub fn client(&self) -> &Client {
+        &self.store.client
+    }
+
+    /// The account that must own it.
+    pub fn owner(&self) -> Option<String> {
+        self.store.settings.expected_bucket_owner.clone()
+    }
+
+    /// How long to try.
+    pub fn patience(&self) -> Patiences {
+        self.patience
+    }
+
+    fn patience_for(&self, role: Role) -> Patience {
         match role {
             Role::Manifest => self.patience.manifest,
             Role::File(_) | Role::Probe => self.patience.files,
@@ -90,17 +111,39 @@ impl Bucket {
 
     /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went. `step` and `url`
     /// are for messages.
-    async fn send<T, F>(&self, patience: Patience, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
+    pub async fn send<T, F>(&self, patience: Patience, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let unanswered = |limit| Failure::unanswered(step, url, limit);
+        self.send_noting_loss(patience, step, url, &AtomicBool::new(false), attempt).await
+    }
+
+    /// As [`Self::send`]; sets `lost` when an attempt may have done its work and nobody was told.
+    async fn send_noting_loss<T, F>(
+        &self,
+        patience: Patience,
+        step: &str,
+        url: &str,
+        lost: &AtomicBool,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let unanswered = |limit| {
+            lost.store(true, Ordering::Relaxed);
+            Failure::unanswered(step, url, limit)
+        };
         retry(patience, unanswered, || async {
             let answer = renewing(&self.store.provider, attempt()).await;
             match &answer {
                 Ok(_) => self.throttle.succeeded(),
-                Err(failure) if failure.overloaded => self.throttle.lower(),
-                Err(_) => {}
+                Err(failure) => {
+                    lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+                    if failure.overloaded {
+                        self.throttle.lower();
+                    }
+                }
             }
             answer
         })
@@ -132,7 +175,7 @@ impl Bucket {
     ) -> Result<Option<String>, Failure> {
         let settings = &self.store.settings;
         let (step, url) = (object.role.step(), self.url(&object.key));
-        self.send(self.patience(object.role), step, &url, || async {
+        self.send(self.patience_for(object.role), step, &url, || async {
             let (crc32, sha256) = headers(checksum);
             let request = self
                 .store
@@ -169,15 +212,8 @@ impl Bucket {
     }
 
     async fn head_once(&self, key: &str) -> Result<Option<Head>, Failure> {
-        let answer = self
-            .store
-            .client
-            .head_object()
-            .bucket(&self.name)
-            .key(key)
-            .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
-            .send()
-            .await;
+        let answer =
+            self.store.client.head_object().bucket(&self.name).key(key).set_expected_bucket_owner(self.owner()).send().await;
         match answer {
             Ok(output) => {
                 let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
@@ -188,11 +224,12 @@ impl Bucket {
         }
     }
 
-    /// Begins a multipart upload; gives its id.
+    /// Begins a multipart upload; gives its id. One whose answer was lost is given up, if it can be found.
     pub async fn create_multipart(&self, object: &Object) -> Result<String, Failure> {
         let settings = &self.store.settings;
         let (step, url) = (object.role.step(), self.url(&object.key));
-        self.send(self.patience(object.role), step, &url, || async {
+        let lost = AtomicBool::new(false);
+        let created = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
             let output = self
                 .store
                 .client
@@ -214,16 +251,38 @@ impl Bucket {
                 .send()
                 .await
                 .map_err(|error| Failure::new(step, &url, &error))?;
-            Ok(output.upload_id.unwrap_or_default())
-        })
-        .await
+            let unnamed =
+                || Failure::permanent(Error::new(Code::Io, format!("could not {step}: S3 gave no id for the upload")));
+            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(unnamed)
+        });
+        let upload_id = created.await?;
+        if lost.load(Ordering::Relaxed) {
+            // Without the right to list uploads, the bucket's lifecycle rule has to end it.
+            let _ = self.abort_uploads_of(&object.key, Some(&upload_id)).await;
+        }
+        Ok(upload_id)
+    }
+
+    /// Gives up all multipart uploads that would make this key, `except` one.
+    pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            let (uploads, next) = self.list_uploads(key, after.as_ref()).await?;
+            for upload in uploads.iter().filter(|upload| upload.key == key && Some(upload.upload_id.as_str()) != except) {
+                self.abort_multipart(key, &upload.upload_id).await?;
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Uploads one part; `number` counts from 1.
     pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part, Failure> {
         let checksum = self.checksum().of(&body);
         let (step, url) = (object.role.step(), self.url(&object.key));
-        self.send(self.patience(object.role), step, &url, || async {
+        self.send(self.patience_for(object.role), step, &url, || async {
             let (crc32, sha256) = headers(&checksum);
             let request = self
                 .store
@@ -236,7 +295,7 @@ impl Bucket {
                 .body(ByteStream::from(body.clone()))
                 .set_checksum_crc32(crc32.clone())
                 .set_checksum_sha256(sha256.clone())
-                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone());
+                .set_expected_bucket_owner(self.owner());
             let answer = if self.store.unsigned_payload {
                 request.customize().disable_payload_signing().send().await
             } else {
@@ -263,12 +322,8 @@ impl Bucket {
         bytes: u64,
     ) -> Result<Option<String>, Failure> {
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let answer_lost = AtomicBool::new(false);
+        let lost = AtomicBool::new(false);
         let (step, url) = (object.role.step(), self.url(&object.key));
-        let unanswered = |limit| {
-            answer_lost.store(true, Ordering::Relaxed);
-            Failure::unanswered(step, &url, limit)
-        };
         let attempt = || async {
             let answer = self
                 .store
@@ -278,22 +333,18 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .multipart_upload(completed.clone())
-                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;
             match answer {
                 Ok(output) => Ok(output.version_id),
-                Err(error) if error.code() == Some("NoSuchUpload") && answer_lost.load(Ordering::Relaxed) => {
+                Err(error) if error.code() == Some("NoSuchUpload") && lost.load(Ordering::Relaxed) => {
                     self.completed_already(object, bytes).await
                 }
-                Err(error) => {
-                    let failure = Failure::new(step, &url, &error);
-                    answer_lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
-                    Err(failure)
-                }
+                Err(error) => Err(Failure::new(step, &url, &error)),
             }
         };
-        retry(self.patience(object.role), unanswered, || renewing(&self.store.provider, attempt())).await
+        self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await
     }
 
     /// Errors: 58030 when the object is not there, so that somebody else has ended the upload.
@@ -321,7 +372,7 @@ impl Bucket {
                 .bucket(&self.name)
                 .key(key)
                 .upload_id(upload_id)
-                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;
             match answer {
@@ -355,7 +406,7 @@ impl Bucket {
                 .delete_objects()
                 .bucket(&self.name)
                 .delete(identifiers)
-                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .set_expected_bucket_owner(self.owner())
                 .send()
                 .await
                 .map_err(|error| Failure::new(STEP, &url, &error))?;
@@ -375,7 +426,7 @@ impl Bucket {
                 .bucket(&self.name)
                 .key(&object.key)
                 .set_version_id(object.version_id.clone())
-                .set_expected_bucket_owner(self.store.settings.expected_bucket_owner.clone())
+                .set_expected_bucket_owner(self.owner())
                 .send()
                 .await
                 .map_err(|error| Failure::new(STEP, &url, &error))?;

@@ -65,7 +65,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     // Before the files: a completion that is under way would make its file anew.
     abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
     delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
-    if leftovers.has_unknown() || !leftovers.multiparts.is_empty() {
+    if leftovers.has_unknown() || leftovers.has_uploads() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
         // A part that was under way may have been stored after the first abort, and would cost money for ever.
         abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
@@ -93,8 +93,14 @@ fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
 
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
     // Asked for, and cut off before there was an answer with an id.
-    let unanswered = leftovers.creating.iter().map(|key| format!("{} (multipart upload)", shared.destination.url(key)));
-    remains.keep(unanswered, None);
+    for key in &leftovers.creating {
+        let failed = match timeout_at(deadline, shared.bucket.abort_uploads_of(key, None)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => Some(failure.error),
+            Err(_) => None,
+        };
+        remains.keep([format!("{} (multipart upload)", shared.destination.url(key))], failed);
+    }
     for upload in &leftovers.multiparts {
         let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);
         let failed = match timeout_at(deadline, abort).await {

@@ -75,6 +75,7 @@ impl ObjectSettings {
 }
 
 /// An open connection: region and credentials are there.
+#[derive(Debug, Clone)]
 pub struct Store {
     /// The SDK's client.
     pub client: Client,

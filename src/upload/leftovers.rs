@@ -49,6 +49,11 @@ impl Leftovers {
         self.unknown_manifest().is_some() || self.files.iter().any(|file| file.is_unknown)
     }
 
+    /// Whether a multipart upload may hold storage.
+    pub fn has_uploads(&self) -> bool {
+        !self.multiparts.is_empty() || !self.creating.is_empty()
+    }
+
     /// Only what was cut off.
     pub fn unknown(&self) -> Self {
         let files = self.files.iter().filter(|file| file.is_unknown).cloned().collect();

@@ -107,7 +107,6 @@ fn what_is_planned_and_not_built_is_refused_by_name() {
         ("compression => 'zstd'", "zstd"),
         ("partition_by => '{a}'", "partition_by"),
         (r#"options => '{"single_file": true}'"#, "single_file"),
-        (r#"options => '{"existing": "error"}'"#, "existing"),
         (r#"options => '{"success_marker": "_SUCCESS"}'"#, "success_marker"),
     ] {
         db.refuse("SELECT 1 AS a", arguments).sqlstate("0A000").message(name);

@@ -9,13 +9,13 @@
 //! Databases, roles and keys carry a random suffix, so tests run side by side, and a killed run disturbs none after it.
 
 mod bucket;
+mod cluster;
 mod environment;
 mod gateway;
 mod process;
 mod proxy;
 mod refusal;
 mod session;
-mod standby;
 
 use std::cell::RefCell;
 use std::fs;
@@ -29,13 +29,13 @@ use postgres::{Client, Row};
 use uuid::Uuid;
 
 pub use self::bucket::{Bucket, lines};
+pub use self::cluster::Cluster;
 pub use self::environment::{Environment, StandIn};
 pub use self::gateway::{Action, Gateway, Request};
 pub use self::process::{PeakMemory, descriptors, private_memory, threads};
-pub use self::proxy::{Proxy, hung_endpoint};
+pub use self::proxy::{Proxy, hung_endpoint, unreachable_endpoint};
 pub use self::refusal::{Refusal, refused};
 pub use self::session::{Running, Session, wait_for};
-pub use self::standby::Standby;
 
 /// A database of its own; dropped with its roles, and with what its exports left in the bucket.
 pub struct Database {

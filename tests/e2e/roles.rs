@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::fixture::{
-    Action, Bucket, Database, Exported, Gateway, Request, Session, StandIn, Standby, hung_endpoint, literal, refused, wait_for,
+    Action, Bucket, Cluster, Database, Exported, Gateway, Request, Session, StandIn, hung_endpoint, literal, refused, wait_for,
 };
 
 /// Arguments of create_integration for a stand-in, in which one may be changed.
@@ -534,7 +534,7 @@ fn the_servers_identity_comes_from_its_container_or_its_machine() {
         [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.endpoint())]
     {
         let variables: Vec<(&str, &str)> = no_files.iter().copied().chain([(source.0, source.1.as_str())]).collect();
-        let standby = Standby::start_with(&variables);
+        let standby = Cluster::standby_with(&variables);
         let mut client = standby.session(&db.name, "postgres");
         for _ in 0..2 {
             let exported = export(&db, &mut client, "SELECT 1 AS a");

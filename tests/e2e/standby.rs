@@ -1,12 +1,12 @@
 //! On a hot standby: an export writes no table, so it works there too.
 
-use super::fixture::{Database, Standby, refused, threads};
+use super::fixture::{Cluster, Database, refused, threads};
 
 #[test]
 fn an_export_on_a_hot_standby() {
     let db = Database::new("standby");
     db.client().batch_execute("CREATE TABLE t AS SELECT generate_series(1, 2500) AS i").unwrap();
-    let standby = Standby::start();
+    let standby = Cluster::standby();
     let mut client = standby.session(&db.name, "postgres");
     assert_eq!(client.text("SELECT pg_is_in_recovery()"), "t");
 

@@ -1,0 +1,47 @@
+//! A lock that says that an export runs, in any database of the cluster: `s3_export.cleanup` must not take it for dead.
+//!
+//! An advisory lock of a kind that no SQL function takes, so no user can hold one by accident; it ends with the transaction,
+//! and so with the backend, whatever ended that. Standbys have such locks too.
+
+use pgrx::pg_sys;
+use uuid::Uuid;
+
+/// Tells these locks from those of `pg_advisory_lock`, which are of kinds 1 and 2.
+const KIND: u16 = 0x5333;
+
+/// Held by the current transaction until it ends.
+pub fn hold(export_id: Uuid) {
+    let tag = tag(export_id);
+    // SAFETY: inside a transaction; the tag is copied. Nobody else takes this lock but for a moment, and shared with us.
+    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
+}
+
+/// Whether a transaction of this cluster holds it.
+pub fn is_held(export_id: Uuid) -> bool {
+    let tag = tag(export_id);
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: inside a transaction; the tag is copied. What is acquired is released at once: of thousands of ids the table of
+    // locks would overflow.
+    unsafe {
+        match pg_sys::LockAcquire(&tag, mode, false, true) {
+            pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL => true,
+            _ => {
+                pg_sys::LockRelease(&tag, mode, false);
+                false
+            }
+        }
+    }
+}
+
+/// By the random half of the id, in no database.
+fn tag(export_id: Uuid) -> pg_sys::LOCKTAG {
+    let [.., a, b, c, d, e, f, g, h] = *export_id.as_bytes();
+    pg_sys::LOCKTAG {
+        locktag_field1: 0,
+        locktag_field2: u32::from_be_bytes([a, b, c, d]),
+        locktag_field3: u32::from_be_bytes([e, f, g, h]),
+        locktag_field4: KIND,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}

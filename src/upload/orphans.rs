@@ -1,0 +1,138 @@
+//! What a crash has left: files and multipart uploads of exports that have no manifest and will never have one.
+//!
+//! Nothing here knows which exports still run; who asks to delete has found that out, and asked [`Bucket::has_manifest`]
+//! *after* it: an export that no longer runs then cannot write its manifest any more.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::bucket::Bucket;
+use super::failure::Failure;
+use super::object::{DELETE_BATCH, Deletion};
+use crate::uri::{Location, ObjectName, Part};
+
+/// Most objects that one LIST answers with.
+const PAGE: i32 = 1000;
+
+/// Something without a manifest.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    /// The export that it belongs to.
+    pub export_id: Uuid,
+    /// Its key.
+    pub key: String,
+    /// Key of the manifest that is not there.
+    pub manifest_key: String,
+    /// An object, of so many bytes, or a multipart upload.
+    pub what: What,
+}
+
+/// Kinds of orphans.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// Of so many bytes.
+    Object(u64),
+    /// By its id.
+    Upload(String),
+}
+
+/// Orphans below `location` of exports that began before `before` (milliseconds since 1970, as in their ids). Two listings:
+/// first the manifests, of which only the ids are kept, so that memory grows with orphans and exports alone.
+pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<Vec<Orphan>, Failure> {
+    let prefix = location.folder();
+    let mut complete = HashSet::new();
+    each_object(bucket, &prefix, |name, _, _| {
+        if name.part == Part::Manifest {
+            complete.insert(name.export_id);
+        }
+    })
+    .await?;
+    // A large manifest is uploaded in parts as well, and may be left half-way.
+    let is_orphan = |name: &ObjectName| name.started().is_some_and(|at| at < before) && !complete.contains(&name.export_id);
+    let mut orphans = Vec::new();
+    each_object(bucket, &prefix, |name, key, bytes| {
+        if is_orphan(&name) {
+            let (export_id, manifest_key) = (name.export_id, name.manifest_key);
+            orphans.push(Orphan { export_id, key, manifest_key, what: What::Object(bytes) });
+        }
+    })
+    .await?;
+    let mut after = None;
+    loop {
+        let (uploads, next) = bucket.list_uploads(&prefix, after.as_ref()).await?;
+        for upload in uploads {
+            if let Some(name) = ObjectName::parse(&upload.key).filter(is_orphan) {
+                let (export_id, manifest_key) = (name.export_id, name.manifest_key);
+                orphans.push(Orphan { export_id, key: upload.key, manifest_key, what: What::Upload(upload.upload_id) });
+            }
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(orphans),
+        }
+    }
+}
+
+async fn each_object(bucket: &Bucket, prefix: &str, mut visit: impl FnMut(ObjectName, String, u64)) -> Result<(), Failure> {
+    let mut after: Option<String> = None;
+    loop {
+        let (objects, next) = bucket.list(prefix, PAGE, after.as_deref()).await?;
+        for object in objects {
+            if let Some(name) = ObjectName::parse(&object.key) {
+                visit(name, object.key, object.bytes);
+            }
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+impl Bucket {
+    /// By listing, which needs no right to read objects.
+    pub async fn has_manifest(&self, key: &str) -> Result<bool, Failure> {
+        let (found, _) = self.list(key, 1, None).await?;
+        Ok(found.iter().any(|object| object.key == key))
+    }
+}
+
+/// Those of `orphans` whose exports have no manifest now.
+pub async fn still_orphans(bucket: &Bucket, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+    let mut complete = HashSet::new();
+    let mut seen = HashSet::new();
+    for orphan in &orphans {
+        if seen.insert(orphan.manifest_key.as_str()) && bucket.has_manifest(&orphan.manifest_key).await? {
+            complete.insert(orphan.export_id);
+        }
+    }
+    Ok(orphans.iter().filter(|orphan| !complete.contains(&orphan.export_id)).cloned().collect())
+}
+
+/// Deletes them; says for each whether it is gone.
+pub async fn delete(bucket: &Bucket, orphans: &[Orphan]) -> Result<Vec<bool>, Failure> {
+    let mut gone = vec![false; orphans.len()];
+    // Before the objects: what a completion under way would make is deleted after it.
+    for (orphan, gone) in orphans.iter().zip(&mut gone) {
+        if let What::Upload(upload_id) = &orphan.what {
+            *gone = bucket.abort_multipart(&orphan.key, upload_id).await.is_ok();
+        }
+    }
+    let objects: Vec<usize> = (0..orphans.len()).filter(|&index| matches!(orphans[index].what, What::Object(_))).collect();
+    for batch in objects.chunks(DELETE_BATCH) {
+        let deletion = |&index: &usize| Deletion { key: orphans[index].key.clone(), version_id: None };
+        let deletions: Vec<Deletion> = batch.iter().map(deletion).collect();
+        let left = match bucket.delete(&deletions).await {
+            Ok(left) => left,
+            // Some stores lack DeleteObjects.
+            Err(failure) if !failure.transient => deletions.iter().map(|deletion| deletion.key.clone()).collect(),
+            Err(failure) => return Err(failure),
+        };
+        for (&index, deletion) in batch.iter().zip(&deletions) {
+            gone[index] = !left.contains(&deletion.key) || bucket.delete_one(deletion).await.is_ok();
+        }
+    }
+    Ok(gone)
+}
