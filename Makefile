@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test lint bench install clean-servers
+.PHONY: help demo demo-stop test soak lint bench install clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -15,6 +15,9 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 
 test: ## every test (TESTS=name: those that match)
 	@scripts/test.sh
+
+soak: ## two thousand exports in one backend, with faults; prints what grew
+	@SOAK=1 scripts/test.sh
 
 lint: ## formatting, clippy, shellcheck
 	@scripts/lint.sh

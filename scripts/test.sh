@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test of the project, from a fresh clone: end to end against a real Postgres and a real S3 server, then
-# those that run inside Postgres, with the pure ones. TESTS="name" runs only what matches.
+# those that run inside Postgres, with the pure ones. TESTS="name" runs only what matches; SOAK=1 runs the long one instead.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -24,6 +24,12 @@ trap stop EXIT
 "$scripts/servers.sh" start "$RUN_DIR"
 settings=$("$scripts/servers.sh" env "$RUN_DIR")
 eval "$settings"
+
+if [ -n "${SOAK:-}" ]; then
+	say "Two thousand exports in one backend"
+	cargo test "${features[@]}" --test e2e soak -- --ignored --nocapture
+	exit
+fi
 
 failed=()
 say "End-to-end tests"

@@ -176,6 +176,24 @@ mod tests {
         assert_eq!(value["s3_export"]["query"], "SELECT 'é'");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn names_and_queries_read_back_the_same(name in "\\PC{0,20}", query: String, prefix in "[^\\pC/]{1,10}", files in 0u64..5, block in 1usize..300) {
+            let mut written = manifest(files, Some(&query));
+            written.columns = vec![Column { name: name.clone(), type_name: "text".into() }];
+            if let Ok(location) = Location::parse(&format!("s3://bucket/{prefix}")) {
+                written.destination = Destination::new(location, Uuid::now_v7(), true).unwrap();
+            }
+            let value = parsed(&written, block);
+            proptest::prop_assert_eq!(&value["schema"]["elements"][0]["name"], &Value::from(name));
+            proptest::prop_assert_eq!(&value["s3_export"]["query"], &Value::from(query));
+            for (entry, number) in value["entries"].as_array().unwrap().iter().zip(1..) {
+                let url = written.destination.url(&written.destination.file_key(number));
+                proptest::prop_assert_eq!(&entry["url"], &Value::from(url));
+            }
+        }
+    }
+
     #[test]
     fn blocks_of_any_size_add_up_to_the_same_manifest() {
         let whole = parsed(&manifest(100, None), 1 << 20);

@@ -324,6 +324,20 @@ mod tests {
         assert_eq!(code(|a| a.options = Some(r#"{"single_file":true}"#.into())), Some(Code::Unsupported));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_options_are_taken_or_refused(key in "(nan|existing|manifest_query|single_file|\\PC{0,8})", value in "\\PC{0,12}") {
+            let text = serde_json::json!({ key.as_str(): value.as_str() }).to_string();
+            let taken = code(|a| a.options = Some(text)).is_none();
+            let fits = matches!((key.as_str(), value.as_str()), ("nan", "string" | "null") | ("existing", "append" | "error"));
+            proptest::prop_assert_eq!(taken, fits);
+            // What is no JSON at all is refused, not believed.
+            if serde_json::from_str::<serde_json::Value>(&value).is_err() {
+                proptest::prop_assert_eq!(code(|a| a.options = Some(value)), Some(Code::InvalidParameter));
+            }
+        }
+    }
+
     #[test]
     fn plain_json_takes_its_rule_for_nan_from_the_options() {
         let mut plain = arguments();

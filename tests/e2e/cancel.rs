@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::fixture::{Database, Integration, Proxy, Running, Session, hung_endpoint, messages, refused, threads, wait_for};
+use super::fixture::{
+    Action, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, refused, threads,
+    unreachable_endpoint, wait_for,
+};
 
 const ANSWERS: Duration = Duration::from_secs(20);
 /// Runs for hours, a file about every ten milliseconds.
@@ -172,6 +175,63 @@ fn cancel_during_a_hung_upload_is_answered() {
     assert_eq!(warnings[0].code().code(), "58030");
     assert!(warnings[0].message().contains("may remain in S3") && warnings[0].hint().is_some(), "{warnings:?}");
     assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1, "by another integration");
+}
+
+/// Wherever an upload hangs: no connection, no TLS, no patience.
+#[test]
+fn cancel_is_answered_whatever_an_upload_waits_for() {
+    let db = Database::new("hung_everywhere");
+    let busy = Gateway::to(&Integration::local().endpoint, |_| {
+        Action::Answer("HTTP/1.1 503 Slow Down".into(), "<Error><Code>SlowDown</Code></Error>".into())
+    });
+    for (name, endpoint) in [
+        ("connect", unreachable_endpoint()),
+        ("handshake", hung_endpoint().replace("http:", "https:")),
+        ("backoff", busy.endpoint()),
+    ] {
+        db.create(&Integration { name, endpoint, ..Integration::local() });
+        for function in ["pg_cancel_backend", "pg_terminate_backend"] {
+            let mut client = db.client();
+            client.batch_execute("SET s3_export.cleanup_timeout = '100ms'; SET s3_export.request_attempts = 1000").unwrap();
+            let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", &format!("'{name}'"));
+            let running = client.start(&format!("SELECT {call}"));
+            let (pid, mut witness) = (running.pid, db.client());
+            wait_for("the export to wait for S3", || witness.sees_waiting(pid).then_some(()));
+            send(&db, function, pid);
+            let (_session, outcome) = running.join_within(ANSWERS);
+            let refusal = refused(outcome);
+            if function == "pg_cancel_backend" {
+                refusal.sqlstate("57014");
+                assert_eq!(threads(pid), 1, "{name}");
+            } else {
+                refusal.sqlstate("57P01");
+                wait_for_exit(pid);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_vanishes_ends_its_export() {
+    let db = Database::new("vanished");
+    let environment = db.environment();
+    let proxy = Proxy::to(&format!("http://127.0.0.1:{}", environment.port));
+    let (host, port) = proxy
+        .endpoint()
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once(':')
+        .map(|(h, p)| (h.to_owned(), p.parse().unwrap()))
+        .unwrap();
+    let mut client = environment.try_session_at(&host, port, &db.name, "postgres").unwrap();
+    client.batch_execute("SET client_connection_check_interval = '50ms'").unwrap();
+    let prefix = db.prefix();
+    let running = under_way(&db, client, &prefix);
+    let pid = running.pid;
+    proxy.heal();
+    assert!(running.join_within(ANSWERS).1.is_err());
+    wait_for_exit(pid);
+    db.bucket.nothing_left(&prefix);
 }
 
 #[test]

@@ -29,5 +29,6 @@ mod s3_errors;
 mod scale;
 mod secrecy;
 mod settings;
+mod soak;
 mod standby;
 mod transactions;

@@ -188,6 +188,74 @@ fn a_cursor_exports_when_it_is_fetched() {
     is_complete(&db, &prefix);
 }
 
+/// What WITH HOLD keeps is made at the commit, so its export is made and committed there too.
+#[test]
+fn a_cursor_with_hold_exports_by_its_commit() {
+    let db = Database::new("cursor_hold");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    let call = db.call(&prefix, FIVE_FILES, "output_chunk_size => 1");
+    client
+        .batch_execute(&format!("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT num_files_written FROM {call}; COMMIT"))
+        .unwrap();
+    assert_eq!(client.text("FETCH c"), "5");
+    is_complete(&db, &prefix);
+    is_as_good_as_new(&db, &mut client);
+}
+
+#[test]
+fn a_do_block_exports_and_takes_back_what_it_catches() {
+    let db = Database::new("do_block");
+    let (mut client, kept, caught) = (db.client(), db.prefix(), db.prefix());
+    let call = |prefix: &str| db.call(prefix, FIVE_FILES, "output_chunk_size => 1");
+    client
+        .batch_execute(&format!(
+            "DO $$ BEGIN
+                 PERFORM {};
+                 BEGIN PERFORM {}; RAISE 'no'; EXCEPTION WHEN raise_exception THEN NULL; END;
+             END $$",
+            call(&kept),
+            call(&caught)
+        ))
+        .unwrap();
+    is_complete(&db, &kept);
+    db.bucket.nothing_left(&caught);
+}
+
+/// One transaction, many exports: every manifest or none.
+#[test]
+fn exports_of_many_rows_get_their_manifests_together() {
+    let db = Database::new("lateral");
+    let (mut client, kept, failed) = (db.client(), db.prefix(), db.prefix());
+    let each = |prefix: &str| {
+        format!(
+            "SELECT count(*), sum(num_docs_inserted) FROM generate_series(1, 50) AS n,
+                 LATERAL s3_export('{}/' || n, 'local', format('SELECT %s AS n FROM generate_series(1, %s)', n, n))",
+            db.bucket.uri(prefix)
+        )
+    };
+    let row = client.query_one(&each(&kept), &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), 50);
+    assert_eq!(db.bucket.manifests(&kept).len(), 50);
+    assert_eq!(db.bucket.documents(&kept).len(), 50 * 51 / 2);
+    client.batch_execute(&format!("BEGIN; {}; ROLLBACK", each(&failed))).unwrap();
+    db.bucket.nothing_left(&failed);
+    is_as_good_as_new(&db, &mut client);
+}
+
+#[test]
+fn a_notification_comes_with_the_manifest() {
+    let db = Database::new("notify");
+    let (mut client, mut listener, kept, failed) = (db.client(), db.client(), db.prefix(), db.prefix());
+    listener.batch_execute("LISTEN exported").unwrap();
+    let call = |prefix: &str| db.call(prefix, FIVE_FILES, "output_chunk_size => 1");
+    client.batch_execute(&format!("BEGIN; SELECT {}; NOTIFY exported; COMMIT", call(&kept))).unwrap();
+    client.batch_execute(&format!("BEGIN; SELECT {}; NOTIFY exported; ROLLBACK", call(&failed))).unwrap();
+    is_complete(&db, &kept);
+    db.bucket.nothing_left(&failed);
+    listener.batch_execute("").unwrap();
+    assert_eq!(listener.notifications().len(), 1);
+}
+
 #[test]
 fn a_hundred_exports_leave_no_descriptor_and_no_memory_behind() {
     let db = Database::new("leaks");
