@@ -251,7 +251,7 @@ fn a_store_that_asks_for_less_gets_less() {
     let met = AtomicU32::new(0);
     let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
         // Every third file is refused once in a while.
-        if request.step() == "put" && met.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+        if request.step() == "put" && met.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
             Fault::SlowDown.action()
         } else {
             Action::Forward

@@ -73,3 +73,14 @@ fn a_misspelt_setting_is_refused_once_the_library_is_loaded() {
     client.batch_execute(LOAD).unwrap();
     refused(client.batch_execute("SET s3_export.output_chunk_sise = 5")).sqlstate("42602");
 }
+
+/// Postgres gives a third of its descriptors for what it does not open itself; the rest of the wish is left out.
+#[test]
+fn more_connections_than_there_are_descriptors_are_fewer_connections() {
+    let db = Database::new("descriptors");
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.upload_concurrency = 1024").unwrap();
+    let exported = db.export_in(&mut client, "SELECT generate_series(1, 500) AS a", "output_chunk_size => 1").unwrap();
+    assert_eq!(exported.files, 500);
+    assert!(super::fixture::descriptors(client.pid) < 100);
+}

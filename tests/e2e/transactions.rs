@@ -1,6 +1,6 @@
 //! Commit, rollback and savepoints: an export belongs to its transaction, as a row does.
 
-use super::fixture::{Database, Session, refused, threads};
+use super::fixture::{Bucket, Database, Session, refused, threads};
 
 const FIVE_FILES: &str = "SELECT generate_series(1, 5) AS i";
 
@@ -87,6 +87,26 @@ fn a_large_rollback_deletes_in_batches() {
     client.batch_execute("ROLLBACK").unwrap();
     assert_eq!(super::fixture::messages(&client.notices()), "");
     db.bucket.nothing_left(&prefix);
+}
+
+/// A delete without a version would only hide what it deletes.
+#[test]
+fn a_rollback_in_a_versioned_bucket_deletes_versions() {
+    let db = Database::new("versioned");
+    let bucket = Bucket::versioned(db.environment(), "versioned");
+    let mut client = db.client();
+    client.batch_execute("UPDATE s3_export.integrations SET allowed_locations = '{s3://versioned}'").unwrap();
+    let (kept, failed) = (db.prefix(), db.prefix());
+    let call = |prefix: &str| db.call(prefix, FIVE_FILES, "output_chunk_size => 1").replace("s3://exports/", "s3://versioned/");
+    client.batch_execute(&format!("SELECT {}", call(&kept))).unwrap();
+    assert_eq!(bucket.versions(&kept).len(), 6);
+    client.batch_execute(&format!("BEGIN; SELECT {}; ROLLBACK", call(&failed))).unwrap();
+    assert_eq!(bucket.versions(&failed), [] as [String; 0]);
+    let large = "SELECT repeat('x', 1000) AS a FROM generate_series(1, 17000)";
+    let call = db.call(&failed, large, "output_chunk_size => 100000").replace("s3://exports/", "s3://versioned/");
+    client.batch_execute(&format!("BEGIN; SELECT {call}; ROLLBACK")).unwrap();
+    assert_eq!(bucket.versions(&failed), [] as [String; 0]);
+    assert!(client.notices().is_empty());
 }
 
 #[test]
