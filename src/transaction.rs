@@ -114,7 +114,7 @@ where
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
 pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
     let io = io_thread()?;
-    lock::hold(destination.export_id());
+    lock::hold(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
         let concurrency = pending.connections(settings::upload_concurrency())?;
         let upload = Rc::new(ExportUpload::start(&io, store, destination, concurrency, patiences()));

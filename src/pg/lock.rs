@@ -9,11 +9,19 @@ use uuid::Uuid;
 /// Tells these locks from those of `pg_advisory_lock`, which are of kinds 1 and 2.
 const KIND: u16 = 0x5333;
 
-/// Held by the current transaction until it ends.
-pub fn hold(export_id: Uuid) {
-    let tag = tag(export_id);
+/// So many exports of one transaction have a lock of their own; the table of locks is shared by all sessions.
+const MOST: usize = 256;
+
+/// Held by the current transaction until it ends. `exports`: how many it has already; past [`MOST`] one lock stands for all.
+pub fn hold(export_id: Uuid, exports: usize) {
+    let tag = if exports < MOST { tag(export_id) } else { tag(Uuid::nil()) };
     // SAFETY: inside a transaction; the tag is copied. Nobody else takes this lock but for a moment, and shared with us.
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
+}
+
+/// Whether a transaction of this cluster has so many exports that any may be its.
+pub fn any_may_be_held() -> bool {
+    is_held(Uuid::nil())
 }
 
 /// Whether a transaction of this cluster holds it.

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption,
 };
 use bytes::Bytes;
 
+use super::body::in_frames;
 use super::checksum::{Algorithm, Checksum};
 use super::connection::Store;
 use super::failure::Failure;
@@ -183,7 +183,7 @@ impl Bucket {
                 .put_object()
                 .bucket(&self.name)
                 .key(&object.key)
-                .body(ByteStream::from(body.clone()))
+                .body(in_frames(body.clone()))
                 .content_type(object.role.content_type())
                 .set_if_none_match(if_none_match.map(str::to_owned))
                 .set_checksum_crc32(crc32)
@@ -292,7 +292,7 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .part_number(number)
-                .body(ByteStream::from(body.clone()))
+                .body(in_frames(body.clone()))
                 .set_checksum_crc32(crc32.clone())
                 .set_checksum_sha256(sha256.clone())
                 .set_expected_bucket_owner(self.owner());

@@ -10,6 +10,7 @@
 //! and the wake's descriptor, so that a cancel reaches it at any time.
 #![forbid(unsafe_code)]
 
+mod body;
 mod bucket;
 pub mod checksum;
 mod cleanup;

@@ -2,7 +2,7 @@
 
 use uuid::{ContextV7, Timestamp, Uuid};
 
-use super::fixture::{Action, Database, Gateway, Integration, Session, StandIn, refused};
+use super::fixture::{Action, Cluster, Database, Gateway, Integration, Session, StandIn, refused};
 
 /// An export id of so many days ago.
 fn id_of(days_ago: u64) -> Uuid {
@@ -106,6 +106,29 @@ fn an_export_that_still_runs_is_left_alone() {
     exporting.batch_execute("COMMIT").unwrap();
     assert!(cleanup(&db, &mut client, &prefix, now).unwrap().is_empty());
     assert_eq!((db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()), (5, 1));
+}
+
+/// Its locks would fill the table that all sessions share.
+#[test]
+fn a_transaction_of_very_many_exports_keeps_all_from_being_cleaned_up() {
+    let db = Database::new("cleanup_locks");
+    // In a cluster of its own: the other tests' clean-ups would find nothing either.
+    let cluster = Cluster::copy();
+    let session = || cluster.session(&db.name, "postgres");
+    let (mut client, mut exporting, prefix) = (session(), session(), db.prefix());
+    db.bucket.put(&format!("{prefix}/{}-000001.json", id_of(8)), b"x");
+    let many = format!(
+        "BEGIN; SELECT count(*) FROM generate_series(1, 400) AS n, LATERAL s3_export('{}', 'local', 'SELECT ' || n || ' AS n')",
+        db.bucket.uri(&prefix)
+    );
+    exporting.batch_execute(&many).unwrap();
+    let locks = "SELECT count(*) < 300 FROM pg_locks WHERE locktype = 'advisory' AND pid = ";
+    assert_eq!(client.text(&format!("{locks}{}", exporting.pid)), "t");
+    assert!(cleanup(&db, &mut client, &prefix, "").unwrap().is_empty());
+    assert!(super::fixture::messages(&client.notices()).contains("hundreds of exports"));
+    exporting.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(cleanup(&db, &mut client, &prefix, ", dry_run => false").unwrap().len(), 1);
+    db.bucket.nothing_left(&prefix);
 }
 
 #[test]

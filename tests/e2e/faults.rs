@@ -245,6 +245,19 @@ fn a_completion_that_nobody_remembers_is_an_error() {
     db.bucket.nothing_left(&prefix);
 }
 
+/// Long before the attempt's time is over: what moves, however slowly, has that, and what stands still has not.
+#[test]
+fn an_upload_that_stalls_is_given_up() {
+    let db = Database::new("stalled");
+    Integration { name: "stalling", endpoint: super::fixture::stalling_endpoint(), ..Integration::local() }
+        .create(&mut db.client())
+        .unwrap();
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.request_attempts = 1; SET s3_export.cleanup_timeout = 0").unwrap();
+    let seven_megabytes = "SELECT repeat('x', 1000000) AS a FROM generate_series(1, 7)";
+    refused(db.export_by(&mut client, "stalling", seven_megabytes)).sqlstate("08001").detail("throughput");
+}
+
 #[test]
 fn a_store_that_asks_for_less_gets_less() {
     let db = Database::new("slow_down");

@@ -33,7 +33,7 @@ pub use self::cluster::Cluster;
 pub use self::environment::{Environment, StandIn};
 pub use self::gateway::{Action, Gateway, Request};
 pub use self::process::{PeakMemory, descriptors, private_memory, threads};
-pub use self::proxy::{Proxy, hung_endpoint, unreachable_endpoint};
+pub use self::proxy::{Proxy, hung_endpoint, stalling_endpoint, unreachable_endpoint};
 pub use self::refusal::{Refusal, refused};
 pub use self::session::{Running, Session, wait_for};
 
