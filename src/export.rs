@@ -14,6 +14,7 @@ use crate::encode::{RowEncoder, describe};
 use crate::error::{Code, Error, Result};
 use crate::integration::{self, Purpose};
 use crate::manifest::{Column, Manifest};
+use crate::names::Destination;
 use crate::pg::wait::wait_until;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::query::Query;
@@ -24,7 +25,7 @@ use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
 use crate::upload::{Bucket, ExportUpload, PART_BYTES, Patiences, Throttle};
-use crate::uri::{Destination, Location};
+use crate::uri::Location;
 
 /// What the caller is told.
 #[derive(Debug)]

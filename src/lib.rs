@@ -16,6 +16,7 @@ mod error;
 mod export;
 mod integration;
 mod manifest;
+mod names;
 mod pg;
 mod query;
 mod receiver;

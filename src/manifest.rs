@@ -8,8 +8,8 @@
 use serde_json::{Value, json};
 
 use crate::chunk::Totals;
+use crate::names::Destination;
 use crate::upload::checksum::{Algorithm, Checksum};
-use crate::uri::Destination;
 
 /// A finished file, as the manifest lists it.
 #[derive(Debug, Clone)]

@@ -24,6 +24,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::error::{Code, Error, Result};
 use crate::manifest::Manifest;
+use crate::names::Destination;
 use crate::pg::current_subtransaction;
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::forget_transaction;
@@ -35,7 +36,6 @@ use crate::upload::network::{Network, Trust};
 use crate::upload::retry::Patience;
 use crate::upload::runtime::{IoThread, Job, lost_task};
 use crate::upload::{ExportUpload, Patiences, Remains};
-use crate::uri::Destination;
 
 /// How many leftover objects a warning names.
 const MAX_NAMED: usize = 3;

@@ -5,11 +5,12 @@ use uuid::Uuid;
 use crate::error::{Code, Error, Result};
 use crate::export::check_context;
 use crate::integration::{self, Purpose};
+use crate::names::Destination;
 use crate::request::Permission;
 use crate::transaction;
 use crate::upload::identity::caller;
 use crate::upload::probe::{Step, Tried, probe};
-use crate::uri::{Allowed, Destination, Location};
+use crate::uri::{Allowed, Location};
 
 /// One row of `s3_export.validate_integration`.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ mod failure;
 pub mod identity;
 mod leftovers;
 mod listing;
+mod multipart;
 pub mod network;
 mod object;
 pub mod orphans;
@@ -51,7 +52,7 @@ use self::writer::ObjectWriter;
 use crate::chunk::Piece;
 use crate::error::{Code, Error, Result};
 use crate::manifest::{FileRecord, Manifest};
-use crate::uri::Destination;
+use crate::names::Destination;
 
 /// Bytes a part: above S3's least of 5 MiB, and all of one size, as Cloudflare R2 wants them.
 pub const PART_BYTES: usize = 8 << 20;

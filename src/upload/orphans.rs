@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::bucket::Bucket;
 use super::failure::Failure;
 use super::object::{DELETE_BATCH, Deletion};
-use crate::uri::{Location, ObjectName, Part};
+use crate::names::{ObjectName, Part};
+use crate::uri::Location;
 
 /// Most objects that one LIST answers with.
 const PAGE: i32 = 1000;

@@ -13,7 +13,7 @@ use super::object::{Deletion, Object, Role};
 use super::retry::Patience;
 use super::throttle::Throttle;
 use crate::error::{Code, Error};
-use crate::uri::Destination;
+use crate::names::Destination;
 
 /// What is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::runtime::{Wake, lock, lost_task};
 use super::throttle::Throttle;
 use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
-use crate::uri::Destination;
+use crate::names::Destination;
 
 /// Used buffers kept for the next files. Together with those under way they are never more than were under way at once, and
 /// reused they leave no holes in the heap.

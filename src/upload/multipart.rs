@@ -1,0 +1,176 @@
+//! The steps of a multipart upload.
+//!
+//! An answer that is lost matters here: an upload whose id nobody knows holds storage and shows in no listing of objects, and a
+//! completion that nobody was told of has made the object.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ServerSideEncryption};
+use bytes::Bytes;
+
+use super::body::in_frames;
+use super::bucket::{Bucket, headers};
+use super::checksum::Algorithm;
+use super::failure::Failure;
+use super::object::{Object, Part};
+use crate::error::{Code, Error};
+
+impl Bucket {
+    /// Begins a multipart upload; gives its id. One whose answer was lost is given up, if it can be found.
+    pub async fn create_multipart(&self, object: &Object) -> Result<String, Failure> {
+        let settings = self.settings();
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        let lost = AtomicBool::new(false);
+        let created = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
+            let output = self
+                .client()
+                .create_multipart_upload()
+                .bucket(self.name())
+                .key(&object.key)
+                .content_type(object.role.content_type())
+                .set_checksum_algorithm(match settings.checksum {
+                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
+                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
+                    Algorithm::None => None,
+                })
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.bucket_key())
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new(step, &url, &error))?;
+            let unnamed =
+                || Failure::permanent(Error::new(Code::Io, format!("could not {step}: S3 gave no id for the upload")));
+            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(unnamed)
+        });
+        let upload_id = created.await?;
+        if lost.load(Ordering::Relaxed) {
+            // Without the right to list uploads, the bucket's lifecycle rule has to end it.
+            let _ = self.abort_uploads_of(&object.key, Some(&upload_id)).await;
+        }
+        Ok(upload_id)
+    }
+
+    /// Gives up all multipart uploads that would make this key, `except` one.
+    pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            let (uploads, next) = self.list_uploads(key, after.as_ref()).await?;
+            for upload in uploads.iter().filter(|upload| upload.key == key && Some(upload.upload_id.as_str()) != except) {
+                self.abort_multipart(key, &upload.upload_id).await?;
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Uploads one part; `number` counts from 1.
+    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part, Failure> {
+        let checksum = self.checksum().of(&body);
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        self.send(self.patience_for(object.role), step, &url, || async {
+            let (crc32, sha256) = headers(&checksum);
+            let request = self
+                .client()
+                .upload_part()
+                .bucket(self.name())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .body(in_frames(body.clone()))
+                .set_checksum_crc32(crc32.clone())
+                .set_checksum_sha256(sha256.clone())
+                .set_expected_bucket_owner(self.owner());
+            let answer = if self.unsigned_payload() {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            Ok(CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(output.e_tag)
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .build())
+        })
+        .await
+    }
+
+    /// Makes an object of the parts, which come in the order of their numbers and have so many bytes together; gives its
+    /// version id. Where an answer was lost and the upload is gone at the next attempt, a look at the object tells.
+    pub async fn complete_multipart(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+        bytes: u64,
+    ) -> Result<Option<String>, Failure> {
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let lost = AtomicBool::new(false);
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        let attempt = || async {
+            let answer = self
+                .client()
+                .complete_multipart_upload()
+                .bucket(self.name())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .multipart_upload(completed.clone())
+                .set_expected_bucket_owner(self.owner())
+                .send()
+                .await;
+            match answer {
+                Ok(output) => Ok(output.version_id),
+                Err(error) if error.code() == Some("NoSuchUpload") && lost.load(Ordering::Relaxed) => {
+                    self.completed_already(object, bytes).await
+                }
+                Err(error) => Err(Failure::new(step, &url, &error)),
+            }
+        };
+        self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await
+    }
+
+    /// Errors: 58030 when the object is not there, so that somebody else has ended the upload.
+    async fn completed_already(&self, object: &Object, bytes: u64) -> Result<Option<String>, Failure> {
+        match self.head_once(&object.key).await {
+            Ok(Some(head)) if head.bytes == bytes => Ok(head.version_id),
+            Ok(_) => Err(Failure::permanent(
+                Error::new(Code::Io, format!("could not {}: the multipart upload is gone", object.role.step()))
+                    .detail(format!("Object {} was not made of it.", self.url(&object.key))),
+            )),
+            // Whether it is there remains unknown.
+            Err(failure) => Err(Failure { maybe_done: true, ..failure }),
+        }
+    }
+
+    /// Gives up a multipart upload and what was stored of it. One that is gone already, completed or not, counts as given up.
+    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
+        const STEP: &str = "abort a multipart upload";
+        let url = self.url(key);
+        self.send(self.patience().clean_up, STEP, &url, || async {
+            let answer = self
+                .client()
+                .abort_multipart_upload()
+                .bucket(self.name())
+                .key(key)
+                .upload_id(upload_id)
+                .set_expected_bucket_owner(self.owner())
+                .send()
+                .await;
+            match answer {
+                Ok(_) => Ok(()),
+                Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+                Err(error) => Err(Failure::new(STEP, &url, &error)),
+            }
+        })
+        .await
+    }
+}
