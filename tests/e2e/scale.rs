@@ -73,7 +73,8 @@ fn five_million_rows_need_no_more_memory_than_one_million_and_are_all_there() {
     println!("peak private memory: {peak_of_one} kB for 1 million rows, {peak_of_five} kB for 5 million");
     assert!(peak_of_one.max(peak_of_five) < MOST, "{peak_of_one} kB, {peak_of_five} kB");
     let share = peak_of_five as f64 / peak_of_one as f64;
-    assert!((0.9..=1.1).contains(&share), "{peak_of_one} kB, {peak_of_five} kB");
+    // Peaks vary from run to run; that the larger export happened to need less is no fault.
+    assert!(share <= 1.1, "{peak_of_one} kB, {peak_of_five} kB");
 }
 
 #[test]
