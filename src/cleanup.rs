@@ -57,6 +57,11 @@ pub struct Finding {
 /// Finds orphans; deletes them unless it is a dry run. Errors: 22023, and those of an export before its query.
 pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     check_context()?;
+    if transaction::has_exports() {
+        return Err(Error::new(Code::NotReady, "cannot clean up in a transaction that has exported")
+            .detail("Its own exports have no manifest yet.")
+            .hint("Commit or roll back first."));
+    }
     if clean_up.older_than < LEAST_AGE && !clean_up.force {
         return Err(Error::new(Code::InvalidParameter, "older_than must be at least a day")
             .detail("Another cluster, or a transaction that is still open, may own younger files.")
@@ -69,7 +74,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     let bucket = || Bucket::new(store.clone(), clean_up.location.bucket(), patience, Throttle::new(1));
 
     let (listing, location) = (bucket(), clean_up.location.clone());
-    let before = milliseconds(SystemTime::now() - clean_up.older_than);
+    let before = milliseconds(SystemTime::now().checked_sub(clean_up.older_than).unwrap_or(SystemTime::UNIX_EPOCH));
     let found =
         transaction::request(
             |_| async move { orphans::find(&listing, &location, before).await.map_err(|failure| failure.error) },

@@ -35,37 +35,38 @@ use crate::upload::connection::Store;
 use crate::upload::network::{Network, Trust};
 use crate::upload::retry::Patience;
 use crate::upload::runtime::{IoThread, Job, lost_task};
-use crate::upload::{ExportUpload, Patiences, Remains};
-
-/// How many leftover objects a warning names.
-const MAX_NAMED: usize = 3;
+use crate::upload::{ExportUpload, Patiences, Remains, Throttle};
 
 /// The exports of the current top-level transaction.
 #[derive(Default)]
 struct Pending {
-    /// One thread serves them all, from the first export to the end of the transaction.
-    io: OnceCell<Rc<IoThread>>,
-    /// Of its connections, which the exports share.
-    descriptors: Option<ExternalDescriptors>,
+    /// Serves them all, from the first request to the end of the transaction.
+    io: OnceCell<Io>,
     exports: Vec<PendingExport>,
 }
 
-impl Pending {
-    /// How many connections there may be, at most `wanted`. Errors: 53200.
-    fn connections(&mut self, wanted: usize) -> Result<usize> {
-        let wanted = wanted + OTHER_DESCRIPTORS;
-        let held = self.descriptors.as_ref().map_or(0, ExternalDescriptors::count);
-        if held < wanted {
-            // The old ones first, or both would be held at once.
-            self.descriptors = None;
-            self.descriptors = Some(ExternalDescriptors::acquire(wanted));
-        }
-        let given = self.descriptors.as_ref().map_or(0, ExternalDescriptors::count).min(wanted);
-        given.checked_sub(OTHER_DESCRIPTORS).filter(|&connections| connections > 0).ok_or_else(|| {
-            Error::new(Code::OutOfMemory, "too many open files")
+/// What all exports of a transaction share: a thousand of them open no more connections than one.
+struct Io {
+    thread: Rc<IoThread>,
+    throttle: Arc<Throttle>,
+    /// Most connections with bodies at once.
+    connections: usize,
+    /// Of all its connections.
+    _descriptors: ExternalDescriptors,
+}
+
+impl Io {
+    /// Errors: 53200, and F0000 for the CA file.
+    fn start() -> Result<Self> {
+        let descriptors = ExternalDescriptors::acquire(settings::upload_concurrency() + OTHER_DESCRIPTORS);
+        let connections = descriptors.count().saturating_sub(OTHER_DESCRIPTORS);
+        if connections == 0 {
+            return Err(Error::new(Code::OutOfMemory, "too many open files")
                 .detail("Postgres has no file descriptors to spare for connections to S3.")
-                .hint("Raise max_files_per_process.")
-        })
+                .hint("Raise max_files_per_process."));
+        }
+        let thread = Rc::new(IoThread::start(Trust::load(settings::ca_file().as_deref())?)?);
+        Ok(Io { thread, throttle: Throttle::new(connections), connections, _descriptors: descriptors })
     }
 }
 
@@ -94,30 +95,42 @@ pub fn register_callbacks() {
 
 /// The thread that serves this transaction, started if need be.
 fn io_thread() -> Result<Rc<IoThread>> {
-    PENDING.with_borrow(|pending| {
-        let start = || IoThread::start(Trust::load(settings::ca_file().as_deref())?).map(Rc::new);
-        pending.io.get_or_try_init(start).cloned()
-    })
+    PENDING.with_borrow(|pending| Ok(Rc::clone(&pending.io.get_or_try_init(Io::start)?.thread)))
 }
 
-/// Runs requests that make no object of an export, and waits for their end; whatever ends the transaction meanwhile ends them.
+/// Whether this transaction has exports, running or waiting for its commit.
+pub fn has_exports() -> bool {
+    PENDING.with_borrow(|pending| !pending.exports.is_empty())
+}
+
+/// Runs requests that make no object of an export, and waits for their end; whatever ends the waiting ends them.
 pub fn request<T, F>(work: impl FnOnce(Arc<Network>) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let io = io_thread()?;
-    let job = io.spawn(work(Arc::clone(io.network())));
-    wait_until(io.wake(), None, || job.take())?.ok_or_else(lost_task)?
+    let job = AbortOnDrop(io.spawn(work(Arc::clone(io.network()))));
+    wait_until(io.wake(), None, || job.0.take())?.ok_or_else(lost_task)?
+}
+
+/// A cancel that is caught, or rolled back to a savepoint, leaves the thread running, and this must not run on.
+struct AbortOnDrop<T>(Job<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
 pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
-    let io = io_thread()?;
+    io_thread()?;
     lock::hold(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
-        let concurrency = pending.connections(settings::upload_concurrency())?;
-        let upload = Rc::new(ExportUpload::start(&io, store, destination, concurrency, patiences()));
+        let io = pending.io.get().ok_or_else(lost_task)?;
+        let throttle = Arc::clone(&io.throttle);
+        let upload = Rc::new(ExportUpload::start(&io.thread, store, destination, (io.connections, throttle), patiences()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
@@ -161,7 +174,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end(PENDING.take())),
         XACT_EVENT_ABORT => quietly(|| {
             let pending = PENDING.take();
-            undo(pending.io.get(), &pending.exports);
+            undo(pending.io.get().map(|io| &io.thread), &pending.exports);
             end(pending);
         }),
         _ => {}
@@ -216,7 +229,7 @@ fn write_manifests() -> Result<()> {
 /// Sends every manifest on its way. Errors: XX000 when an export is not finished, since somebody caught its error without
 /// rolling back what it did.
 fn start_manifests(pending: &Pending) -> Result<Vec<Rc<ExportUpload>>> {
-    let Some(io) = pending.io.get() else { return Ok(Vec::new()) };
+    let Some(Io { thread: io, .. }) = pending.io.get() else { return Ok(Vec::new()) };
     let unfinished = || Error::new(Code::Internal, "an export of this transaction did not finish");
     let mut uploads = Vec::new();
     for export in &pending.exports {
@@ -249,7 +262,7 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
         let exports = std::mem::take(&mut pending.exports);
         let (undone, kept) = exports.into_iter().partition::<Vec<_>, _>(|export| export.subtransaction == subtransaction);
         pending.exports = kept;
-        (pending.io.get().cloned(), undone)
+        (pending.io.get().map(|io| Rc::clone(&io.thread)), undone)
     });
     undo(io.as_ref(), &undone);
 }
@@ -277,13 +290,12 @@ fn warn_of(remains: &Remains, export: &PendingExport) {
         return;
     }
     let id = export.upload.export_id();
-    let named: Vec<&str> = remains.objects.iter().take(MAX_NAMED).map(String::as_str).collect();
-    let more = remains.objects.len().saturating_sub(MAX_NAMED);
-    let mut detail = match named.as_slice() {
+    let more = remains.count - remains.named.len();
+    let mut detail = match remains.named.as_slice() {
         [] => "The clean-up did not end in time.".to_owned(),
         _ => format!(
             "Not known to be deleted: {}{}.",
-            named.join(", "),
+            remains.named.join(", "),
             if more > 0 { format!(" and {more} more") } else { String::new() }
         ),
     };
@@ -300,6 +312,6 @@ fn warn_of(remains: &Remains, export: &PendingExport) {
 fn end(pending: Pending) {
     forget_transaction();
     if let Some(io) = pending.io.get() {
-        io.stop();
+        io.thread.stop();
     }
 }

@@ -65,10 +65,10 @@ impl Call {
         let pg_sys::Interval { time, day, month } = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
         let days = i128::from(day) + 30 * i128::from(month);
         let microseconds = i128::from(time) + days * 24 * 60 * 60 * 1_000_000;
-        match u64::try_from(microseconds) {
-            Ok(microseconds) => Ok(Some(Duration::from_micros(microseconds))),
-            Err(_) => Err(Error::new(Code::InvalidParameter, "the interval must not be negative")),
+        if microseconds < 0 {
+            return Err(Error::new(Code::InvalidParameter, "the interval must not be negative"));
         }
+        Ok(Some(Duration::from_micros(u64::try_from(microseconds).unwrap_or(u64::MAX))))
     }
 
     /// Whether the argument has a value, of any type.

@@ -15,8 +15,31 @@ const MOST: usize = 256;
 /// Held by the current transaction until it ends. `exports`: how many it has already; past [`MOST`] one lock stands for all.
 pub fn hold(export_id: Uuid, exports: usize) {
     let tag = if exports < MOST { tag(export_id) } else { tag(Uuid::nil()) };
-    // SAFETY: inside a transaction; the tag is copied. Nobody else takes this lock but for a moment, and shared with us.
-    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
+    let _owner = Owner::transaction();
+    // SAFETY: inside a transaction; the tag is copied. Nobody else takes this lock but for a moment.
+    unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE, false, false) };
+}
+
+/// Whom locks belong to that are taken meanwhile. A portal's would go with the portal, when it fails inside a subtransaction,
+/// though what it exported before goes on to commit.
+struct Owner(pg_sys::ResourceOwner);
+
+impl Owner {
+    fn transaction() -> Self {
+        // SAFETY: both are the backend's own, inside a transaction.
+        unsafe {
+            let before = Owner(pg_sys::CurrentResourceOwner);
+            pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
+            before
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: it was the current one before.
+        unsafe { pg_sys::CurrentResourceOwner = self.0 };
+    }
 }
 
 /// Whether a transaction of this cluster has so many exports that any may be its.
@@ -27,7 +50,8 @@ pub fn any_may_be_held() -> bool {
 /// Whether a transaction of this cluster holds it.
 pub fn is_held(export_id: Uuid) -> bool {
     let tag = tag(export_id);
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // In conflict with those who hold it, and with nobody else who looks.
+    let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
     // SAFETY: inside a transaction; the tag is copied. What is acquired is released at once: of thousands of ids the table of
     // locks would overflow.
     unsafe {

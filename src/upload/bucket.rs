@@ -45,6 +45,15 @@ pub struct Bucket {
     throttle: Arc<Throttle>,
 }
 
+/// An object that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// In a versioned bucket.
+    pub version_id: Option<String>,
+    /// An earlier attempt was not answered: it may have made a version of its own, or do so yet.
+    pub answer_lost: bool,
+}
+
 /// What came of a write on condition.
 #[derive(Debug)]
 pub enum Conditional {
@@ -158,8 +167,8 @@ impl Bucket {
         .await
     }
 
-    /// Writes the object in one request; gives its version id in a versioned bucket.
-    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Option<String>, Failure> {
+    /// Writes the object in one request.
+    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         self.send_put(object, body, checksum, None).await
     }
 
@@ -168,7 +177,7 @@ impl Bucket {
     pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
         match self.send_put(object, body, &checksum, Some("*")).await {
-            Ok(version_id) => Ok(Conditional::Written(version_id)),
+            Ok(written) => Ok(Conditional::Written(written.version_id)),
             Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
         }
@@ -180,10 +189,11 @@ impl Bucket {
         body: Bytes,
         checksum: &Checksum,
         if_none_match: Option<&str>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Written, Failure> {
         let settings = &self.store.settings;
         let (step, url) = (object.role.step(), self.url(&object.key));
-        self.send(self.patience_for(object.role), step, &url, || async {
+        let lost = AtomicBool::new(false);
+        let put = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
             let (crc32, sha256) = headers(checksum);
             let request = self
                 .store
@@ -209,8 +219,9 @@ impl Bucket {
             };
             let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
             Ok(output.version_id)
-        })
-        .await
+        });
+        let version_id = put.await?;
+        Ok(Written { version_id, answer_lost: lost.load(Ordering::Relaxed) })
     }
 
     /// Looks at an object; `None`: there is none.

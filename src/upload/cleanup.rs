@@ -4,6 +4,7 @@
 //! whether or not its PUT was answered. Multipart uploads are aborted, since their parts cost money and show in no listing.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,36 +14,58 @@ use super::leftovers::{LeftoverFile, LeftoverManifest, Leftovers};
 use super::object::{DELETE_BATCH, Deletion};
 use super::state::Shared;
 use crate::error::{Code, Error};
+use crate::names::Destination;
+
+/// How many of the objects that remain are named.
+const MOST_NAMED: usize = 3;
 
 /// What could not be taken back.
 #[derive(Debug, Default)]
 pub struct Remains {
-    /// URLs of objects that may still be there.
-    pub objects: Vec<String>,
+    /// How many objects may still be there.
+    pub count: usize,
+    /// URLs of the first of them.
+    pub named: Vec<String>,
     /// Why, the first time.
     pub cause: Option<Error>,
+    /// Of those whose deletion is tried once more: they are counted at the end.
+    counted_later: HashSet<String>,
 }
 
 impl Remains {
     /// Nobody knows what is left.
     pub fn unknown() -> Self {
-        let lost = Error::new(Code::Internal, "the clean-up gave no answer");
-        Remains { objects: Vec::new(), cause: Some(lost) }
+        Remains { cause: Some(Error::new(Code::Internal, "the clean-up gave no answer")), ..Remains::default() }
     }
 
     /// Whether all is taken back.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.cause.is_none()
+        self.count == 0 && self.cause.is_none()
     }
 
-    fn keep(&mut self, urls: impl IntoIterator<Item = String>, cause: Option<Error>) {
+    /// A million files may remain: only those that are named are looked at twice.
+    fn keep(&mut self, urls: impl Iterator<Item = String>, cause: Option<Error>) {
         for url in urls {
-            if !self.objects.contains(&url) {
-                self.objects.push(url);
+            if self.counted_later.contains(&url) || self.named.contains(&url) {
+                continue;
+            }
+            self.count += 1;
+            if self.named.len() < MOST_NAMED {
+                self.named.push(url);
             }
         }
         if self.cause.is_none() {
             self.cause = cause;
+        }
+    }
+
+    /// As [`Self::keep`], of a million files in no time.
+    fn keep_files(&mut self, destination: &Destination, files: &[LeftoverFile]) {
+        for file in files.iter().filter(|file| !file.is_unknown) {
+            self.count += 1;
+            if self.named.len() < MOST_NAMED {
+                self.named.push(destination.url(&destination.file_key(file.number)));
+            }
         }
     }
 }
@@ -58,12 +81,23 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     tokio::task::yield_now().await;
     shared.settle(limit.min(SETTLING_TIME)).await;
     let leftovers = shared.leftovers();
-    let mut remains = Remains::default();
+    let mut remains = Remains { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..Remains::default() };
+    // All exports of a transaction may be taken back at once, and share its connections.
+    let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
+        let manifest = leftovers.manifest.iter().filter(|manifest| !manifest.is_unknown);
+        remains.keep(manifest.map(|_| shared.destination.url(&shared.destination.manifest_key())), None);
+        remains.keep_files(&shared.destination, &leftovers.files);
+        remains.counted_later.clear();
+        name_unknown(&shared, &leftovers.unknown(), &mut remains);
+        return remains;
+    };
     if let Some(manifest) = &leftovers.manifest {
         delete_manifest(&shared, manifest, deadline, &mut remains).await;
     }
-    // Before the files: a completion that is under way would make its file anew.
-    abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
+    // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
+    // some whatever becomes of the uploads.
+    let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    abort_multiparts(&shared, &leftovers, half_time, &mut remains).await;
     delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
     if leftovers.has_unknown() || leftovers.has_uploads() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
@@ -75,6 +109,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
         }
         delete_files(&shared, &unknown.files, deadline, &mut remains).await;
         if leftovers.has_unknown() {
+            remains.counted_later.clear();
             name_unknown(&shared, &unknown, &mut remains);
         }
     }
@@ -83,12 +118,15 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
 
 /// A store that has a request already may carry it out after the last delete, however late that is.
 fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
+    let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
+    remains.keep(unknown_urls(shared, unknown), Some(cut_off));
+}
+
+fn unknown_urls(shared: &Shared, unknown: &Leftovers) -> impl Iterator<Item = String> {
     let destination = &shared.destination;
     let manifest = unknown.manifest.iter().map(|_| destination.manifest_key());
     let keys = manifest.chain(unknown.files.iter().map(|file| destination.file_key(file.number)));
-    let urls = keys.map(|key| destination.url(&key));
-    let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
-    remains.keep(urls, Some(cut_off));
+    keys.map(|key| destination.url(&key))
 }
 
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
@@ -99,7 +137,7 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
             Ok(Err(failure)) => Some(failure.error),
             Err(_) => None,
         };
-        remains.keep([format!("{} (multipart upload)", shared.destination.url(key))], failed);
+        remains.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
     }
     for upload in &leftovers.multiparts {
         let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);
@@ -109,7 +147,7 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
             Err(_) => None,
         };
         let url = shared.destination.url(&upload.key);
-        remains.keep([format!("{url} (multipart upload {})", upload.upload_id)], failed);
+        remains.keep([format!("{url} (multipart upload {})", upload.upload_id)].into_iter(), failed);
     }
 }
 
@@ -120,8 +158,11 @@ async fn delete_manifest(shared: &Shared, manifest: &LeftoverManifest, deadline:
     delete_singly(shared, &[&deletion], deadline, remains).await;
 }
 
-async fn delete_files(shared: &Shared, files: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
-    for files in files.chunks(DELETE_BATCH) {
+async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
+    for (files, after) in all.chunks(DELETE_BATCH).zip((1..).map(|number| number * DELETE_BATCH)) {
+        if Instant::now() >= deadline {
+            return remains.keep_files(&shared.destination, all.get(after - DELETE_BATCH..).unwrap_or_default());
+        }
         let mut batch = Vec::with_capacity(files.len());
         for file in files {
             let key = shared.destination.file_key(file.number);

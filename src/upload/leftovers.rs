@@ -28,7 +28,7 @@ pub struct Leftovers {
 pub struct LeftoverManifest {
     /// Where known.
     pub version_id: Option<String>,
-    /// Its request was cut off, or its answer has not come.
+    /// A request for it was cut off, or an answer has not come: it may come to be there still, once more.
     pub is_unknown: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct LeftoverFile {
     pub number: u64,
     /// Where known.
     pub version_id: Option<String>,
-    /// Its request was cut off: it may come to be there still.
+    /// A request for it was cut off, or an answer was lost: it may come to be there still, once more.
     pub is_unknown: bool,
 }
 
@@ -56,11 +56,14 @@ impl Leftovers {
 
     /// Only what was cut off.
     pub fn unknown(&self) -> Self {
-        let files = self.files.iter().filter(|file| file.is_unknown).cloned().collect();
+        // Without the version that is known: what is there beside it is to be deleted, or hidden.
+        let unversioned = |file: &LeftoverFile| LeftoverFile { version_id: None, ..file.clone() };
+        let files = self.files.iter().filter(|file| file.is_unknown).map(unversioned).collect();
         Leftovers { manifest: self.unknown_manifest(), files, ..Leftovers::default() }
     }
 
     fn unknown_manifest(&self) -> Option<LeftoverManifest> {
-        self.manifest.clone().filter(|manifest| manifest.is_unknown)
+        let unversioned = |manifest: &LeftoverManifest| LeftoverManifest { version_id: None, ..manifest.clone() };
+        self.manifest.as_ref().filter(|manifest| manifest.is_unknown).map(unversioned)
     }
 }

@@ -3,6 +3,7 @@
 
 use super::bucket::Bucket;
 use super::failure::Failure;
+use super::retry::Patience;
 
 /// For messages: "could not …".
 const STEP: &str = "list the bucket";
@@ -52,11 +53,12 @@ impl Bucket {
     /// As [`Self::list`] for multipart uploads. `after`: key and upload id.
     pub async fn list_uploads(
         &self,
+        patience: Patience,
         prefix: &str,
         after: Option<&(String, String)>,
     ) -> Result<(Vec<ListedUpload>, Option<(String, String)>), Failure> {
         let url = self.url(prefix);
-        self.send(self.patience().files, STEP, &url, || async {
+        self.send(patience, STEP, &url, || async {
             let answer = self
                 .client()
                 .list_multipart_uploads()

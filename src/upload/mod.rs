@@ -74,9 +74,14 @@ struct Sent {
 }
 
 impl ExportUpload {
-    /// Sends nothing yet. `concurrency`: most requests with a body at once.
-    pub fn start(io: &IoThread, store: Store, destination: Destination, concurrency: usize, patience: Patiences) -> Self {
-        let throttle = Throttle::new(concurrency);
+    /// Sends nothing yet. `concurrency`: most files at once, and the throttle that bounds all requests with a body.
+    pub fn start(
+        io: &IoThread,
+        store: Store,
+        destination: Destination,
+        (concurrency, throttle): (usize, Arc<Throttle>),
+        patience: Patiences,
+    ) -> Self {
         let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
         let shared = Shared::new(bucket, destination, throttle, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();

@@ -17,9 +17,18 @@ use super::failure::Failure;
 use super::object::{Object, Part};
 use crate::error::{Code, Error};
 
+/// A multipart upload that has begun.
+#[derive(Debug)]
+pub struct Created {
+    /// S3's id of it.
+    pub upload_id: String,
+    /// Attempts that were not answered may have begun others of the same key.
+    pub others_may_exist: bool,
+}
+
 impl Bucket {
-    /// Begins a multipart upload; gives its id. One whose answer was lost is given up, if it can be found.
-    pub async fn create_multipart(&self, object: &Object) -> Result<String, Failure> {
+    /// Begins a multipart upload. One whose answer was lost is given up, if it can be found.
+    pub async fn create_multipart(&self, object: &Object) -> Result<Created, Failure> {
         let settings = self.settings();
         let (step, url) = (object.role.step(), self.url(&object.key));
         let lost = AtomicBool::new(false);
@@ -49,18 +58,17 @@ impl Bucket {
             output.upload_id.filter(|id| !id.is_empty()).ok_or_else(unnamed)
         });
         let upload_id = created.await?;
-        if lost.load(Ordering::Relaxed) {
-            // Without the right to list uploads, the bucket's lifecycle rule has to end it.
-            let _ = self.abort_uploads_of(&object.key, Some(&upload_id)).await;
-        }
-        Ok(upload_id)
+        // Without the right to list uploads, the bucket's lifecycle rule has to end it.
+        let others_may_exist =
+            lost.load(Ordering::Relaxed) && self.abort_uploads_of(&object.key, Some(&upload_id)).await.is_err();
+        Ok(Created { upload_id, others_may_exist })
     }
 
     /// Gives up all multipart uploads that would make this key, `except` one.
     pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
         let mut after = None;
         loop {
-            let (uploads, next) = self.list_uploads(key, after.as_ref()).await?;
+            let (uploads, next) = self.list_uploads(self.patience().clean_up, key, after.as_ref()).await?;
             for upload in uploads.iter().filter(|upload| upload.key == key && Some(upload.upload_id.as_str()) != except) {
                 self.abort_multipart(key, &upload.upload_id).await?;
             }

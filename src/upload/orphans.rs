@@ -4,7 +4,7 @@
 //! *after* it: an export that no longer runs then cannot write its manifest any more.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -18,20 +18,18 @@ use crate::uri::Location;
 const PAGE: i32 = 1000;
 
 /// Something without a manifest.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Orphan {
     /// The export that it belongs to.
     pub export_id: Uuid,
     /// Its key.
     pub key: String,
-    /// Key of the manifest that is not there.
-    pub manifest_key: String,
     /// An object, of so many bytes, or a multipart upload.
     pub what: What,
 }
 
 /// Kinds of orphans.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum What {
     /// Of so many bytes.
     Object(u64),
@@ -55,18 +53,16 @@ pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<V
     let mut orphans = Vec::new();
     each_object(bucket, &prefix, |name, key, bytes| {
         if is_orphan(&name) {
-            let (export_id, manifest_key) = (name.export_id, name.manifest_key);
-            orphans.push(Orphan { export_id, key, manifest_key, what: What::Object(bytes) });
+            orphans.push(Orphan { export_id: name.export_id, key, what: What::Object(bytes) });
         }
     })
     .await?;
     let mut after = None;
     loop {
-        let (uploads, next) = bucket.list_uploads(&prefix, after.as_ref()).await?;
+        let (uploads, next) = bucket.list_uploads(bucket.patience().files, &prefix, after.as_ref()).await?;
         for upload in uploads {
             if let Some(name) = ObjectName::parse(&upload.key).filter(is_orphan) {
-                let (export_id, manifest_key) = (name.export_id, name.manifest_key);
-                orphans.push(Orphan { export_id, key: upload.key, manifest_key, what: What::Upload(upload.upload_id) });
+                orphans.push(Orphan { export_id: name.export_id, key: upload.key, what: What::Upload(upload.upload_id) });
             }
         }
         match next {
@@ -102,14 +98,20 @@ impl Bucket {
 
 /// Those of `orphans` whose exports have no manifest now.
 pub async fn still_orphans(bucket: &Bucket, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
-    let mut complete = HashSet::new();
-    let mut seen = HashSet::new();
-    for orphan in &orphans {
-        if seen.insert(orphan.manifest_key.as_str()) && bucket.has_manifest(&orphan.manifest_key).await? {
-            complete.insert(orphan.export_id);
+    let mut manifests: HashMap<Uuid, bool> = HashMap::new();
+    let mut still = Vec::new();
+    for orphan in orphans {
+        let complete = match (manifests.get(&orphan.export_id), ObjectName::parse(&orphan.key)) {
+            (Some(&known), _) => known,
+            (None, Some(name)) => bucket.has_manifest(&name.manifest_key).await?,
+            (None, None) => true,
+        };
+        manifests.insert(orphan.export_id, complete);
+        if !complete {
+            still.push(orphan);
         }
     }
-    Ok(orphans.iter().filter(|orphan| !complete.contains(&orphan.export_id)).cloned().collect())
+    Ok(still)
 }
 
 /// Deletes them; says for each whether it is gone.

@@ -96,7 +96,7 @@ impl Outcomes {
         let mut versions = Vec::new();
         let put = bucket.put(object, body.clone(), &bucket.checksum().of(BODY)).await;
         let mut may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
-        versions.extend(put.as_ref().ok().cloned());
+        versions.extend(put.as_ref().ok().map(|written| written.version_id.clone()));
         if self.record(Step::Put, put.map(|_| bucket.url(&object.key))) {
             self.record(Step::Head, head(bucket, object).await);
             let conditional = conditional_put(bucket, object, body.clone(), &mut versions).await;
@@ -147,7 +147,7 @@ async fn multipart(
     versions: &mut Vec<Option<String>>,
 ) -> Result<String, Failure> {
     for complete in [true, false] {
-        let upload_id = bucket.create_multipart(object).await?;
+        let upload_id = bucket.create_multipart(object).await?.upload_id;
         let part = bucket.put_part(object, &upload_id, 1, body.clone()).await;
         let made = match part {
             Ok(part) if complete => {

@@ -1,6 +1,7 @@
 //! What backend and I/O thread both see of an export: bytes on their way, files finished, things to clean up.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ struct State {
     outstanding: usize,
     /// By file number less one.
     files: Vec<Presence>,
+    /// Numbers of files that are stored, and of which an attempt was not answered.
+    doubtful: HashSet<u64>,
     /// Keys of multipart uploads that were asked for and have no id yet.
     creating: Vec<String>,
     /// Begun and neither completed nor aborted.
@@ -102,15 +105,21 @@ impl Shared {
     }
 
     /// The object is stored.
-    pub fn object_stored(&self, role: Role, record: FileRecord) {
+    /// `answer_lost`: of an earlier attempt, which may have made it too, or do so yet.
+    pub fn object_stored(&self, role: Role, record: FileRecord, answer_lost: bool) {
         let mut state = lock(&self.state);
         match role {
-            Role::File(number) => state.set_file(number, Presence::Stored(record)),
+            Role::File(number) => {
+                state.set_file(number, Presence::Stored(record));
+                if answer_lost {
+                    state.doubtful.insert(number);
+                }
+            }
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
             Role::Manifest => {
                 let version_id = record.version_id.map(String::from);
-                state.manifest = Some(LeftoverManifest { version_id, is_unknown: false });
+                state.manifest = Some(LeftoverManifest { version_id, is_unknown: answer_lost });
             }
         }
     }
@@ -159,10 +168,12 @@ impl Shared {
         lock(&self.state).creating.push(key.to_owned());
     }
 
-    /// A multipart upload has an id; `None`: it was refused.
-    pub fn multipart_answered(&self, key: &str, upload_id: Option<&str>) {
+    /// A multipart upload has an id; `None`: it was refused. `others_may_exist`: of attempts that were not answered.
+    pub fn multipart_answered(&self, key: &str, upload_id: Option<&str>, others_may_exist: bool) {
         let mut state = lock(&self.state);
-        state.creating.retain(|asked| asked != key);
+        if !others_may_exist {
+            state.creating.retain(|asked| asked != key);
+        }
         if let Some(upload_id) = upload_id {
             state.multiparts.push(OpenMultipart { key: key.to_owned(), upload_id: upload_id.to_owned() });
         }
@@ -190,7 +201,7 @@ impl Shared {
             Presence::Unknown => Some(LeftoverFile { number, version_id: None, is_unknown: true }),
             Presence::Stored(record) => {
                 let version_id = record.version_id.as_deref().map(str::to_owned);
-                Some(LeftoverFile { number, version_id, is_unknown: false })
+                Some(LeftoverFile { number, version_id, is_unknown: state.doubtful.contains(&number) })
             }
         };
         Leftovers {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::bucket::Written;
 use super::checksum::Running;
 use super::failure::Failure;
 use super::object::{Object, Part, Role};
@@ -90,11 +91,11 @@ impl Multipart {
                 asking.multipart_asked(&asked.key);
                 let answer = asking.bucket.create_multipart(&asked).await;
                 match &answer {
-                    Ok(upload_id) => asking.multipart_answered(&asked.key, Some(upload_id)),
-                    Err(failure) if !failure.maybe_done => asking.multipart_answered(&asked.key, None),
+                    Ok(created) => asking.multipart_answered(&asked.key, Some(&created.upload_id), created.others_may_exist),
+                    Err(failure) if !failure.maybe_done => asking.multipart_answered(&asked.key, None, false),
                     Err(_) => {}
                 }
-                answer.map_err(|failure| failure.error)
+                answer.map(|created| created.upload_id).map_err(|failure| failure.error)
             })
             .await??;
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), uploaded: Vec::new(), next_number: 1 })
@@ -128,7 +129,11 @@ impl Multipart {
         parts.sort_by_key(Part::part_number);
         let (completing, upload_id) = (Arc::clone(shared), Arc::clone(&self.upload_id));
         let (role, bytes) = (object.role, record.bytes);
-        let complete = async move { completing.bucket.complete_multipart(&object, &upload_id, parts, bytes).await };
+        // An upload is completed once, however often that is asked for.
+        let complete = async move {
+            let completed = completing.bucket.complete_multipart(&object, &upload_id, parts, bytes).await;
+            completed.map(|version_id| Written { version_id, answer_lost: false })
+        };
         make(shared, role, record, complete).await?;
         shared.multipart_ended(&self.upload_id);
         Ok(())
@@ -141,16 +146,16 @@ async fn make(
     shared: &Arc<Shared>,
     role: Role,
     record: FileRecord,
-    request: impl Future<Output = std::result::Result<Option<String>, Failure>> + Send + 'static,
+    request: impl Future<Output = std::result::Result<Written, Failure>> + Send + 'static,
 ) -> Result<()> {
     let recording = Arc::clone(shared);
     shared
         .to_its_end(async move {
             recording.object_may_exist(role);
             match request.await {
-                Ok(version_id) => {
-                    let version_id = version_id.map(String::into_boxed_str);
-                    recording.object_stored(role, FileRecord { version_id, ..record });
+                Ok(written) => {
+                    let version_id = written.version_id.map(String::into_boxed_str);
+                    recording.object_stored(role, FileRecord { version_id, ..record }, written.answer_lost);
                     Ok(())
                 }
                 Err(failure) => {

@@ -61,6 +61,7 @@ fn old_files_without_a_manifest_are_listed_and_deleted_when_told_and_nothing_els
 
     assert_eq!(cleanup(&db, &mut client, &prefix, "").unwrap(), expected);
     assert_eq!(cleanup(&db, &mut client, &prefix, ", older_than => '29 days'").unwrap().len(), 1);
+    assert!(cleanup(&db, &mut client, &prefix, ", older_than => '1000000 years'").unwrap().is_empty());
     let all = db.bucket.list(&prefix).len();
     assert_eq!(all, orphans.len() + others.len() + 1, "a dry run deletes nothing");
 
@@ -106,6 +107,41 @@ fn an_export_that_still_runs_is_left_alone() {
     exporting.batch_execute("COMMIT").unwrap();
     assert!(cleanup(&db, &mut client, &prefix, now).unwrap().is_empty());
     assert_eq!((db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()), (5, 1));
+}
+
+/// In the same transaction no lock keeps one from one's own.
+#[test]
+fn a_transaction_that_has_exported_cannot_clean_up() {
+    let db = Database::new("cleanup_own");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("BEGIN").unwrap();
+    db.export_to(&mut client, &prefix, "SELECT 1 AS a", "").unwrap();
+    client.batch_execute("SAVEPOINT s").unwrap();
+    let now = ", older_than => '0', force => true, dry_run => false";
+    refused(cleanup(&db, &mut client, &prefix, now)).sqlstate("55000").message("has exported");
+    client.batch_execute("ROLLBACK TO s; COMMIT").unwrap();
+    assert_eq!((db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()), (1, 1));
+}
+
+/// A portal that fails inside a savepoint takes its own locks with it, though what it exported before goes on to commit.
+#[test]
+fn an_export_of_a_cursor_that_fails_later_is_still_left_alone() {
+    let db = Database::new("cleanup_portal");
+    let (mut client, mut exporting, prefix) = (db.client(), db.client(), db.prefix());
+    exporting
+        .batch_execute(&format!(
+            "BEGIN; DECLARE c CURSOR FOR SELECT num_docs_inserted FROM generate_series(1, 2) AS n,
+                 LATERAL s3_export('{}', 'local', format('SELECT 1 / (2 - %s) AS a', n));
+             FETCH c; SAVEPOINT s",
+            db.bucket.uri(&prefix)
+        ))
+        .unwrap();
+    refused(exporting.batch_execute("FETCH c")).sqlstate("22012");
+    exporting.batch_execute("ROLLBACK TO s").unwrap();
+    let now = ", older_than => '0', force => true, dry_run => false";
+    assert!(cleanup(&db, &mut client, &prefix, now).unwrap().is_empty());
+    exporting.batch_execute("COMMIT").unwrap();
+    assert_eq!((db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()), (1, 1));
 }
 
 /// Its locks would fill the table that all sessions share.

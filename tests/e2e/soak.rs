@@ -1,6 +1,6 @@
 //! `make soak`: two thousand exports in one backend, with faults; memory, descriptors and threads stay where they were.
 
-use super::fixture::{Action, Database, Gateway, Integration, Session, descriptors, private_memory, threads};
+use super::fixture::{Action, Database, Gateway, Integration, Session, descriptors, messages, private_memory, threads};
 
 const EXPORTS: u32 = 2000;
 /// By then everything that is made once has been made.
@@ -37,13 +37,24 @@ fn two_thousand_exports_with_random_faults_leave_a_backend_as_it_was() {
     let (mut warm, mut complete) = (None, 0);
     for number in 1..=EXPORTS {
         let prefix = db.prefix();
-        let outcome = db.export_by(&mut client, "faulty", "SELECT i, repeat('x', 100) AS t FROM generate_series(1, 2500) AS i");
+        let call = db
+            .call(&prefix, "SELECT i, repeat('x', 100) AS t FROM generate_series(1, 2500) AS i", "")
+            .replace("'local'", "'faulty'");
+        let outcome = db.exported(&mut client, &call, &prefix);
+        let warned = messages(&client.notices()).contains("may remain in S3");
         match outcome {
             Ok(exported) => {
                 complete += 1;
-                assert_eq!(exported.documents, 2500);
+                assert_eq!(
+                    (exported.documents, db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()),
+                    (2500, 3, 1)
+                );
             }
-            Err(error) => assert!(error.as_db_error().is_some(), "{error:?}"),
+            Err(error) => {
+                assert!(error.as_db_error().is_some(), "{error:?}");
+                assert!(db.bucket.manifests(&prefix).is_empty() || warned);
+                assert!(db.bucket.list(&prefix).is_empty() || warned);
+            }
         }
         db.bucket.empty(&prefix);
         if number == WARM {
@@ -53,7 +64,9 @@ fn two_thousand_exports_with_random_faults_leave_a_backend_as_it_was() {
     let (warm, end) = (warm.unwrap(), figures(&mut client));
     println!("{EXPORTS} exports, {complete} complete\nafter {WARM}: {warm:?}\nat the end: {end:?}");
     assert_eq!((warm.threads, end.threads), (1, 1));
-    assert_eq!(warm.descriptors, end.descriptors);
+    // Postgres opens and closes files of its own.
+    assert!(end.descriptors <= warm.descriptors + 10, "descriptors grow");
+    assert!(complete > EXPORTS / 2, "{complete} complete");
     assert!(end.contexts < warm.contexts + 256 * 1024, "memory contexts grow");
     assert!(end.private_kilobytes < warm.private_kilobytes + warm.private_kilobytes / 5 + 4096, "memory grows");
 }
