@@ -40,6 +40,12 @@ fn wait_for_exit(pid: i32) {
     wait_for("the backend to exit", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
 }
 
+/// A store that takes longer than a moment to answer is warned of, on a slow machine too.
+fn only_what_was_cut_off(client: &Session) {
+    let warnings = messages(&client.notices());
+    assert!(warnings.is_empty() || warnings.contains("cut off before S3 had answered"), "{warnings}");
+}
+
 #[test]
 fn cancel_during_an_export_leaves_nothing_behind() {
     let db = Database::new("cancelled");
@@ -48,7 +54,7 @@ fn cancel_during_an_export_leaves_nothing_behind() {
     send(&db, "pg_cancel_backend", running.pid);
     let (mut client, outcome) = running.join_within(ANSWERS);
     refused(outcome).sqlstate("57014").message("user request");
-    assert_eq!(messages(&client.notices()), "");
+    only_what_was_cut_off(&client);
     db.bucket.nothing_left(&prefix);
     assert_eq!(threads(client.pid), 1);
     assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1);
@@ -115,7 +121,7 @@ fn cancel_at_many_moments(db: &Database, query: &str, arguments: &str) {
         let outcome;
         (client, outcome) = running.join_within(ANSWERS * 4);
         refused(outcome).sqlstate("57014");
-        assert_eq!(messages(&client.notices()), "");
+        only_what_was_cut_off(&client);
         db.bucket.nothing_left(&prefix);
     }
     // What was cut off is carried out by now, if ever.
