@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::fixture::{
-    Action, Bucket, Cluster, Database, Exported, Gateway, Request, Session, StandIn, hung_endpoint, literal, refused, wait_for,
+    Action, Bucket, Cluster, Database, Exported, Gateway, Request, ServerFile, Session, StandIn, hung_endpoint, literal,
+    refused, wait_for,
 };
 
 /// Arguments of create_integration for a stand-in, in which one may be changed.
@@ -542,5 +543,71 @@ fn the_servers_identity_comes_from_its_container_or_its_machine() {
         }
         let asked = metadata.requests().iter().filter(|request| request.head.contains("/container")).count();
         assert_eq!(asked, 1, "the backend keeps what it was given");
+    }
+}
+
+/// Profiles that assume a role by themselves, and web identities (as EKS gives them to a service account): AWS's own chain asks
+/// STS for these, in its own name.
+#[test]
+fn the_servers_identity_may_be_a_role_that_its_surroundings_assume() {
+    let db = Database::new("surroundings");
+    let StandIn { endpoint, role, external_id, .. } = StandIn::ministack();
+    let config = format!(
+        "[profile chained]\nrole_arn = {role}\nsource_profile = default\nexternal_id = {external_id}\nregion = us-east-1\n"
+    );
+    let config = ServerFile::of(&db, "aws-config", &config);
+    let token = ServerFile::of(&db, "token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.x");
+    let credentials = db.environment().run_dir.join("aws-credentials");
+    let credentials = credentials.to_str().unwrap();
+    for (name, source) in [
+        ("chained", "credential_source => 'profile', options => '{\"aws_profile\": \"chained\"}'"),
+        ("web", "credential_source => 'ambient'"),
+    ] {
+        db.client()
+            .batch_execute(&format!(
+                "SELECT s3_export.create_integration('{name}', {source}, endpoint => '{endpoint}', path_style => true,
+                     allowed_locations => '{{s3://exports}}')"
+            ))
+            .unwrap();
+    }
+    // The stand-in knows no web identities; what it would give for one, it has given already.
+    let session: Value = serde_json::from_str(&session_as_json()).unwrap();
+    let sts = Gateway::to(&endpoint, move |request| {
+        if request.field("Action").as_deref() != Some("AssumeRoleWithWebIdentity") {
+            return Action::Forward;
+        }
+        assert!(request.field("WebIdentityToken").unwrap().starts_with("eyJ"));
+        let field = |name: &str| session[name].as_str().unwrap().to_owned();
+        let given = format!(
+            "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId>
+             <SecretAccessKey>{}</SecretAccessKey><SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials>
+             </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+            field("AccessKeyId"),
+            field("SecretAccessKey"),
+            field("Token"),
+            field("Expiration")
+        );
+        Action::Answer("HTTP/1.1 200 OK\r\ncontent-type: text/xml".into(), given)
+    });
+    let sts_endpoint = sts.endpoint();
+    let always = [("AWS_ENDPOINT_URL_STS", sts_endpoint.as_str()), ("AWS_EC2_METADATA_DISABLED", "true")];
+    for (name, variables) in [
+        ("chained", vec![("AWS_CONFIG_FILE", config.path()), ("AWS_SHARED_CREDENTIALS_FILE", credentials)]),
+        (
+            "web",
+            vec![
+                ("AWS_CONFIG_FILE", "/dev/null"),
+                ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", token.path()),
+                ("AWS_ROLE_ARN", &role),
+                ("AWS_REGION", "us-east-1"),
+            ],
+        ),
+    ] {
+        let variables: Vec<_> = always.into_iter().chain(variables).collect();
+        let standby = Cluster::standby_with(&variables);
+        let mut client = standby.session(&db.name, "postgres");
+        let exported = db.export_by(&mut client, name, "SELECT 1 AS a");
+        assert_eq!(exported.unwrap_or_else(|error| panic!("{name}: {error:?}")).documents, 1);
     }
 }
