@@ -277,7 +277,13 @@ fn statement_timeout_during_a_hung_upload_is_answered() {
 #[test]
 fn the_clean_up_of_a_hung_upload_ends_by_itself() {
     let db = Database::new("hung_clean_up");
-    let running = hung(&db, "1500ms", "SELECT generate_series(1, 5000) AS i");
+    let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Hang);
+    db.create(&Integration { name: "hung", endpoint: gateway.endpoint(), ..Integration::local() });
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.cleanup_timeout = '1500ms'").unwrap();
+    let call = db.call(&db.prefix(), "SELECT generate_series(1, 5000) AS i", "").replace("'local'", "'hung'");
+    let running = client.start(&format!("SELECT {call}"));
+    wait_for("all five files to be sent", || (gateway.requests().len() >= 5).then_some(()));
     send(&db, "pg_cancel_backend", running.pid);
     let (client, outcome) = running.join_within(ANSWERS);
     refused(outcome).sqlstate("57014");
