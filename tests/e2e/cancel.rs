@@ -23,12 +23,15 @@ fn under_way(db: &Database, client: Session, prefix: &str) -> Running {
 
 /// An export whose uploads never get an answer.
 fn hung(db: &Database, cleanup_timeout: &str, query: &str) -> Running {
-    db.create(&Integration { name: "hung", endpoint: hung_endpoint(), ..Integration::local() });
+    let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Hang);
+    db.create(&Integration { name: "hung", endpoint: gateway.endpoint(), ..Integration::local() });
     let mut client = db.client();
     client.batch_execute(&format!("SET s3_export.cleanup_timeout = '{cleanup_timeout}'")).unwrap();
     let running = client.start(&format!("SELECT {}", db.call(&db.prefix(), query, "").replace("'local'", "'hung'")));
     let mut witness = db.client();
-    wait_for("the export to wait for S3", || witness.sees_waiting(running.pid).then_some(()));
+    // It waits for credentials too, before anything is sent.
+    let waits = |witness: &mut Session| !gateway.requests().is_empty() && witness.sees_waiting(running.pid);
+    wait_for("the export to wait for S3", || waits(&mut witness).then_some(()));
     running
 }
 
