@@ -21,7 +21,7 @@ fn hung(cluster: &Cluster, db: &Database) -> Running {
     client.batch_execute("SET s3_export.cleanup_timeout = '500ms'").unwrap();
     let running = client.start(&format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'hung'")));
     let mut witness = cluster.session(&db.name, "postgres");
-    wait_for("the export to wait for S3", || witness.sees_waiting(running.pid).then_some(()));
+    wait_for("the export to wait for S3", || witness.sees_hanging(running.pid).then_some(()));
     running
 }
 

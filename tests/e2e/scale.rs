@@ -26,7 +26,7 @@ fn export_rows(db: &Database, mut client: Session, proxy: &Proxy, rows: u32) -> 
     let memory = PeakMemory::of(client.pid);
     let running = client.start(&format!("CREATE TEMP TABLE outcome AS SELECT *, export_id::text AS id FROM {call}"));
     let mut witness = db.client();
-    wait_for("a full buffer", || witness.sees_waiting(running.pid).then_some(()));
+    wait_for("a full buffer", || witness.sees_hanging(running.pid).then_some(()));
     proxy.release();
     let (mut client, outcome) = running.join();
     outcome.unwrap();
