@@ -150,7 +150,8 @@ fn patiences() -> Patiences {
     let within = |total| Patience { attempts: settings::request_attempts(), total };
     Patiences {
         files: request_patience(),
-        manifest: within(settings::commit_timeout()),
+        // So that an attempt has half of the commit's time, and the commit's own deadline comes first and says so.
+        manifest: within(settings::commit_timeout() * 8 / 5),
         clean_up: within(settings::cleanup_timeout()),
     }
 }
