@@ -107,6 +107,18 @@ impl Scene {
         self.db.call(prefix, query, &format!("output_chunk_size => {size}")).replace("'local'", "'faulty'")
     }
 
+    /// Write skew: whichever commits last fails, after its manifest was written.
+    fn commit_too_late(&mut self, call: &str) {
+        let mut rival = self.db.client();
+        self.client.batch_execute("CREATE TABLE a (i int); CREATE TABLE b (i int)").unwrap();
+        self.client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE a; INSERT INTO b VALUES (1)").unwrap();
+        rival.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE b; INSERT INTO a VALUES (1)").unwrap();
+        self.client.batch_execute(&format!("SELECT {call}")).unwrap();
+        rival.batch_execute("COMMIT").unwrap();
+        refused(self.client.batch_execute("COMMIT")).sqlstate("40001");
+        self.client.settle();
+    }
+
     /// What holds after any outcome.
     fn is_as_good_as_new(&mut self, what: &str) {
         assert_eq!(threads(self.client.pid), 1, "{what}");
@@ -304,15 +316,7 @@ fn faults_of_a_delete_after_the_manifest() {
         let mut scene = Scene::new("fault_late_delete", "delete", fault, 2);
         let prefix = scene.db.prefix();
         let call = scene.call(&prefix, false);
-        let mut rival = scene.db.client();
-        scene.client.batch_execute("CREATE TABLE a (i int); CREATE TABLE b (i int)").unwrap();
-        // Write skew: whichever commits last fails, after its manifest was written.
-        scene.client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE a; INSERT INTO b VALUES (1)").unwrap();
-        rival.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE b; INSERT INTO a VALUES (1)").unwrap();
-        scene.client.batch_execute(&format!("SELECT {call}")).unwrap();
-        rival.batch_execute("COMMIT").unwrap();
-        refused(scene.client.batch_execute("COMMIT")).sqlstate("40001");
-        scene.client.settle();
+        scene.commit_too_late(&call);
         assert!(scene.gateway.requests().iter().any(|request| request.step() == "manifest"), "{fault:?}");
         scene.db.bucket.nothing_left(&prefix);
         scene.is_as_good_as_new(&format!("{fault:?}"));
@@ -331,14 +335,7 @@ fn a_lost_answer_in_a_versioned_bucket_leaves_nothing_to_be_seen() {
             .unwrap();
         let prefix = scene.db.prefix();
         let call = scene.call(&prefix, false).replace("s3://exports/", "s3://versioned/");
-        let mut rival = scene.db.client();
-        scene.client.batch_execute("CREATE TABLE a (i int); CREATE TABLE b (i int)").unwrap();
-        scene.client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE a; INSERT INTO b VALUES (1)").unwrap();
-        rival.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE b; INSERT INTO a VALUES (1)").unwrap();
-        scene.client.batch_execute(&format!("SELECT {call}")).unwrap();
-        rival.batch_execute("COMMIT").unwrap();
-        refused(scene.client.batch_execute("COMMIT")).sqlstate("40001");
-        scene.client.settle();
+        scene.commit_too_late(&call);
         assert_eq!(bucket.list(&prefix), [], "{step}");
         let notices = messages(&scene.client.notices());
         assert!(notices.contains("may remain in S3") && notices.contains(&prefix), "{step}: {notices}");

@@ -28,6 +28,7 @@ mod roles;
 mod s3_errors;
 mod scale;
 mod secrecy;
+mod server_identity;
 mod settings;
 mod soak;
 mod standby;
