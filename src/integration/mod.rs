@@ -11,9 +11,11 @@ mod credentials;
 mod file;
 mod inline;
 mod keyring;
+mod partition;
 mod policy;
 mod row;
 mod seal;
+mod session_name;
 
 use std::sync::Arc;
 
@@ -121,7 +123,7 @@ fn assumed_role(row: &Row, what: &str, arn: &str, external_id: Option<String>, p
     Ok(AssumedRole {
         arn: arn.to_owned(),
         external_id,
-        session_name: policy::session_name(&current_user_name()),
+        session_name: session_name::session_name(&current_user_name()),
         session_policy: row.grant()?.session_policy(purpose)?,
         endpoint,
         region: row.sts_region(),

@@ -6,13 +6,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Code, Error, Result};
-use crate::upload::checksum::sha256_hex;
 use crate::uri::Allowed;
 
 /// STS's limit for a session policy, in characters.
 const MAX_SESSION_POLICY: usize = 2048;
-/// STS's limit for a session name, in characters.
-const MAX_SESSION_NAME: usize = 64;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,46 +227,6 @@ pub fn principal_of_caller(arn: &str) -> String {
     arn.to_owned()
 }
 
-/// Names the session after the database role. STS takes 2 to 64 of `[\w+=,.@-]`; where that loses something of the name, a
-/// hash tells it from others that lose the same.
-pub fn session_name(role: &str) -> String {
-    const PREFIX: &str = "s3_export-";
-    const HASH: usize = 8;
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "_+=,.@-".contains(character);
-    let sanitised: String = role.chars().map(|character| if allowed(character) { character } else { '_' }).collect();
-    let room = MAX_SESSION_NAME - PREFIX.len();
-    if sanitised == role && role.len() <= room {
-        return format!("{PREFIX}{role}");
-    }
-    let kept: String = sanitised.chars().take(room - HASH - 1).collect();
-    let hash: String = sha256_hex(role.as_bytes()).chars().take(HASH).collect();
-    format!("{PREFIX}{kept}-{hash}")
-}
-
-/// The partition in an ARN.
-pub fn partition_of_arn(arn: &str) -> Option<&str> {
-    arn.strip_prefix("arn:")?.split(':').next()
-}
-
-/// The partition a region belongs to.
-pub fn partition_of_region(region: &str) -> &'static str {
-    PARTITIONS.iter().find(|(prefix, ..)| region.starts_with(prefix)).map_or("aws", |(_, partition, _)| partition)
-}
-
-/// A region of the partition that knows every bucket's.
-pub fn first_region(partition: &str) -> &'static str {
-    PARTITIONS.iter().find(|(_, known, _)| *known == partition).map_or("us-east-1", |(.., region)| region)
-}
-
-/// Prefix of its regions' names, name, and a region of each partition other than `aws`.
-const PARTITIONS: [(&str, &str, &str); 5] = [
-    ("cn-", "aws-cn", "cn-north-1"),
-    ("us-gov-", "aws-us-gov", "us-gov-west-1"),
-    ("us-iso-", "aws-iso", "us-iso-east-1"),
-    ("us-isob-", "aws-iso-b", "us-isob-east-1"),
-    ("eusc-", "aws-eusc", "eusc-de-east-1"),
-];
-
 fn objects_of(location: &Allowed) -> String {
     match location {
         Allowed::Anywhere => "*".to_owned(),
@@ -300,8 +257,6 @@ fn pretty(policy: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn grant(locations: &[&str]) -> Grant<'static> {
@@ -417,34 +372,6 @@ mod tests {
             ("arn:aws:iam::012345678901:root", "arn:aws:iam::012345678901:root"),
         ] {
             assert_eq!(principal_of_caller(arn), principal);
-        }
-    }
-
-    #[test]
-    fn sessions_are_named_after_the_role() {
-        assert_eq!(session_name("analyst"), "s3_export-analyst");
-        let (odd, other) = (session_name("Ana Lyst"), session_name("Ana/Lyst"));
-        assert!(odd.starts_with("s3_export-Ana_Lyst-") && odd != other, "{odd} {other}");
-        assert_eq!(session_name(&"x".repeat(54)).len(), 64);
-        assert_eq!(session_name(&"x".repeat(63)).len(), 64);
-    }
-
-    #[test]
-    fn partitions_are_known_by_arn_and_region() {
-        assert_eq!(partition_of_arn("arn:aws-us-gov:iam::012345678901:role/x"), Some("aws-us-gov"));
-        assert_eq!(partition_of_region("cn-northwest-1"), "aws-cn");
-        assert_eq!(partition_of_region("us-isob-east-1"), "aws-iso-b");
-        assert_eq!(partition_of_region("eu-central-1"), "aws");
-        assert_eq!(first_region("aws-us-gov"), "us-gov-west-1");
-        assert_eq!(first_region("aws"), "us-east-1");
-    }
-
-    proptest! {
-        #[test]
-        fn any_role_gives_a_session_name_that_sts_takes(role in "\\PC{0,63}") {
-            let name = session_name(&role);
-            prop_assert!((2..=64).contains(&name.len()));
-            prop_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte)));
         }
     }
 }

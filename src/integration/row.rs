@@ -4,7 +4,8 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::policy::{Grant, first_region, partition_of_arn, partition_of_region};
+use super::partition::{first_region, partition_of_arn, partition_of_region};
+use super::policy::Grant;
 use crate::error::{Code, Error, Result};
 use crate::upload::checksum::Algorithm;
 use crate::upload::connection::{BucketRegion, ObjectSettings};
