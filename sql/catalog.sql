@@ -287,6 +287,174 @@ COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was store
 REVOKE ALL ON s3_export.credentials FROM PUBLIC;
 ALTER TABLE s3_export.credentials ENABLE ROW LEVEL SECURITY;
 
+-- Jobs --------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.jobs (
+    export_id uuid PRIMARY KEY,
+    status text NOT NULL DEFAULT 'QUEUED'
+        CONSTRAINT status_is_known
+        CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['QUEUED', 'RUNNING', 'COMPLETED', 'ERROR', 'CANCELLED'])),
+    role name NOT NULL,
+    role_oid oid NOT NULL,
+    uri text NOT NULL,
+    integration text NOT NULL,
+    query text NOT NULL,
+    options jsonb NOT NULL,
+    settings jsonb,
+    documents bigint,
+    files bigint,
+    bytes bigint,
+    manifest text,
+    error_sqlstate text,
+    error_message text,
+    error_detail text,
+    error_hint text,
+    error_context text,
+    pid int,
+    queued_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
+CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
+COMMENT ON TABLE s3_export.jobs IS
+    'jobs: exports that background workers run, have run or will run; granted to nobody, see s3_export.exports. Not dumped';
+COMMENT ON INDEX s3_export.jobs_queued IS 'what the next worker takes';
+COMMENT ON INDEX s3_export.jobs_running IS 'what a crash may have left';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'in the name of every object of the export';
+COMMENT ON COLUMN s3_export.jobs.status IS 'as written; a job that is RUNNING and whose lock nobody holds has lost its worker';
+COMMENT ON COLUMN s3_export.jobs.role IS 'name, when it was enqueued, of the role that it runs as';
+COMMENT ON COLUMN s3_export.jobs.role_oid IS 'the role that it runs as';
+COMMENT ON COLUMN s3_export.jobs.uri IS 'where it writes';
+COMMENT ON COLUMN s3_export.jobs.integration IS 'by which integration';
+COMMENT ON COLUMN s3_export.jobs.query IS 'what it exports';
+COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments';
+COMMENT ON COLUMN s3_export.jobs.settings IS 'those of the session that enqueued it, for the worker; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.documents IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.files IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.bytes IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.manifest IS 'URL of the manifest; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.error_sqlstate IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_message IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_detail IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_hint IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_context IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.pid IS 'process of the worker, while it runs';
+COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when it was enqueued';
+COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took it';
+COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when it ended';
+
+-- Queries and settings of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a
+-- policy hides every row as well.
+REVOKE ALL ON s3_export.jobs FROM PUBLIC;
+ALTER TABLE s3_export.jobs ENABLE ROW LEVEL SECURITY;
+
+CREATE FUNCTION s3_export.running(
+    OUT export_id uuid,
+    OUT role_oid oid,
+    OUT pid int,
+    OUT documents bigint,
+    OUT files bigint,
+    OUT bytes bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_running';
+COMMENT ON FUNCTION s3_export.running() IS
+    'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin. Part of s3_export.exports';
+-- It shows what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.running() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.death(export_id uuid) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_death';
+COMMENT ON FUNCTION s3_export.death(uuid) IS
+    'what became of a job that is RUNNING and whose worker is gone; NULL if it lives or has ended. Part of s3_export.exports';
+-- For whom running() is.
+REVOKE ALL ON FUNCTION s3_export.death(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.death(uuid) TO s3_export_member, s3_export_admin;
+
+CREATE VIEW s3_export.exports WITH (security_barrier) AS
+    SELECT j.export_id,
+        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
+        j.uri, j.integration, j.query, j.options,
+        coalesce(j.documents, p.documents) AS documents,
+        coalesce(j.files, p.files) AS files,
+        coalesce(j.bytes, p.bytes) AS bytes,
+        j.queued_at, j.started_at, j.finished_at, j.manifest,
+        CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
+        coalesce(d.cause, j.error_message) AS error_message,
+        j.error_detail, j.error_hint, j.error_context,
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid
+    FROM s3_export.jobs AS j
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.death(j.export_id) END AS cause) AS d ON true
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
+    UNION ALL
+    SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
+        NULL,
+        -- A UUIDv7 begins with the milliseconds since 1970.
+        pg_catalog.to_timestamp(
+            ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
+            OPERATOR(pg_catalog./) 1000.0),
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
+    FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id);
+COMMENT ON VIEW s3_export.exports IS
+    'jobs, whatever their status, and exports that run in sessions: those of your roles, or all for s3_export_admin';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'in the name of every object of the export';
+COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
+COMMENT ON COLUMN s3_export.exports.role IS 'the role that it runs as';
+COMMENT ON COLUMN s3_export.exports.uri IS 'where it writes; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.integration IS 'by which integration; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.query IS 'what it exports; NULL for an export that runs in a session: pg_stat_activity shows its statement';
+COMMENT ON COLUMN s3_export.exports.options IS 'all other arguments of s3_export_async; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.documents IS 'written so far';
+COMMENT ON COLUMN s3_export.exports.files IS 'begun so far';
+COMMENT ON COLUMN s3_export.exports.bytes IS 'handed to the uploads so far';
+COMMENT ON COLUMN s3_export.exports.queued_at IS 'when it was enqueued; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.started_at IS 'when it began';
+COMMENT ON COLUMN s3_export.exports.finished_at IS 'when it ended';
+COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once it has completed';
+COMMENT ON COLUMN s3_export.exports.error_sqlstate IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_message IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_detail IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_hint IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_context IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.pid IS 'process of the worker or session that runs it, as in pg_stat_activity';
+REVOKE ALL ON s3_export.exports FROM PUBLIC;
+GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_wait';
+COMMENT ON FUNCTION s3_export.wait(uuid, interval) IS
+    'waits for the end of a job and gives its row of s3_export.exports; raises the error that ended it, or 57014 after timeout';
+-- It waits for what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.wait(uuid, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.cancel(export_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_cancel';
+COMMENT ON FUNCTION s3_export.cancel(uuid) IS
+    'stops a job of a role of yours, queued or running; false: it had ended already. One that runs cleans up before it ends: see wait';
+-- It asks whose the job is; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.cancel(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.prune(older_than interval DEFAULT '30 days') RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_prune';
+COMMENT ON FUNCTION s3_export.prune(interval) IS
+    'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives how many. Nothing in S3 is touched';
+-- It deletes what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.prune(interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
+
 -- Functions ---------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION s3_export.create_integration(
@@ -422,6 +590,26 @@ COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigi
 -- It sends data out of the database: a privilege of its own.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export_async(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT 'none',
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}'
+) RETURNS uuid LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_async';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'as s3_export, in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
+-- As s3_export.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
 
 CREATE FUNCTION pg_catalog.s3_export_with_role(
     uri text,

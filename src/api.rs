@@ -1,12 +1,15 @@
 //! The SQL functions: arguments in, requests out. `sql/catalog.sql` declares them, in the order of arguments used here.
 
 use pgrx::pg_sys::Datum;
+use uuid::Uuid;
 
 use crate::cleanup::{self, CleanUp};
 use crate::error::Result;
 use crate::export;
 use crate::integration::{self, Kind, NewIntegration};
+use crate::job;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
+use crate::progress;
 use crate::request::{Arguments, PermissionArguments, Request, required};
 use crate::secret::Secret;
 use crate::sql_function;
@@ -15,6 +18,12 @@ use crate::validate;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
+sql_function!(s3_export_run_async, pg_finfo_s3_export_run_async, run_async);
+sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
+sql_function!(s3_export_death, pg_finfo_s3_export_death, death);
+sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
+sql_function!(s3_export_running, pg_finfo_s3_export_running, running);
+sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
 sql_function!(s3_export_cleanup, pg_finfo_s3_export_cleanup, clean_up);
 sql_function!(s3_export_create_integration, pg_finfo_s3_export_create_integration, create_integration);
 sql_function!(s3_export_iam_policy, pg_finfo_s3_export_iam_policy, iam_policy);
@@ -34,9 +43,14 @@ fn run_with_role(call: &Call) -> Result<Datum> {
     export(call, PermissionArguments::Role { aws_role: call.text(1), aws_external_id: call.text(2) }, 3)
 }
 
-/// Both forms, whose arguments are the same from `query`, at this position, on.
-fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<Datum> {
-    let request = Request::from_arguments(Arguments {
+/// `s3_export_async(uri, integration, query, …)`
+fn run_async(call: &Call) -> Result<Datum> {
+    Ok(uuid_datum(job::enqueue(arguments(call, PermissionArguments::Integration(call.text(1)), 2))?))
+}
+
+/// All forms, whose arguments are the same from `query`, at this position, on.
+fn arguments(call: &Call, permission: PermissionArguments, query: usize) -> Arguments {
+    Arguments {
         uri: call.text(0),
         permission,
         query: call.text(query),
@@ -48,8 +62,12 @@ fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<
         include_query_id: call.boolean(query + 6),
         wrap_types: call.boolean(query + 7),
         options: call.json(query + 8),
-    })?;
-    let outcome = export::run(&request)?;
+    }
+}
+
+fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<Datum> {
+    let request = Request::from_arguments(arguments(call, permission, query))?;
+    let outcome = export::run(&request, Uuid::now_v7())?;
     Ok(call.row(vec![
         int8_datum(outcome.totals.documents),
         int8_datum(outcome.totals.files),
@@ -57,6 +75,47 @@ fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<
         uuid_datum(outcome.export_id),
         text_datum(&outcome.manifest)?,
     ]))
+}
+
+/// `s3_export.wait(export_id, timeout)`
+fn wait(call: &Call) -> Result<Datum> {
+    job::wait(required("export_id", call.uuid(0))?, call.interval(1)?)
+}
+
+/// `s3_export.cancel(export_id)`
+fn cancel(call: &Call) -> Result<Datum> {
+    Ok(Datum::from(job::cancel(required("export_id", call.uuid(0))?)?))
+}
+
+/// `s3_export.prune(older_than)`
+fn prune(call: &Call) -> Result<Datum> {
+    Ok(int8_datum(job::prune(required("older_than", call.interval(0)?)?)?))
+}
+
+/// `s3_export.death(export_id)`
+fn death(call: &Call) -> Result<Datum> {
+    match job::death(required("export_id", call.uuid(0))?)? {
+        Some(cause) => text_datum(cause),
+        None => Ok(call.null()),
+    }
+}
+
+/// `s3_export.running()`
+fn running(call: &Call) -> Result<Datum> {
+    let mut rows = Vec::new();
+    for export in progress::running()? {
+        if job::may_see(export.role) {
+            rows.push(vec![
+                Some(uuid_datum(export.export_id)),
+                Some(Datum::from(export.role)),
+                Some(Datum::from(export.pid)),
+                Some(int8_datum(export.documents)),
+                Some(int8_datum(export.files)),
+                Some(int8_datum(export.bytes)),
+            ]);
+        }
+    }
+    call.rows(rows)
 }
 
 /// `s3_export.create_integration(name, …)`

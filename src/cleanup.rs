@@ -94,7 +94,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
 
 /// Without those of exports that this cluster still runs.
 fn not_running(orphans: Vec<Orphan>) -> Vec<Orphan> {
-    if lock::any_may_be_held() {
+    if lock::any_export_may_run() {
         Error::new(Code::NotReady, "a transaction with hundreds of exports is running")
             .detail("Nothing is taken for left behind while it is.")
             .warn();
@@ -103,7 +103,7 @@ fn not_running(orphans: Vec<Orphan>) -> Vec<Orphan> {
     let mut running = HashMap::new();
     orphans
         .into_iter()
-        .filter(|orphan| !*running.entry(orphan.export_id).or_insert_with(|| lock::is_held(orphan.export_id)))
+        .filter(|orphan| !*running.entry(orphan.export_id).or_insert_with(|| lock::export_runs(orphan.export_id)))
         .collect()
 }
 

@@ -114,6 +114,26 @@ impl Error {
         self.code
     }
 
+    /// The SQLSTATE that it is raised with.
+    pub fn sqlstate(&self) -> PgSqlErrorCode {
+        self.code.sqlstate()
+    }
+
+    /// Lower case, no full stop.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whole sentences about the circumstances.
+    pub fn detail_text(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// Whole sentences about what to do.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// A data-sized buffer could not be had.
     pub fn out_of_memory(what: &str) -> Self {
         Error::new(Code::OutOfMemory, "out of memory").detail(format!("Failed while growing {what}."))
@@ -153,4 +173,10 @@ impl Error {
     pub fn warn(self) {
         self.report(PgLogLevel::WARNING);
     }
+}
+
+/// Writes a line to the server's log. The backend's own thread only.
+pub fn log(message: impl Into<String>) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    ErrorReport::new(code, message.into(), "s3_export").report(PgLogLevel::LOG_SERVER_ONLY);
 }

@@ -15,8 +15,9 @@ use crate::error::{Code, Error, Result};
 use crate::integration::{self, Purpose};
 use crate::manifest::{Column, Manifest};
 use crate::names::Destination;
-use crate::pg::wait::wait_until;
+use crate::pg::wait::WaitFor;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
+use crate::progress::Progress;
 use crate::query::Query;
 use crate::receiver::RowSink;
 use crate::request::{Existing, Request, Wrapping};
@@ -39,15 +40,11 @@ pub struct Outcome {
 }
 
 /// Runs an export as the current user.
-pub fn run(request: &Request) -> Result<Outcome> {
+pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     let _running = Running::enter()?;
-    let purpose = match request.existing {
-        Existing::Append => Purpose::Export,
-        Existing::Error => Purpose::ExportIntoEmpty,
-    };
-    let connection = integration::authorize(&request.permission, &request.location, purpose)?;
-    let query = Query::parse(&request.query)?;
-    let destination = Destination::new(request.location.clone(), Uuid::now_v7(), request.include_query_id)?;
+    let (connection, query, destination) = check(request, export_id)?;
+    let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
+    let progress = Progress::start(export_id);
 
     let algorithm = connection.object.checksum;
     let store = open(connection, request.location.bucket())?;
@@ -55,14 +52,16 @@ pub fn run(request: &Request) -> Result<Outcome> {
         refuse_existing(&store, &request.location)?;
     }
     let upload = transaction::begin(store, destination.clone())?;
-    let mut documents = Documents::new(request, &upload);
+    let mut documents = Documents::new(request, &upload, &progress);
     query.run(&mut documents)?;
     let (totals, columns) = documents.finish()?;
     upload.close();
-    wait_until(upload.wake(), None, || Ok(upload.is_stored()?.then_some(())))?;
+    progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
+    if let Some(limit) = limit {
+        limit.end()?;
+    }
 
-    let outcome =
-        Outcome { totals, export_id: destination.export_id(), manifest: destination.url(&destination.manifest_key()) };
+    let outcome = Outcome { totals, export_id, manifest: destination.url(&destination.manifest_key()) };
     let manifest = Manifest {
         destination,
         files: upload.records()?,
@@ -73,11 +72,24 @@ pub fn run(request: &Request) -> Result<Outcome> {
         query_sha256: sha256_hex(request.query.as_bytes()),
         query: request.manifest_query.then(|| request.query.clone()),
     };
-    transaction::seal(&upload, manifest);
+    transaction::seal(&upload, manifest, &request.permission);
     if totals.files > MANY_FILES {
         warn_of_many_files(totals.files);
     }
     Ok(outcome)
+}
+
+/// What can be said before anything is written: whether the current user may write there, and whether this is a query that
+/// can be exported.
+pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
+    let purpose = match request.existing {
+        Existing::Append => Purpose::Export,
+        Existing::Error => Purpose::ExportIntoEmpty,
+    };
+    let connection = integration::authorize(&request.permission, &request.location, purpose)?;
+    let query = Query::parse(&request.query)?;
+    let destination = Destination::new(request.location.clone(), export_id, request.include_query_id)?;
+    Ok((connection, query, destination))
 }
 
 /// Finds out where the bucket is and fetches credentials, waiting for both.
@@ -128,6 +140,10 @@ pub fn check_context() -> Result<()> {
         return Err(Error::new(Code::Unsupported, "cannot export during a parallel operation")
             .detail("A function that calls s3_export must be PARALLEL UNSAFE, as s3_export is."));
     }
+    if RUNNING.get() {
+        return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")
+            .hint("Call s3_export in a statement of its own."));
+    }
     Ok(())
 }
 
@@ -137,10 +153,7 @@ struct Running;
 impl Running {
     fn enter() -> Result<Self> {
         check_context()?;
-        if RUNNING.replace(true) {
-            return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")
-                .hint("Call s3_export in a statement of its own."));
-        }
+        RUNNING.set(true);
         Ok(Running)
     }
 }
@@ -157,17 +170,19 @@ struct Documents<'a> {
     encoder: Option<RowEncoder>,
     columns: Vec<Column>,
     chunker: Chunker<Backpressure<'a>>,
+    progress: &'a Progress,
 }
 
 impl<'a> Documents<'a> {
-    fn new(request: &Request, upload: &'a Rc<ExportUpload>) -> Self {
+    fn new(request: &Request, upload: &'a Rc<ExportUpload>, progress: &'a Progress) -> Self {
         let limits = Limits {
             documents: request.chunk_size.unwrap_or_else(settings::output_chunk_size),
             bytes: request.chunk_bytes,
             part: PART_BYTES,
         };
-        let sink = Backpressure { upload, budget: settings::buffer_memory() };
-        Documents { wrapping: request.wrapping, encoder: None, columns: Vec::new(), chunker: Chunker::new(limits, sink) }
+        let sink = Backpressure { upload, budget: settings::buffer_memory(), progress };
+        let chunker = Chunker::new(limits, sink);
+        Documents { wrapping: request.wrapping, encoder: None, columns: Vec::new(), chunker, progress }
     }
 
     fn finish(self) -> Result<(Totals, Vec<Column>)> {
@@ -176,6 +191,10 @@ impl<'a> Documents<'a> {
 }
 
 impl RowSink for Documents<'_> {
+    fn expect(&mut self, rows: f64) {
+        self.progress.expect(rows);
+    }
+
     fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
         self.encoder = Some(RowEncoder::new(shape, self.wrapping)?);
         self.columns = describe(shape);
@@ -184,7 +203,9 @@ impl RowSink for Documents<'_> {
 
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::new(Code::Internal, "a row came before its shape"))?;
-        self.chunker.document(|out| encoder.document(values, nulls, out))
+        self.chunker.document(|out| encoder.document(values, nulls, out))?;
+        self.progress.document();
+        Ok(())
     }
 }
 
@@ -193,12 +214,15 @@ struct Backpressure<'a> {
     upload: &'a Rc<ExportUpload>,
     /// Bytes that may be on their way.
     budget: usize,
+    progress: &'a Progress,
 }
 
 impl PieceSink for Backpressure<'_> {
     fn send(&mut self, piece: Piece) -> Result<()> {
         let room = piece.room;
-        wait_until(self.upload.wake(), None, || Ok(self.upload.has_room(room, self.budget)?.then_some(())))?;
+        self.progress.piece(&piece);
+        let has_room = || Ok(self.upload.has_room(room, self.budget)?.then_some(()));
+        self.progress.wait_until(WaitFor::Room, self.upload.wake(), has_room)?;
         self.upload.send(piece)
     }
 

@@ -11,14 +11,18 @@
 mod api;
 mod chunk;
 mod cleanup;
+mod duration;
 mod encode;
 mod error;
 mod export;
 mod integration;
+mod job;
 mod manifest;
 mod names;
 mod pg;
+mod progress;
 mod query;
+mod queue;
 mod receiver;
 mod request;
 mod secret;
@@ -27,6 +31,7 @@ mod transaction;
 mod upload;
 mod uri;
 mod validate;
+mod worker;
 
 pgrx::pg_module_magic!();
 

@@ -105,6 +105,11 @@ impl Destination {
         self.location.bucket()
     }
 
+    /// Where they lie.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
     /// The export these objects belong to.
     pub fn export_id(&self) -> Uuid {
         self.export_id

@@ -3,10 +3,15 @@
 //! A Postgres ERROR passes through Rust as a panic and so runs these drops; a FATAL does not unwind, and what must
 //! happen then hangs on the abort callback (`transaction`) instead.
 
+pub mod background;
 pub mod call;
+pub mod caller;
 pub mod descriptors;
 pub mod errors;
+pub mod limit;
 pub mod lock;
+pub mod sql;
+pub mod transaction;
 pub mod wait;
 
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -95,6 +100,49 @@ pub fn current_user_name() -> String {
         let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
         if name.is_null() { String::new() } else { to_utf8(CStr::from_ptr(name).to_bytes()) }
     }
+}
+
+/// The current user.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a global.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether the current user has the privileges of `role`.
+pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// The database that this backend is connected to.
+pub fn current_database() -> pg_sys::Oid {
+    // SAFETY: set when the backend connects.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The current top-level transaction's id; it gets one if it has none.
+pub fn current_transaction() -> pg_sys::TransactionId {
+    // SAFETY: only called inside a transaction.
+    unsafe { pg_sys::GetTopTransactionId() }
+}
+
+/// The role of this name.
+pub fn role_named(name: &'static CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up inside a transaction.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+/// Whether the current transaction is READ ONLY.
+pub fn is_read_only() -> bool {
+    // SAFETY: reads a flag of the backend's own.
+    unsafe { pg_sys::XactReadOnly }
+}
+
+/// Whether this server replays another's WAL.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared state.
+    unsafe { pg_sys::RecoveryInProgress() }
 }
 
 /// Whether maintenance code runs us as somebody else (an index, a materialized view, …).
@@ -221,6 +269,11 @@ impl ActAs {
     /// the session's own user.
     pub fn caller() -> Self {
         Self::change(None, pg_sys::SECURITY_LOCAL_USERID_CHANGE)
+    }
+
+    /// `role`, however the session was connected; nothing that runs inside can become somebody else.
+    pub fn role(role: pg_sys::Oid) -> Self {
+        Self::change(Some(role), pg_sys::SECURITY_LOCAL_USERID_CHANGE)
     }
 
     /// `None`: who it is already.

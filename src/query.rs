@@ -44,6 +44,9 @@ impl Query {
             if plan.is_null() {
                 return Err(Error::new(Code::Internal, "could not prepare the query"));
             }
+            if let Some(rows) = expected_rows(plan) {
+                receiver.sink().expect(rows);
+            }
             let options = pg_sys::SPIExecuteOptions {
                 read_only: true,
                 must_return_tuples: true,
@@ -56,6 +59,25 @@ impl Query {
             Ok(pg_sys::SPI_OK_SELECT) => Ok(()),
             _ => Err(Error::new(Code::Internal, "could not run the query").detail(format!("SPI answered {outcome}."))),
         }
+    }
+}
+
+/// How many rows the planner expects. It plans here what is executed next.
+///
+/// # Safety
+/// `plan` was prepared by SPI, which is still connected.
+unsafe fn expected_rows(plan: pg_sys::SPIPlanPtr) -> Option<f64> {
+    // SAFETY: by the caller's promise; a plan that was not saved has no owner. Its list holds PlannedStmts.
+    unsafe {
+        let cached = pg_sys::SPI_plan_get_cached_plan(plan);
+        if cached.is_null() {
+            return None;
+        }
+        let statements = PgList::<pg_sys::PlannedStmt>::from_pg((*cached).stmt_list);
+        let tree = statements.iter_ptr().next().map(|statement| (*statement).planTree).filter(|tree| !tree.is_null());
+        let rows = tree.map(|tree| (*tree).plan_rows);
+        pg_sys::ReleaseCachedPlan(cached, std::ptr::null_mut());
+        rows
     }
 }
 

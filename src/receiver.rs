@@ -11,6 +11,8 @@ use crate::error::Result;
 
 /// Takes the rows of one query.
 pub trait RowSink {
+    /// May come before all else: how many rows the planner expects.
+    fn expect(&mut self, _rows: f64) {}
     /// Comes first, with the shape of the rows.
     fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
     /// Comes for each row. The values are readable until it returns.
@@ -39,6 +41,12 @@ impl<'a> Receiver<'a> {
             mydest: pg_sys::CommandDest::DestCopyOut,
         };
         Receiver { callbacks, sink, columns: 0, borrow: PhantomData }
+    }
+
+    /// What it delegates to.
+    pub fn sink(&mut self) -> &mut dyn RowSink {
+        // SAFETY: borrowed for `'a`, and nothing else uses it meanwhile.
+        unsafe { &mut *self.sink }
     }
 
     /// For the executor, while `self` stays where it is.

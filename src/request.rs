@@ -3,8 +3,11 @@
 //! Every wish that the signature knows is either granted, or refused here with 0A000: nothing is silently ignored.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use serde_json::Value;
 
+use crate::duration;
 use crate::error::{Code, Error, Result};
 use crate::uri::Location;
 
@@ -63,6 +66,15 @@ pub enum Permission {
     },
 }
 
+impl std::fmt::Display for Permission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Permission::Integration(name) => write!(f, "integration \"{name}\""),
+            Permission::Role { aws_role, .. } => write!(f, "role {aws_role}"),
+        }
+    }
+}
+
 impl Permission {
     fn from_arguments(arguments: PermissionArguments) -> Result<Self> {
         Ok(match arguments {
@@ -96,6 +108,8 @@ pub struct Request {
     pub manifest_query: bool,
     /// What to do where objects are already.
     pub existing: Existing,
+    /// Longest time that it may take, zero: any; `None`: the setting `s3_export.timeout`.
+    pub timeout: Option<Duration>,
 }
 
 /// What to do where the location holds objects already.
@@ -126,10 +140,10 @@ pub enum NonFinite {
 }
 
 /// Keys of `options` that this release acts on.
-const BUILT_OPTIONS: [&str; 3] = ["existing", "manifest_query", "nan"];
+const BUILT_OPTIONS: [&str; 4] = ["existing", "manifest_query", "nan", "timeout"];
 
 /// Keys of `options` that are in the contract and not built yet.
-const PLANNED_OPTIONS: [&str; 10] = [
+const PLANNED_OPTIONS: [&str; 9] = [
     "compression_level",
     "delimiter",
     "empty_file",
@@ -139,7 +153,6 @@ const PLANNED_OPTIONS: [&str; 10] = [
     "partition_columns",
     "single_file",
     "success_marker",
-    "timeout",
 ];
 
 impl Request {
@@ -165,6 +178,7 @@ impl Request {
             wrapping: if wrap_types { Wrapping::Rockset } else { Wrapping::Plain(options.non_finite) },
             manifest_query: options.manifest_query,
             existing: options.existing,
+            timeout: options.timeout,
         })
     }
 }
@@ -173,11 +187,13 @@ struct Options {
     non_finite: NonFinite,
     manifest_query: bool,
     existing: Existing,
+    timeout: Option<Duration>,
 }
 
 impl Options {
     fn parse(text: &str) -> Result<Self> {
-        let mut options = Options { non_finite: NonFinite::String, manifest_query: false, existing: Existing::Append };
+        let mut options =
+            Options { non_finite: NonFinite::String, manifest_query: false, existing: Existing::Append, timeout: None };
         for (key, value) in json_object("options", text)? {
             match key.as_str() {
                 "existing" => options.existing = existing(&value)?,
@@ -185,6 +201,7 @@ impl Options {
                 "manifest_query" => {
                     options.manifest_query = value.as_bool().ok_or_else(|| bad_value("manifest_query", "true or false"))?;
                 }
+                "timeout" => options.timeout = Some(timeout(&value)?),
                 planned if PLANNED_OPTIONS.contains(&planned) => {
                     return Err(Error::new(Code::Unsupported, format!("option \"{planned}\" is not supported yet")));
                 }
@@ -209,6 +226,15 @@ fn existing(value: &Value) -> Result<Existing> {
         Some("error") => Ok(Existing::Error),
         _ => Err(bad_value("existing", "\"append\" or \"error\"")),
     }
+}
+
+fn timeout(value: &Value) -> Result<Duration> {
+    let parsed = match value {
+        Value::String(text) => duration::parse(text),
+        Value::Number(milliseconds) => duration::parse(&milliseconds.to_string()),
+        _ => None,
+    };
+    parsed.ok_or_else(|| bad_value("timeout", "a length of time as \"90s\", \"30min\" or \"2h\", or a number of milliseconds"))
 }
 
 fn bad_value(option: &str, allowed: &str) -> Error {
@@ -311,6 +337,9 @@ mod tests {
             r#"{"nan":null}"#,
             r#"{"manifest_query":1}"#,
             r#"{"existing":"delete"}"#,
+            r#"{"timeout":"soon"}"#,
+            r#"{"timeout":-1}"#,
+            r#"{"timeout":true}"#,
         ] {
             assert_eq!(code(|a| a.options = Some(options.into())), Some(Code::InvalidParameter), "{options}");
         }
@@ -346,5 +375,13 @@ mod tests {
         let request = Request::from_arguments(plain).unwrap();
         assert_eq!(request.wrapping, Wrapping::Plain(NonFinite::Null));
         assert!(request.manifest_query);
+    }
+
+    #[test]
+    fn a_timeout_is_a_text_or_a_number_of_milliseconds() {
+        for options in [r#"{"timeout":"1.5s"}"#, r#"{"timeout":1500}"#] {
+            let arguments = Arguments { options: Some(options.into()), ..arguments() };
+            assert_eq!(Request::from_arguments(arguments).unwrap().timeout, Some(Duration::from_millis(1500)));
+        }
     }
 }

@@ -15,6 +15,10 @@ static CLEANUP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static REQUEST_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static LOG_EXPORTS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -91,6 +95,44 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"s3_export.timeout",
+        c"Longest time that an export may take, where it does not say; 0: any.",
+        c"From its beginning until its files are stored; the manifest has commit_timeout.",
+        &TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.progress_interval",
+        c"Time between two NOTICEs that say how far an export is; 0: none.",
+        c"They come while the query hands over rows or S3 is waited for.",
+        &PROGRESS_INTERVAL,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_workers",
+        c"Most jobs that run at once in a database.",
+        c"Each takes one of max_worker_processes; further jobs stay QUEUED.",
+        &MAX_WORKERS,
+        1,
+        1024,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"s3_export.log_exports",
+        c"Writes a line to the server's log for each export that was committed.",
+        c"Those that fail are in the log as any statement that fails.",
+        &LOG_EXPORTS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"s3_export.key_file",
         c"File of the keys that seal credentials.",
@@ -151,6 +193,26 @@ pub fn request_attempts() -> u32 {
 /// Time for all attempts at one request.
 pub fn request_timeout() -> Duration {
     milliseconds(&REQUEST_TIMEOUT)
+}
+
+/// How long an export may take, where it does not say; zero: any time.
+pub fn timeout() -> Duration {
+    milliseconds(&TIMEOUT)
+}
+
+/// Between two notices of how far an export is; `None`: there are none.
+pub fn progress_interval() -> Option<Duration> {
+    Some(milliseconds(&PROGRESS_INTERVAL)).filter(|interval| !interval.is_zero())
+}
+
+/// Jobs that run at once in this database.
+pub fn max_workers() -> u32 {
+    MAX_WORKERS.get().unsigned_abs()
+}
+
+/// Whether the log has a line for each export.
+pub fn log_exports() -> bool {
+    LOG_EXPORTS.get()
 }
 
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {

@@ -1,7 +1,7 @@
 //! A committed export has its manifest; an aborted one has nothing.
 //!
 //! ```text
-//! begin ──► uploads ──► seal ──► PRE_COMMIT: every manifest of the transaction, at once
+//! begin ──► uploads ──► seal ──► PRE_COMMIT: every manifest of the transaction, at once; then workers for its jobs
 //!   └─ error, cancel, terminate, rollback, rollback to savepoint ──► ABORT: stop, delete, warn of what remains
 //! ```
 //!
@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use once_cell::unsync::OnceCell;
 use pgrx::pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
@@ -21,15 +21,19 @@ use pgrx::pg_sys::XactEvent::{
     XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
 };
 use pgrx::{pg_guard, pg_sys};
+use uuid::Uuid;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, log};
 use crate::manifest::Manifest;
 use crate::names::Destination;
 use crate::pg::current_subtransaction;
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::forget_transaction;
+use crate::pg::limit::TimeLimit;
 use crate::pg::lock;
-use crate::pg::wait::{postmaster_is_alive, wait_until, wait_until_quietly};
+use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until, wait_until_quietly};
+use crate::queue;
+use crate::request::Permission;
 use crate::settings;
 use crate::upload::connection::Store;
 use crate::upload::network::{Network, Trust};
@@ -43,6 +47,13 @@ struct Pending {
     /// Serves them all, from the first request to the end of the transaction.
     io: OnceCell<Io>,
     exports: Vec<PendingExport>,
+    /// Enqueued, and not yet seen by anybody else.
+    jobs: Vec<PendingJob>,
+}
+
+struct PendingJob {
+    subtransaction: pg_sys::SubTransactionId,
+    export_id: Uuid,
 }
 
 /// What all exports of a transaction share: a thousand of them open no more connections than one.
@@ -73,8 +84,15 @@ impl Io {
 struct PendingExport {
     subtransaction: pg_sys::SubTransactionId,
     upload: Rc<ExportUpload>,
+    began: Instant,
     /// `None` while the export runs.
-    manifest: Option<Arc<Manifest>>,
+    sealed: Option<Sealed>,
+}
+
+/// An export whose files are all stored.
+struct Sealed {
+    manifest: Arc<Manifest>,
+    permission: Permission,
 }
 
 /// Beside the connections that carry bodies: for the eventfd, the runtime, names and small requests.
@@ -111,7 +129,7 @@ where
 {
     let io = io_thread()?;
     let job = AbortOnDrop(io.spawn(work(Arc::clone(io.network()))));
-    wait_until(io.wake(), None, || job.0.take())?.ok_or_else(lost_task)?
+    wait_until(WaitFor::Answer, io.wake(), None, || job.0.take())?.ok_or_else(lost_task)?
 }
 
 /// A cancel that is caught, or rolled back to a savepoint, leaves the thread running, and this must not run on.
@@ -126,7 +144,7 @@ impl<T> Drop for AbortOnDrop<T> {
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
 pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
     io_thread()?;
-    lock::hold(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
+    lock::hold_export(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
         let io = pending.io.get().ok_or_else(lost_task)?;
         let throttle = Arc::clone(&io.throttle);
@@ -134,7 +152,8 @@ pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>>
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
-            manifest: None,
+            began: Instant::now(),
+            sealed: None,
         });
         Ok(upload)
     })
@@ -157,12 +176,28 @@ fn patiences() -> Patiences {
 }
 
 /// Says that all files are stored; the commit will write `manifest`.
-pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest) {
+pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest, permission: &Permission) {
     PENDING.with_borrow_mut(|pending| {
         if let Some(export) = pending.exports.iter_mut().find(|export| Rc::ptr_eq(&export.upload, upload)) {
-            export.manifest = Some(Arc::new(manifest));
+            export.sealed = Some(Sealed { manifest: Arc::new(manifest), permission: permission.clone() });
         }
     });
+}
+
+/// A limit to the time from now on; `None` for zero, which is none.
+pub fn time_limit(limit: Duration) -> Result<Option<TimeLimit>> {
+    if limit.is_zero() { Ok(None) } else { Ok(Some(TimeLimit::start(&*io_thread()?, limit))) }
+}
+
+/// The commit will start workers for this job, which the current (sub)transaction has written into the table.
+pub fn enqueue(export_id: Uuid) {
+    let job = PendingJob { subtransaction: current_subtransaction(), export_id };
+    PENDING.with_borrow_mut(|pending| pending.jobs.push(job));
+}
+
+/// Whether this transaction has enqueued the job, which nobody sees before its commit.
+pub fn has_enqueued(export_id: Uuid) -> bool {
+    PENDING.with_borrow(|pending| pending.jobs.iter().any(|job| job.export_id == export_id))
 }
 
 /// # Safety
@@ -170,9 +205,13 @@ pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest) {
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
-        XACT_EVENT_PRE_COMMIT => write_manifests().unwrap_or_else(|error| error.raise()),
+        XACT_EVENT_PRE_COMMIT => before_commit().unwrap_or_else(|error| error.raise()),
         XACT_EVENT_PRE_PREPARE => refuse_prepare().unwrap_or_else(|error| error.raise()),
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end(PENDING.take())),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| {
+            let pending = PENDING.take();
+            log_exports(&pending.exports);
+            end(pending);
+        }),
         XACT_EVENT_ABORT => quietly(|| {
             let pending = PENDING.take();
             undo(pending.io.get().map(|io| &io.thread), &pending.exports);
@@ -205,6 +244,33 @@ fn quietly(work: impl FnOnce()) {
     }
 }
 
+/// Workers come last, since they begin to wait for the end of the transaction at once.
+fn before_commit() -> Result<()> {
+    write_manifests()?;
+    let jobs: Vec<Uuid> = PENDING.with_borrow(|pending| pending.jobs.iter().map(|job| job.export_id).collect());
+    if jobs.is_empty() { Ok(()) } else { queue::before_commit(&jobs) }
+}
+
+/// One line for each export that is committed, where the setting asks for it.
+fn log_exports(exports: &[PendingExport]) {
+    if !settings::log_exports() {
+        return;
+    }
+    for (export, Sealed { manifest, permission }) in exports.iter().filter_map(|export| Some((export, export.sealed.as_ref()?)))
+    {
+        let totals = manifest.totals;
+        log(format!(
+            "export {} to {} by {permission}: {} documents, {} files, {} bytes, {:.3} s",
+            export.upload.export_id(),
+            manifest.destination.location(),
+            totals.documents,
+            totals.files,
+            totals.bytes,
+            export.began.elapsed().as_secs_f64(),
+        ));
+    }
+}
+
 /// Writes the manifests of all exports at once; the first that fails aborts the transaction.
 fn write_manifests() -> Result<()> {
     let uploads = PENDING.with_borrow(start_manifests)?;
@@ -221,7 +287,7 @@ fn write_manifests() -> Result<()> {
         }
         Ok(Some(()))
     };
-    wait_until(first.wake(), Some(deadline), all_written)?.ok_or_else(|| {
+    wait_until(WaitFor::Manifests, first.wake(), Some(deadline), all_written)?.ok_or_else(|| {
         Error::new(Code::Timeout, "could not write the manifests in time")
             .detail("s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.")
     })
@@ -234,19 +300,22 @@ fn start_manifests(pending: &Pending) -> Result<Vec<Rc<ExportUpload>>> {
     let unfinished = || Error::new(Code::Internal, "an export of this transaction did not finish");
     let mut uploads = Vec::new();
     for export in &pending.exports {
-        let manifest = export.manifest.as_ref().ok_or_else(unfinished)?;
-        export.upload.write_manifest(io, Arc::clone(manifest));
+        let sealed = export.sealed.as_ref().ok_or_else(unfinished)?;
+        export.upload.write_manifest(io, Arc::clone(&sealed.manifest));
         uploads.push(Rc::clone(&export.upload));
     }
     Ok(uploads)
 }
 
 fn refuse_prepare() -> Result<()> {
-    if PENDING.with_borrow(|pending| pending.exports.is_empty()) {
-        return Ok(());
-    }
-    Err(Error::new(Code::Unsupported, "cannot PREPARE a transaction that has exported to S3")
-        .detail("Its manifests are written when it commits, and a prepared transaction may commit in another session."))
+    let (exports, jobs) = PENDING.with_borrow(|pending| (pending.exports.len(), pending.jobs.len()));
+    let (done, why) = match (exports, jobs) {
+        (0, 0) => return Ok(()),
+        (0, _) => ("enqueued an export", "Workers are started when it commits"),
+        _ => ("exported to S3", "Its manifests are written when it commits"),
+    };
+    Err(Error::new(Code::Unsupported, format!("cannot PREPARE a transaction that has {done}"))
+        .detail(format!("{why}, and a prepared transaction may commit in another session.")))
 }
 
 /// What a subtransaction exported is its parent's now.
@@ -254,6 +323,9 @@ fn hand_over(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubTransa
     PENDING.with_borrow_mut(|pending| {
         for export in pending.exports.iter_mut().filter(|export| export.subtransaction == subtransaction) {
             export.subtransaction = parent;
+        }
+        for job in pending.jobs.iter_mut().filter(|job| job.subtransaction == subtransaction) {
+            job.subtransaction = parent;
         }
     });
 }
@@ -263,6 +335,7 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
         let exports = std::mem::take(&mut pending.exports);
         let (undone, kept) = exports.into_iter().partition::<Vec<_>, _>(|export| export.subtransaction == subtransaction);
         pending.exports = kept;
+        pending.jobs.retain(|job| job.subtransaction != subtransaction);
         (pending.io.get().map(|io| Rc::clone(&io.thread)), undone)
     });
     undo(io.as_ref(), &undone);
@@ -272,7 +345,7 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
 /// holds the transaction's locks meanwhile, and answers no interrupt.
 fn undo(io: Option<&Rc<IoThread>>, exports: &[PendingExport]) {
     let Some(io) = io else { return };
-    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { std::time::Duration::ZERO };
+    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
     let deadline = Instant::now() + limit;
     let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.upload.clean_up(io, limit)).collect();
     for (job, export) in jobs.iter().zip(exports) {
@@ -284,7 +357,7 @@ fn undo(io: Option<&Rc<IoThread>>, exports: &[PendingExport]) {
 }
 
 /// The clean-up keeps to its limit by itself; so much later it is taken for lost.
-const ANSWER_TIME: std::time::Duration = std::time::Duration::from_millis(500);
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 fn warn_of(remains: &Remains, export: &PendingExport) {
     if remains.is_empty() {

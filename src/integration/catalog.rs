@@ -1,24 +1,15 @@
 //! The SQL that reads and writes `s3_export.integrations` and `s3_export.credentials`.
 //!
 //! Rows of `integrations` are read and written **as the caller**: GRANTs and row-level security decide by themselves.
-//! Only the statements on `credentials` run as the superuser, with nothing from outside but a row's id or a key's. All
-//! run with a pinned search_path, and values cross as JSON in UTF-8, so that no encoding and no operator of the
-//! session's takes part.
+//! Only the statements on `credentials` run as the superuser, with nothing from outside but a row's id or a key's.
 
-use std::ffi::CStr;
-
-use pgrx::datum::DatumWithOid;
-use pgrx::spi::{self, Spi};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::seal::Sealed;
-use crate::error::{Code, Error, Result};
-use crate::pg::{ActAs, Settings};
-
-/// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
-/// off would get an error for every row that they hide.
-const PINNED: [(&CStr, &CStr); 2] = [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on")];
+use crate::error::Result;
+use crate::pg::ActAs;
+use crate::pg::sql::{read, write};
 
 /// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them; and whether a superuser
 /// owns it.
@@ -166,41 +157,6 @@ pub fn store_credentials(integration_id: Uuid, sealed: &Sealed) -> Result<()> {
         &json!({ "integration_id": integration_id.to_string(), "key_id": sealed.key_id, "sealed": hex }),
     )?;
     Ok(())
-}
-
-/// Runs a SELECT that gives at most one jsonb, as bytes of UTF-8; `$argument` in it is `argument`.
-fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
-    run(statement, argument, |statement, arguments| {
-        Spi::connect(|client| first_bytes(client.select(statement, Some(1), arguments)?))
-    })
-}
-
-/// As [`read`], for a statement that writes.
-fn write(statement: &str, argument: &Value) -> Result<Option<Value>> {
-    run(statement, argument, |statement, arguments| {
-        Spi::connect_mut(|client| first_bytes(client.update(statement, None, arguments)?))
-    })
-}
-
-fn run(
-    statement: &str,
-    argument: &Value,
-    execute: impl FnOnce(&str, &[DatumWithOid<'_>]) -> spi::Result<Option<Vec<u8>>>,
-) -> Result<Option<Value>> {
-    let statement = statement.replace("$argument", "(convert_from($1, 'UTF8')::jsonb)");
-    let argument = argument.to_string().into_bytes();
-    let _settings = Settings::set(&PINNED);
-    let bytes = execute(&statement, &[DatumWithOid::from(argument)]).map_err(|error| {
-        Error::new(Code::Internal, "could not use the catalog of integrations").detail(format!("SPI answered: {error}."))
-    })?;
-    let parse = |bytes: Vec<u8>| {
-        serde_json::from_slice(&bytes).map_err(|_| Error::new(Code::Internal, "the catalog of integrations gave no JSON"))
-    };
-    bytes.map(parse).transpose()
-}
-
-fn first_bytes(rows: spi::SpiTupleTable<'_>) -> spi::Result<Option<Vec<u8>>> {
-    if rows.is_empty() { Ok(None) } else { rows.first().get_one() }
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {

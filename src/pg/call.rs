@@ -58,6 +58,19 @@ impl Call {
         self.argument(position).map(|datum| datum.value() as i64)
     }
 
+    /// A `uuid`; `None`: NULL.
+    pub fn uuid(&self, position: usize) -> Option<Uuid> {
+        // SAFETY: declared uuid, which is passed by reference.
+        self.argument(position).map(|datum| Uuid::from_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() }))
+    }
+
+    /// The result NULL.
+    pub fn null(&self) -> pg_sys::Datum {
+        // SAFETY: Postgres passes the struct that the result goes into.
+        unsafe { (*self.0).isnull = true };
+        pg_sys::Datum::null()
+    }
+
     /// An `interval`, a month counted as 30 days; `None`: NULL. Errors: 22023 for a negative one.
     pub fn interval(&self, position: usize) -> Result<Option<Duration>> {
         let Some(datum) = self.argument(position) else { return Ok(None) };

@@ -3,18 +3,21 @@
 //! pgrx turns a Postgres ERROR into a Rust panic and back, and keeps message, detail and hint of it: the position in the
 //! query, the CONTEXT of functions that the query calls, and the names of tables and constraints are lost. So a context
 //! callback copies each error while it is being raised inside the query, and [`boundary`], the outermost frame of our SQL
-//! functions, raises the copy instead of what pgrx kept.
+//! functions, raises the copy instead of what pgrx kept. [`catch`] is the worker's, which nobody calls: it gives the error to be
+//! recorded, and [`raise_again`] raises it to whoever waits for the job.
 
-use std::any::Any;
 use std::cell::Cell;
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, pgrx_extern_c_guard};
+use pgrx::pg_sys::pg_try::PgTryBuilder;
 
 use super::call::Call;
-use crate::error::Result;
+use super::limit;
+use super::{to_server, to_utf8};
+use crate::error::{Error, Result};
 
 thread_local! {
     /// The last error raised inside a [`QueryErrors`] scope that is still open, or was left by that error.
@@ -72,8 +75,7 @@ unsafe extern "C-unwind" fn at_error(arg: *mut c_void) {
         let copy = pg_sys::CopyErrorData();
         pg_sys::MemoryContextSwitchTo(previous);
         if (*copy).elevel >= pgrx::PgLogLevel::ERROR as i32 {
-            forget_last();
-            LAST.set(copy);
+            keep(copy);
         } else {
             pg_sys::FreeErrorData(copy);
         }
@@ -128,17 +130,29 @@ unsafe fn run(
         Ok(datum) => return Ok(datum),
         Err(panic) => panic,
     };
-    match whole_error(panic.as_ref()) {
+    let caught = panic.downcast_ref::<CaughtError>();
+    if let Some(limit) = limit::take_exceeded().filter(|_| caught.is_some_and(is_cancel)) {
+        drop(panic);
+        // SAFETY: as below.
+        return unsafe { pgrx_extern_c_guard(move || limit.raise()) };
+    }
+    match caught.and_then(whole_error) {
         Some(whole) => Err(whole),
         // SAFETY: the panic goes straight back into pgrx's guard, which raises it when this frame holds nothing more.
         None => unsafe { pgrx_extern_c_guard(move || resume_unwind(panic)) },
     }
 }
 
-/// The kept copy, if it is of the error that the panic carries. It stays kept: Postgres copies it once more to raise it, and
-/// the next query or the end of the transaction frees it.
-fn whole_error(panic: &(dyn Any + Send)) -> Option<*mut pg_sys::ErrorData> {
-    let Some(CaughtError::PostgresError(caught)) = panic.downcast_ref::<CaughtError>() else { return None };
+/// Whether it is what Postgres raises for SIGINT.
+fn is_cancel(caught: &CaughtError) -> bool {
+    let canceled = pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED;
+    matches!(caught, CaughtError::PostgresError(report) if report.sql_error_code() == canceled)
+}
+
+/// The kept copy, if it is of the error that was caught. It stays kept: Postgres copies it once more to raise it, and the next
+/// query or the end of the transaction frees it.
+fn whole_error(caught: &CaughtError) -> Option<*mut pg_sys::ErrorData> {
+    let CaughtError::PostgresError(caught) = caught else { return None };
     let last = LAST.get();
     if last.is_null() {
         return None;
@@ -151,4 +165,160 @@ fn whole_error(panic: &(dyn Any + Send)) -> Option<*mut pg_sys::ErrorData> {
     let is_same =
         code == caught.sql_error_code() && message.is_some_and(|message| message.to_string_lossy() == caught.message());
     is_same.then_some(last)
+}
+
+/// An error that was raised, as far as a job's row keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Raised {
+    /// Five characters.
+    pub sqlstate: String,
+    /// In one line.
+    pub message: String,
+    /// Whole sentences about the circumstances.
+    pub detail: Option<String>,
+    /// Whole sentences about what to do.
+    pub hint: Option<String>,
+    /// Where it was raised, function by function.
+    pub context: Option<String>,
+    /// Whether Postgres raised it for a cancel.
+    pub is_cancel: bool,
+}
+
+impl Raised {
+    fn of(caught: &CaughtError) -> Self {
+        if let Some(whole) = whole_error(caught) {
+            // SAFETY: the copy and its texts live as long as the transaction.
+            return Raised { is_cancel: is_cancel(caught), ..unsafe { Self::copy_of(&*whole) } };
+        }
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = caught;
+        Raised {
+            sqlstate: sqlstate(report.sql_error_code() as i32),
+            message: report.message().to_owned(),
+            detail: report.detail().map(str::to_owned),
+            hint: report.hint().map(str::to_owned),
+            context: None,
+            is_cancel: is_cancel(caught),
+        }
+    }
+
+    /// # Safety
+    /// Texts of `error` are NULL or NUL-terminated.
+    unsafe fn copy_of(error: &pg_sys::ErrorData) -> Self {
+        // SAFETY: by the caller's promise.
+        let text = |text: *mut c_char| (!text.is_null()).then(|| to_utf8(unsafe { CStr::from_ptr(text) }.to_bytes()));
+        Raised {
+            sqlstate: sqlstate(error.sqlerrcode),
+            message: text(error.message).unwrap_or_default(),
+            detail: text(error.detail),
+            hint: text(error.hint),
+            context: text(error.context),
+            is_cancel: false,
+        }
+    }
+}
+
+impl From<&Error> for Raised {
+    fn from(error: &Error) -> Self {
+        Raised {
+            sqlstate: sqlstate(error.sqlstate() as i32),
+            message: error.message().to_owned(),
+            detail: error.detail_text().map(str::to_owned),
+            hint: error.hint_text().map(str::to_owned),
+            context: None,
+            is_cancel: false,
+        }
+    }
+}
+
+/// As MAKE_SQLSTATE packs it: six bits a character.
+fn sqlstate(packed: i32) -> String {
+    (0..5).map(|character| char::from(((packed >> (6 * character)) & 0x3f) as u8 + b'0')).collect()
+}
+
+fn packed(sqlstate: &str) -> i32 {
+    sqlstate
+        .bytes()
+        .take(5)
+        .zip(0..)
+        .map(|(byte, character)| i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * character))
+        .sum()
+}
+
+/// Runs `work`, and gives what it raised, if it did; the transaction is then to be aborted.
+pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Box<Raised>> {
+    let caught = PgTryBuilder::new(AssertUnwindSafe(|| work().map_err(|error| Box::new(Raised::from(&error)))))
+        .catch_others(|caught| Err(Box::new(Raised::of(&caught))))
+        .execute();
+    let limit = limit::take_exceeded();
+    caught.map_err(|raised| limit.filter(|_| raised.is_cancel).map_or(raised, |limit| Box::new(Raised::from(&limit))))
+}
+
+/// Raises what was raised elsewhere, with its SQLSTATE, whatever that is.
+pub fn raise_again(raised: &Raised) -> Result<std::convert::Infallible> {
+    let texts = [Some(&raised.message), raised.detail.as_ref(), raised.hint.as_ref(), raised.context.as_ref()];
+    let texts = texts.map(|text| text.map(|text| to_server(text)).transpose());
+    let [message, detail, hint, context] = texts;
+    let (message, detail, hint, context) = (message?, detail?, hint?, context?);
+    let pointer =
+        |text: &Option<std::ffi::CString>| text.as_ref().map_or(std::ptr::null_mut(), |text| text.as_ptr().cast_mut());
+    let mut error = pg_sys::ErrorData {
+        elevel: pgrx::PgLogLevel::ERROR as i32,
+        sqlerrcode: packed(&raised.sqlstate),
+        message: pointer(&message),
+        detail: pointer(&detail),
+        hint: pointer(&hint),
+        context: pointer(&context),
+        ..pg_sys::ErrorData::default()
+    };
+    // SAFETY: Postgres copies the error, whose texts live until this function is left, before it raises it. So do we, for the
+    // whole of it to arrive.
+    unsafe {
+        let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        error.assoc_context = pg_sys::TopTransactionContext;
+        keep(copy_of(&error));
+        pg_sys::MemoryContextSwitchTo(previous);
+        pg_sys::ThrowErrorData(&mut error);
+    }
+    unreachable!("an ERROR does not return")
+}
+
+/// In the current memory context.
+///
+/// # Safety
+/// Texts of `error` are NULL or NUL-terminated.
+unsafe fn copy_of(error: &pg_sys::ErrorData) -> *mut pg_sys::ErrorData {
+    // SAFETY: by the caller's promise; what is allocated is written whole.
+    unsafe {
+        let text = |text: *mut c_char| if text.is_null() { text } else { pg_sys::pstrdup(text) };
+        let copy = pg_sys::palloc(size_of::<pg_sys::ErrorData>()).cast::<pg_sys::ErrorData>();
+        copy.write(pg_sys::ErrorData {
+            message: text(error.message),
+            detail: text(error.detail),
+            hint: text(error.hint),
+            context: text(error.context),
+            ..*error
+        });
+        copy
+    }
+}
+
+/// Keeps a copy, made in the memory of the transaction, in place of the last.
+fn keep(copy: *mut pg_sys::ErrorData) {
+    forget_last();
+    LAST.set(copy);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlstate_is_packed_and_unpacked() {
+        assert_eq!(packed("42601"), pgrx::PgSqlErrorCode::ERRCODE_SYNTAX_ERROR as i32);
+        for state in ["00000", "P0001", "ZX9AB", "57014"] {
+            assert_eq!(sqlstate(packed(state)), state);
+        }
+    }
 }

@@ -1,79 +1,179 @@
-//! A lock that says that an export runs, in any database of the cluster: `s3_export.cleanup` must not take it for dead.
+//! Locks that say what runs: an export, in any database of the cluster, which `s3_export.cleanup` must not take for dead; and,
+//! in one database, a job and the workers. A process id says nothing once its process is gone; a lock goes with it, whatever
+//! ended it.
 //!
-//! An advisory lock of a kind that no SQL function takes, so no user can hold one by accident; it ends with the transaction,
-//! and so with the backend, whatever ended that. Standbys have such locks too.
+//! They are advisory locks of kinds that no SQL function takes, so no user can hold one by accident. Standbys have such locks
+//! too.
 
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-/// Tells these locks from those of `pg_advisory_lock`, which are of kinds 1 and 2.
-const KIND: u16 = 0x5333;
-
 /// So many exports of one transaction have a lock of their own; the table of locks is shared by all sessions.
 const MOST: usize = 256;
 
-/// Held by the current transaction until it ends. `exports`: how many it has already; past [`MOST`] one lock stands for all.
-pub fn hold(export_id: Uuid, exports: usize) {
-    let tag = if exports < MOST { tag(export_id) } else { tag(Uuid::nil()) };
-    let _owner = Owner::transaction();
-    // SAFETY: inside a transaction; the tag is copied. Nobody else takes this lock but for a moment.
-    unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE, false, false) };
+/// What a lock stands for.
+#[derive(Debug, Clone, Copy)]
+pub enum Lock {
+    /// A running export; the nil id stands for all of a transaction that has more than [`MOST`].
+    Export(Uuid),
+    /// A job that a worker runs.
+    Job(Uuid),
+    /// A worker; at most `s3_export.max_workers` numbers are taken.
+    Worker(u32),
+    /// Shared by those who commit jobs and rely on a living worker to find them.
+    Enqueue,
+    /// The one process that waits until Postgres has room for a worker.
+    Starter,
+}
+
+/// In `pg_locks.objsubid`. Kinds 1 and 2 are those of `pg_advisory_lock`.
+const EXPORT_KIND: u16 = 0x5333;
+const JOB_KIND: u16 = 0x5334;
+/// Of [`Lock::Worker`].
+pub const WORKER_KIND: u16 = 0x5335;
+const ENQUEUE_KIND: u16 = 0x5336;
+const STARTER_KIND: u16 = 0x5337;
+
+/// For those who hold what others only look at: none conflicts with another of its kind.
+const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+/// In conflict with [`HELD`], and with nobody else who looks.
+const LOOK: pg_sys::LOCKMODE = pg_sys::ShareLock as pg_sys::LOCKMODE;
+/// In conflict with all.
+const ALONE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+
+impl Lock {
+    fn tag(self) -> pg_sys::LOCKTAG {
+        // SAFETY: reads a global that is set when the backend connects.
+        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let (database, (field2, field3), kind) = match self {
+            // In no database, so that any of the cluster sees it.
+            Lock::Export(id) => (0, by_id(id), EXPORT_KIND),
+            Lock::Job(id) => (here, by_id(id), JOB_KIND),
+            Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
+            Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
+            Lock::Starter => (here, (0, 0), STARTER_KIND),
+        };
+        pg_sys::LOCKTAG {
+            locktag_field1: database,
+            locktag_field2: field2,
+            locktag_field3: field3,
+            locktag_field4: kind,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        }
+    }
+
+    /// Whether anybody of this cluster holds it, as a [`SessionLock`] or by [`Self::hold`].
+    pub fn is_held(self) -> bool {
+        // What is acquired is released at once: of thousands of ids the table of locks would overflow.
+        !take(self, LOOK, Owner::Transaction, Wait::No) || {
+            release(self, LOOK, Owner::Transaction);
+            false
+        }
+    }
+
+    /// Waits until those who hold it at this moment have let go of it.
+    pub fn pass(self) {
+        take(self, LOOK, Owner::Transaction, Wait::Yes);
+        release(self, LOOK, Owner::Transaction);
+    }
+
+    /// Holds it, with others who do, until the end of the current transaction.
+    pub fn hold(self) {
+        let _owner = ResourceOwner::transaction();
+        take(self, HELD, Owner::Transaction, Wait::Yes);
+    }
+}
+
+/// By the random half of the id.
+fn by_id(id: Uuid) -> (u32, u32) {
+    let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
+    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+}
+
+/// Says that an export of the current transaction runs. `exports`: how many it has already.
+pub fn hold_export(export_id: Uuid, exports: usize) {
+    Lock::Export(if exports < MOST { export_id } else { Uuid::nil() }).hold();
+}
+
+/// Whether a transaction of this cluster runs that export.
+pub fn export_runs(export_id: Uuid) -> bool {
+    Lock::Export(export_id).is_held()
+}
+
+/// Whether a transaction of this cluster has so many exports that any may be its.
+pub fn any_export_may_run() -> bool {
+    Lock::Export(Uuid::nil()).is_held()
+}
+
+/// Held until it is dropped, or the process ends.
+#[derive(Debug)]
+pub struct SessionLock {
+    lock: Lock,
+    mode: pg_sys::LOCKMODE,
+}
+
+impl SessionLock {
+    /// As [`Lock::hold`], beyond the transaction; waits for nobody but who looks.
+    pub fn hold(lock: Lock) -> Self {
+        take(lock, HELD, Owner::Session, Wait::Yes);
+        SessionLock { lock, mode: HELD }
+    }
+
+    /// Against everybody else; `None`: somebody has it.
+    pub fn try_alone(lock: Lock) -> Option<Self> {
+        take(lock, ALONE, Owner::Session, Wait::No).then(|| SessionLock { lock, mode: ALONE })
+    }
+}
+
+impl Drop for SessionLock {
+    fn drop(&mut self) {
+        release(self.lock, self.mode, Owner::Session);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Transaction,
+    Session,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Yes,
+    No,
+}
+
+/// Whether it was acquired, or was the session's already.
+fn take(lock: Lock, mode: pg_sys::LOCKMODE, owner: Owner, wait: Wait) -> bool {
+    // SAFETY: the tag is copied. A transaction's lock is only taken inside one.
+    let result = unsafe { pg_sys::LockAcquire(&lock.tag(), mode, owner == Owner::Session, wait == Wait::No) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+fn release(lock: Lock, mode: pg_sys::LOCKMODE, owner: Owner) {
+    // SAFETY: the tag is copied; the lock was taken in this mode by this owner.
+    unsafe { pg_sys::LockRelease(&lock.tag(), mode, owner == Owner::Session) };
 }
 
 /// Whom locks belong to that are taken meanwhile. A portal's would go with the portal, when it fails inside a subtransaction,
 /// though what it exported before goes on to commit.
-struct Owner(pg_sys::ResourceOwner);
+struct ResourceOwner(pg_sys::ResourceOwner);
 
-impl Owner {
+impl ResourceOwner {
     fn transaction() -> Self {
         // SAFETY: both are the backend's own, inside a transaction.
         unsafe {
-            let before = Owner(pg_sys::CurrentResourceOwner);
+            let before = ResourceOwner(pg_sys::CurrentResourceOwner);
             pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
             before
         }
     }
 }
 
-impl Drop for Owner {
+impl Drop for ResourceOwner {
     fn drop(&mut self) {
         // SAFETY: it was the current one before.
         unsafe { pg_sys::CurrentResourceOwner = self.0 };
-    }
-}
-
-/// Whether a transaction of this cluster has so many exports that any may be its.
-pub fn any_may_be_held() -> bool {
-    is_held(Uuid::nil())
-}
-
-/// Whether a transaction of this cluster holds it.
-pub fn is_held(export_id: Uuid) -> bool {
-    let tag = tag(export_id);
-    // In conflict with those who hold it, and with nobody else who looks.
-    let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
-    // SAFETY: inside a transaction; the tag is copied. What is acquired is released at once: of thousands of ids the table of
-    // locks would overflow.
-    unsafe {
-        match pg_sys::LockAcquire(&tag, mode, false, true) {
-            pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL => true,
-            _ => {
-                pg_sys::LockRelease(&tag, mode, false);
-                false
-            }
-        }
-    }
-}
-
-/// By the random half of the id, in no database.
-fn tag(export_id: Uuid) -> pg_sys::LOCKTAG {
-    let [.., a, b, c, d, e, f, g, h] = *export_id.as_bytes();
-    pg_sys::LOCKTAG {
-        locktag_field1: 0,
-        locktag_field2: u32::from_be_bytes([a, b, c, d]),
-        locktag_field3: u32::from_be_bytes([e, f, g, h]),
-        locktag_field4: KIND,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
     }
 }

@@ -8,9 +8,53 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::upload::runtime::Wake;
 
+/// What is waited for, as `pg_stat_activity.wait_event` names it from Postgres 17 on; before that it is `Extension`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Room in the buffer of documents on their way.
+    Room,
+    /// Files to be stored.
+    Files,
+    /// Manifests to be written.
+    Manifests,
+    /// Another request to S3 or STS.
+    Answer,
+    /// A job to end, or a worker to have room.
+    Job,
+}
+
+impl WaitFor {
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    fn event(self) -> u32 {
+        pg_sys::PG_WAIT_EXTENSION
+    }
+
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    fn event(self) -> u32 {
+        thread_local! {
+            static EVENTS: std::cell::RefCell<[Option<u32>; 5]> = const { std::cell::RefCell::new([None; 5]) };
+        }
+        let (index, name) = match self {
+            WaitFor::Room => (0, c"S3ExportRoom"),
+            WaitFor::Files => (1, c"S3ExportFiles"),
+            WaitFor::Manifests => (2, c"S3ExportManifests"),
+            WaitFor::Answer => (3, c"S3ExportAnswer"),
+            WaitFor::Job => (4, c"S3ExportJob"),
+        };
+        let known: Option<u32> = EVENTS.with_borrow(|events| events[index]);
+        known.unwrap_or_else(|| {
+            // SAFETY: the name is NUL-terminated; the server keeps one number for each name.
+            let event = unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) };
+            EVENTS.with_borrow_mut(|events| events[index] = Some(event));
+            event
+        })
+    }
+}
+
 /// Waits until `ready` gives a value; `None`: `deadline` passed first. Whatever can make `ready` change its answer must
 /// raise `wake`. Answers cancel, terminate, timeouts and the postmaster's death at once.
 pub fn wait_until<T>(
+    what: WaitFor,
     wake: &Wake,
     deadline: Option<Instant>,
     mut ready: impl FnMut() -> Result<Option<T>>,
@@ -24,13 +68,22 @@ pub fn wait_until<T>(
         if left == Some(Duration::ZERO) {
             return Ok(None);
         }
-        wait_for_latch_or(wake, left);
+        wait_for_latch_or(Some(wake), left, what);
         pgrx::check_for_interrupts!();
     }
 }
 
-fn wait_for_latch_or(wake: &Wake, timeout: Option<Duration>) {
-    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
+/// Waits for so long, or less where anything wakes the backend. Answers interrupts, as [`wait_until`].
+pub fn pause(what: WaitFor, time: Duration) {
+    wait_for_latch_or(None, Some(time), what);
+    pgrx::check_for_interrupts!();
+}
+
+fn wait_for_latch_or(wake: Option<&Wake>, timeout: Option<Duration>, what: WaitFor) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if wake.is_some() {
+        events |= pg_sys::WL_SOCKET_READABLE;
+    }
     let mut milliseconds = -1;
     if let Some(timeout) = timeout {
         events |= pg_sys::WL_TIMEOUT;
@@ -42,9 +95,9 @@ fn wait_for_latch_or(wake: &Wake, timeout: Option<Duration>) {
         let happened = pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
             events as c_int,
-            wake.descriptor(),
+            wake.map_or(pg_sys::PGINVALID_SOCKET, Wake::descriptor),
             milliseconds as _,
-            pg_sys::PG_WAIT_EXTENSION,
+            what.event(),
         );
         if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
             pg_sys::ResetLatch(pg_sys::MyLatch);

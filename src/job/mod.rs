@@ -1,0 +1,243 @@
+//! Jobs: exports that a background worker runs.
+//!
+//! ```text
+//! s3_export_async ──► a row, QUEUED ──commit──► worker: RUNNING ──► COMPLETED, with its manifest
+//!                         └── cancel ──► CANCELLED ◄── cancel ──┴─► ERROR
+//! ```
+//!
+//! A job is COMPLETED by the very transaction that exports, so it is so if, and only if, its manifest is there. One that is
+//! RUNNING and whose lock nobody holds has lost its worker.
+#![forbid(unsafe_code)]
+
+pub mod stored;
+pub mod table;
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::{Datum, Oid};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use self::table::{NewJob, State};
+use crate::error::{Code, Error, Result};
+use crate::export;
+use crate::pg::errors::{Raised, raise_again};
+use crate::pg::lock::Lock;
+use crate::pg::wait::{WaitFor, pause};
+use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, sql};
+use crate::queue;
+use crate::request::{Arguments, Permission, Request};
+use crate::transaction;
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// No worker has it yet.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// Its manifest is written.
+    Completed,
+    /// It failed, and wrote nothing.
+    Error,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+impl Status {
+    /// As the table says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Queued => "QUEUED",
+            Status::Running => "RUNNING",
+            Status::Completed => "COMPLETED",
+            Status::Error => "ERROR",
+            Status::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// Reads [`Self::name`].
+    pub fn parse(name: &str) -> Option<Self> {
+        [Status::Queued, Status::Running, Status::Completed, Status::Error, Status::Cancelled]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+}
+
+/// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
+/// query runs.
+pub fn enqueue(arguments: Arguments) -> Result<Uuid> {
+    crate::pg::refuse_if_read_only(c"s3_export_async()");
+    export::check_context()?;
+    let export_id = Uuid::now_v7();
+    let options = stored::to_options(&arguments);
+    let request = Request::from_arguments(arguments)?;
+    export::check(&request, export_id)?;
+    let Permission::Integration(integration) = &request.permission else {
+        return Err(Error::new(Code::Unsupported, "a role cannot be named inline for a job").hint("Use an integration."));
+    };
+    // Before there is a job that nobody else sees yet.
+    queue::start_queued()?;
+    let settings = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    table::insert(&NewJob {
+        export_id,
+        role: current_user(),
+        uri: &request.location.to_string(),
+        integration,
+        query: &request.query,
+        options,
+        settings: Value::Object(settings),
+    })?;
+    transaction::enqueue(export_id);
+    Ok(export_id)
+}
+
+/// How long to sleep between two looks at a job: from here, growing, up to there.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often whoever waits sees to it that queued jobs have workers.
+const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
+
+/// Waits for the end of a job; gives its row of `s3_export.exports`. `limit`: at most so long. Raises what the export raised.
+/// Errors: 42704 for a job that is not there or not to be seen, 55000 for one of this very transaction, 57014 after `limit`.
+pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
+    if transaction::has_enqueued(export_id) {
+        return Err(Error::new(Code::NotReady, "cannot wait for an export that this transaction has enqueued")
+            .detail("It begins when the transaction has committed.")
+            .hint("Commit first."));
+    }
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let (mut sleep, mut next_look) = (FIRST_PAUSE, Instant::now());
+    loop {
+        let state = visible(export_id)?;
+        match state.status {
+            Status::Completed => break,
+            Status::Error | Status::Cancelled => {
+                raise_again(&state.error)?;
+            }
+            Status::Running if has_died(export_id, &state)? => {
+                raise_again(&bury(export_id)?)?;
+            }
+            Status::Queued if Instant::now() >= next_look => {
+                queue::start_queued()?;
+                next_look = Instant::now() + LOOK_AT_QUEUE;
+            }
+            Status::Queued | Status::Running => {}
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(Error::new(Code::Timeout, format!("export {export_id} has not ended in time"))
+                .detail(format!("It is {} and goes on.", state.status.name())));
+        }
+        pause(WaitFor::Job, left.map_or(sleep, |left| left.min(sleep)));
+        sleep = (sleep * 3 / 2).min(LONGEST_PAUSE);
+    }
+    let statement = "SELECT e FROM s3_export.exports AS e WHERE e.export_id = ($argument ->> 'export_id')::uuid";
+    sql::row_latest(statement, &json!({ "export_id": export_id.to_string() }))?.ok_or_else(|| unknown(export_id))
+}
+
+/// Stops a job of the current user's; `false`: it had ended already. A job that runs is sent a cancel, and cleans up before it
+/// ends. Errors: 42501, 42704.
+pub fn cancel(export_id: Uuid) -> Result<bool> {
+    loop {
+        let state = visible(export_id)?;
+        if !has_privileges_of(state.role) {
+            return Err(Error::new(Code::Privilege, format!("permission denied to cancel export {export_id}"))
+                .detail("Only its own role, and roles with the privileges of that, may cancel an export."));
+        }
+        match state.status {
+            Status::Queued => {
+                if table::end(export_id, Status::Queued, Status::Cancelled, &cancelled_before())? {
+                    return Ok(true);
+                }
+            }
+            Status::Running if has_died(export_id, &state)? => {
+                bury(export_id)?;
+                queue::start_queued()?;
+                return Ok(false);
+            }
+            Status::Running => {
+                queue::start_queued()?;
+                return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid));
+            }
+            Status::Completed | Status::Error | Status::Cancelled => return Ok(false),
+        }
+    }
+}
+
+/// Deletes jobs that have ended so long ago: the current user's, or everybody's for an administrator. Gives how many.
+pub fn prune(older_than: Duration) -> Result<u64> {
+    bury_dead()?;
+    table::prune(older_than.as_secs_f64(), is_administrator())
+}
+
+/// A job that the current user may see, as it is now. Errors: 42704.
+fn visible(export_id: Uuid) -> Result<State> {
+    table::state(export_id)?.filter(|state| may_see(state.role)).ok_or_else(|| unknown(export_id))
+}
+
+/// Whether exports of that role are for the current user to see.
+pub fn may_see(role: Oid) -> bool {
+    has_privileges_of(role) || is_administrator()
+}
+
+fn is_administrator() -> bool {
+    role_named(c"s3_export_admin").is_some_and(has_privileges_of)
+}
+
+fn unknown(export_id: Uuid) -> Error {
+    Error::new(Code::Undefined, format!("no job of this role's has the id {export_id}"))
+        .detail("A job is seen when the transaction that enqueued it has committed, until it is pruned.")
+}
+
+/// What a job has come to that is RUNNING in the view of whoever asks, and whose worker is gone; `None`: it lives, or has ended.
+pub fn death(export_id: Uuid) -> Result<Option<&'static str>> {
+    match table::state(export_id)? {
+        Some(state) if state.status == Status::Running && has_died(export_id, &state)? => Ok(Some(DIED)),
+        _ => Ok(None),
+    }
+}
+
+/// As the view `s3_export.exports` says it of a job whose worker is gone.
+const DIED: &str = "the worker of the export ended without an answer";
+
+/// Whether nobody runs a job that says that it is RUNNING.
+fn has_died(export_id: Uuid, state: &State) -> Result<bool> {
+    // Locks of the primary's workers are not seen on a standby; those of this session would not be seen by itself.
+    let is_ours = state.pid == i32::try_from(std::process::id()).ok();
+    if is_ours || is_standby() || Lock::Job(export_id).is_held() {
+        return Ok(false);
+    }
+    // It may have ended since: a worker says how before it lets go of its lock.
+    Ok(table::state(export_id)?.is_some_and(|state| state.status == Status::Running))
+}
+
+/// Writes down that its worker is gone, where this transaction may write.
+fn bury(export_id: Uuid) -> Result<Raised> {
+    let died = Raised {
+        sqlstate: "57P02".to_owned(),
+        message: DIED.to_owned(),
+        detail: Some("The server crashed or was stopped. Files without a manifest may remain in S3.".to_owned()),
+        hint: Some("s3_export.cleanup finds them.".to_owned()),
+        ..Raised::default()
+    };
+    if !is_read_only() {
+        table::end(export_id, Status::Running, Status::Error, &died)?;
+    }
+    Ok(died)
+}
+
+/// Writes down what a crash has left RUNNING.
+pub fn bury_dead() -> Result<()> {
+    for (export_id, pid) in table::running()? {
+        let is_ours = pid == i32::try_from(std::process::id()).ok();
+        if !is_ours && !Lock::Job(export_id).is_held() {
+            bury(export_id)?;
+        }
+    }
+    Ok(())
+}
+
+fn cancelled_before() -> Raised {
+    Raised { sqlstate: "57014".to_owned(), message: "the export was cancelled before it began".to_owned(), ..Raised::default() }
+}

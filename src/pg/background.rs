@@ -1,0 +1,122 @@
+//! Background workers of ours: asked for, and, in the worker, connected.
+//!
+//! A worker is told by what its registration carries, since it can read no table before it is connected as somebody.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+use uuid::Uuid;
+
+/// What a new worker is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// The database that it connects to.
+    pub database: pg_sys::Oid,
+    /// The role whose job it runs.
+    pub role: pg_sys::Oid,
+    /// Whether that role may log in.
+    pub may_log_in: bool,
+    /// The job.
+    pub export_id: Uuid,
+    /// The transaction that enqueues the job and has not ended yet.
+    pub enqueued_by: Option<pg_sys::TransactionId>,
+}
+
+/// Name of the function that a worker begins with, exported by `worker`.
+const ENTRY: &CStr = c"s3_export_worker_main";
+const LIBRARY: &CStr = c"s3_export";
+/// In `pg_stat_activity.backend_type`, and in the log where a worker is terminated.
+const TYPE: &CStr = c"s3_export worker";
+
+impl Assignment {
+    const BYTES: usize = 4 + 4 + 1 + 4 + 16;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[0..4].copy_from_slice(&self.database.to_u32().to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.role.to_u32().to_ne_bytes());
+        bytes[8] = self.may_log_in.into();
+        let transaction = self.enqueued_by.unwrap_or(pg_sys::InvalidTransactionId);
+        bytes[9..13].copy_from_slice(&u32::from(transaction).to_ne_bytes());
+        bytes[13..].copy_from_slice(self.export_id.as_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let number = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let transaction = pg_sys::TransactionId::from(number(9));
+        Assignment {
+            database: pg_sys::Oid::from(number(0)),
+            role: pg_sys::Oid::from(number(4)),
+            may_log_in: bytes[8] != 0,
+            enqueued_by: (transaction != pg_sys::InvalidTransactionId).then_some(transaction),
+            export_id: Uuid::from_slice(&bytes[13..]).unwrap_or_default(),
+        }
+    }
+
+    /// Asks the postmaster for a worker; `false`: it has no room for one. The worker starts by itself, and does not wait for
+    /// the end of the current transaction.
+    pub fn start_worker(self) -> bool {
+        let mut worker = pg_sys::BackgroundWorker {
+            bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
+            bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+            bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+            ..pg_sys::BackgroundWorker::default()
+        };
+        copy(TYPE.to_bytes(), &mut worker.bgw_name);
+        copy(TYPE.to_bytes(), &mut worker.bgw_type);
+        copy(LIBRARY.to_bytes(), &mut worker.bgw_library_name);
+        copy(ENTRY.to_bytes(), &mut worker.bgw_function_name);
+        copy(&self.to_bytes(), &mut worker.bgw_extra);
+        // SAFETY: the registration is copied; texts end in a zero, since they are shorter than their fields.
+        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
+    }
+
+    /// What this worker was told.
+    pub fn of_this_worker() -> Self {
+        let mut bytes = [0; Self::BYTES];
+        // SAFETY: set before the entry of a background worker is called; `start_worker` filled it.
+        let extra = unsafe { &(*pg_sys::MyBgworkerEntry).bgw_extra };
+        for (byte, extra) in bytes.iter_mut().zip(extra) {
+            *byte = *extra as u8;
+        }
+        Self::from_bytes(bytes)
+    }
+
+    /// Connects this worker as the role. Where Postgres lets no role in that may not log in, as the superuser: then
+    /// [`super::ActAs::role`] alone makes the worker the role. FATAL: the role or the database is gone.
+    pub fn connect(self) {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        let (role, flags) = (if self.may_log_in { self.role } else { pg_sys::InvalidOid }, 0);
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        let (role, flags) = (self.role, pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK);
+        // SAFETY: called once, by the worker's entry.
+        unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(self.database, role, flags) };
+    }
+}
+
+fn copy(from: &[u8], to: &mut [c_char]) {
+    for (from, to) in from.iter().zip(to) {
+        *to = *from as c_char;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_reads_what_it_was_told() {
+        let told = Assignment {
+            database: pg_sys::Oid::from(5),
+            role: pg_sys::Oid::from(u32::MAX),
+            may_log_in: true,
+            export_id: Uuid::now_v7(),
+            enqueued_by: Some(pg_sys::TransactionId::from(7)),
+        };
+        assert_eq!(Assignment::from_bytes(told.to_bytes()), told);
+        let later = Assignment { may_log_in: false, enqueued_by: None, ..told };
+        assert_eq!(Assignment::from_bytes(later.to_bytes()), later);
+        assert!(Assignment::BYTES <= pg_sys::BGW_EXTRALEN as usize);
+    }
+}

@@ -1,0 +1,101 @@
+//! A limit to the time that a scope takes, whatever it does meanwhile.
+//!
+//! A task on the I/O thread sleeps, then sends this process the signal of a cancel, which Postgres answers wherever it can be
+//! interrupted. The error of that cancel says that a user asked for it, so [`take_exceeded`] says otherwise to whoever catches
+//! it.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgrx::pg_sys;
+
+use crate::duration;
+use crate::error::{Code, Error, Result};
+use crate::upload::runtime::{IoThread, Job, lock};
+
+thread_local! {
+    /// The limit that was exceeded in a scope that is left, until somebody asks.
+    static EXCEEDED: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+/// How long a signal that was sent may take to arrive.
+const ARRIVAL: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Armed,
+    Disarmed,
+    Exceeded,
+}
+
+/// The limit, until it is dropped.
+pub struct TimeLimit {
+    state: Arc<Mutex<State>>,
+    sleeper: Job<()>,
+    limit: Duration,
+}
+
+impl TimeLimit {
+    /// From now on.
+    pub fn start(io: &IoThread, limit: Duration) -> Self {
+        let state = Arc::new(Mutex::new(State::Armed));
+        let armed = Arc::clone(&state);
+        let sleeper = io.spawn(async move {
+            tokio::time::sleep(limit).await;
+            // Under the lock, so that no signal is sent after the limit was disarmed.
+            let mut state = lock(&armed);
+            if *state == State::Armed {
+                *state = State::Exceeded;
+                // The process is there: it is this one.
+                let _ = kill(Pid::this(), Signal::SIGINT);
+            }
+        });
+        TimeLimit { state, sleeper, limit }
+    }
+
+    /// Ends it. Errors: 57014 when it was exceeded at the last moment.
+    pub fn end(self) -> Result<()> {
+        drop(self);
+        take_exceeded().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for TimeLimit {
+    fn drop(&mut self) {
+        self.sleeper.abort();
+        let mut state = lock(&self.state);
+        if *state == State::Exceeded {
+            EXCEEDED.set(Some(exceeded(self.limit)));
+            if !std::thread::panicking() {
+                forget_cancel();
+            }
+        }
+        *state = State::Disarmed;
+    }
+}
+
+/// The signal was sent and nobody was interrupted by it: it must not hit what comes after.
+fn forget_cancel() {
+    let start = Instant::now();
+    // SAFETY: flags of the backend's own, which its signal handler sets; it is this thread that answers them.
+    unsafe {
+        while std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) == 0 && start.elapsed() < ARRIVAL {
+            std::thread::yield_now();
+        }
+        pg_sys::QueryCancelPending = 0;
+    }
+}
+
+fn exceeded(limit: Duration) -> Error {
+    Error::new(Code::Timeout, "the export took longer than its time limit")
+        .detail(format!("The limit is {}.", duration::show(limit)))
+        .hint("It is the option timeout, or the setting s3_export.timeout.")
+}
+
+/// The error of a limit that was exceeded, once.
+pub fn take_exceeded() -> Option<Error> {
+    EXCEEDED.take()
+}

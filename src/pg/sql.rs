@@ -1,0 +1,138 @@
+//! Short statements of our own, on our own tables: JSON in, JSON out.
+//!
+//! They run with a pinned search_path, and values cross as JSON in UTF-8 bytes, so that no encoding and no operator of the
+//! session's takes part. `$argument` in a statement is its argument; its only column, of its only row, is
+//! `convert_to(…::text, 'UTF8')` of a jsonb.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{IntoDatum, pg_sys, spi};
+use serde_json::Value;
+
+use super::{Settings, Spi};
+use crate::error::{Code, Error, Result};
+
+/// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
+/// off would get an error for every row that they hide.
+const PINNED: [(&CStr, &CStr); 2] = [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on")];
+
+/// Runs a SELECT. `None`: no row.
+pub fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, argument| {
+        let arguments = [DatumWithOid::from(argument)];
+        spi::Spi::connect(|client| first_bytes(client.select(statement, Some(1), &arguments)?)).map_err(|error| failed(&error))
+    })
+}
+
+/// As [`read`], for a statement that writes.
+pub fn write(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, argument| {
+        let arguments = [DatumWithOid::from(argument)];
+        spi::Spi::connect_mut(|client| first_bytes(client.update(statement, None, &arguments)?)).map_err(|error| failed(&error))
+    })
+}
+
+/// As [`read`], and sees what has been committed up to now, whatever the transaction's isolation level.
+pub fn read_latest(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, argument| run_latest(statement, argument, true, bytes))
+}
+
+/// As [`write()`], and sees what has been committed up to now, whatever the transaction's isolation level.
+pub fn write_latest(statement: &str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, argument| run_latest(statement, argument, false, bytes))
+}
+
+/// As [`read_latest`], of a statement whose only column is a whole row, as the result of a function that returns such a row.
+pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Datum>> {
+    // SAFETY: SPI is still connected; a row is passed by reference, with its length in its header.
+    let transfer = |row| unsafe { pg_sys::SPI_datumTransfer(row, false, -1) };
+    execute(statement, argument, |statement, argument| run_latest(statement, argument, true, transfer))
+}
+
+fn execute<T>(statement: &str, argument: &Value, execute: impl FnOnce(&str, Vec<u8>) -> Result<T>) -> Result<T> {
+    let statement = statement.replace("$argument", "(convert_from($1, 'UTF8')::jsonb)");
+    let _settings = Settings::set(&PINNED);
+    execute(&statement, argument.to_string().into_bytes())
+}
+
+fn run(
+    statement: &str,
+    argument: &Value,
+    work: impl FnOnce(&str, Vec<u8>) -> Result<Option<Vec<u8>>>,
+) -> Result<Option<Value>> {
+    let bytes = execute(statement, argument, work)?;
+    let parse = |bytes: Vec<u8>| {
+        serde_json::from_slice(&bytes).map_err(|_| Error::new(Code::Internal, "a table of s3_export gave no JSON"))
+    };
+    bytes.map(parse).transpose()
+}
+
+fn first_bytes(rows: spi::SpiTupleTable<'_>) -> spi::Result<Option<Vec<u8>>> {
+    if rows.is_empty() { Ok(None) } else { rows.first().get_one() }
+}
+
+fn bytes(bytea: pg_sys::Datum) -> Vec<u8> {
+    // SAFETY: only for statements that give a bytea, while SPI is connected.
+    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum(bytea.cast_mut_ptr())) }.to_vec()
+}
+
+/// `take`: what to take of the first row's first column, before SPI frees it.
+fn run_latest<T>(
+    statement: &str,
+    argument: Vec<u8>,
+    read_only: bool,
+    take: impl FnOnce(pg_sys::Datum) -> T,
+) -> Result<Option<T>> {
+    let text = CString::new(statement).map_err(|_| Error::new(Code::Internal, "a statement holds a NUL byte"))?;
+    let _snapshot = LatestSnapshot::push();
+    let _spi = Spi::connect()?;
+    // SAFETY: the text is NUL-terminated, with one parameter, of type bytea, as is the one value. The snapshot is registered
+    // until the guard's drop. SPI frees plan and rows when it is disconnected, after they were taken.
+    unsafe {
+        let mut types = [pg_sys::BYTEAOID];
+        let mut values = [argument.into_datum().unwrap_or_else(pg_sys::Datum::null)];
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), 1, types.as_mut_ptr());
+        if plan.is_null() {
+            return Err(failed(&"the statement could not be prepared"));
+        }
+        let (snapshot, none) = (pg_sys::GetActiveSnapshot(), std::ptr::null_mut());
+        let outcome =
+            pg_sys::SPI_execute_snapshot(plan, values.as_mut_ptr(), std::ptr::null(), snapshot, none, read_only, true, 0);
+        if outcome < 0 {
+            return Err(failed(&outcome));
+        }
+        if pg_sys::SPI_processed == 0 || pg_sys::SPI_tuptable.is_null() {
+            return Ok(None);
+        }
+        let (row, shape) = (*(*pg_sys::SPI_tuptable).vals, (*pg_sys::SPI_tuptable).tupdesc);
+        let mut is_null = false;
+        let value = pg_sys::SPI_getbinval(row, shape, 1, &mut is_null);
+        Ok((!is_null).then(|| take(value)))
+    }
+}
+
+fn failed(why: &dyn std::fmt::Display) -> Error {
+    Error::new(Code::Internal, "could not use the tables of s3_export").detail(format!("SPI answered: {why}."))
+}
+
+/// The active snapshot, as of now, until the drop.
+struct LatestSnapshot(());
+
+impl LatestSnapshot {
+    fn push() -> Self {
+        // SAFETY: inside a transaction; the drop, or the (sub)transaction's abort, pops it.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+        LatestSnapshot(())
+    }
+}
+
+impl Drop for LatestSnapshot {
+    fn drop(&mut self) {
+        // On an error, the (sub)transaction's abort pops it, and may have done so already.
+        if !std::thread::panicking() {
+            // SAFETY: pushed in `push`, and guards nest.
+            unsafe { pg_sys::PopActiveSnapshot() }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! How far an export is: for everybody in `pg_stat_progress_copy`, for its own client in NOTICEs.
+//!
+//! Postgres has no progress command of ours, so an export shows as a COPY TO with a callback, which it resembles. Parameters
+//! that COPY leaves unused say which export it is; `s3_export.exports` reads them. A query may itself run commands that report
+//! progress, so the report is begun anew where it was taken over.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::chunk::Piece;
+use crate::error::Result;
+use crate::pg::ActAs;
+use crate::pg::sql::read_latest;
+use crate::pg::wait::{WaitFor, wait_until};
+use crate::settings;
+use crate::upload::runtime::Wake;
+
+/// Parameters by their index; SQL numbers them from 1. The first three are COPY's own.
+const BYTES: c_int = 0;
+const DOCUMENTS: c_int = 2;
+const COMMAND: c_int = 4;
+const TYPE: c_int = 5;
+/// Those of ours, from the end, where COPY comes last, if ever.
+const MARK: c_int = 15;
+const ID_HIGH: c_int = 16;
+const ID_LOW: c_int = 17;
+const ROLE: c_int = 18;
+const FILES: c_int = 19;
+
+/// Of COPY TO, and of a callback.
+const COPY_TO: i64 = 2;
+const CALLBACK: i64 = 4;
+/// Tells an export from a COPY.
+const EXPORT_MARK: i64 = i64::from_be_bytes(*b"s3export");
+
+unsafe extern "C-unwind" {
+    /// Postgres's own, undecorated: it only stores a number and cannot raise, and it is called for each row.
+    fn pgstat_progress_update_param(index: c_int, value: i64);
+}
+
+/// The report of one export, until it is dropped.
+pub struct Progress {
+    export_id: Uuid,
+    began: Instant,
+    documents: Cell<u64>,
+    files: Cell<u64>,
+    bytes: Cell<u64>,
+    /// Rows that the planner expects.
+    expected: Cell<Option<f64>>,
+    interval: Option<Duration>,
+    next_notice: Cell<Option<Instant>>,
+}
+
+impl Progress {
+    /// Begins the report.
+    pub fn start(export_id: Uuid) -> Self {
+        let (began, interval) = (Instant::now(), settings::progress_interval());
+        let progress = Progress {
+            export_id,
+            began,
+            documents: Cell::default(),
+            files: Cell::default(),
+            bytes: Cell::default(),
+            expected: Cell::default(),
+            interval,
+            next_notice: Cell::new(interval.map(|interval| began + interval)),
+        };
+        progress.begin_report();
+        progress
+    }
+
+    /// How many rows the planner expects.
+    pub fn expect(&self, rows: f64) {
+        self.expected.set(Some(rows));
+    }
+
+    /// One more document.
+    pub fn document(&self) {
+        self.documents.set(self.documents.get() + 1);
+        if is_ours() {
+            update(DOCUMENTS, self.documents.get());
+        }
+        if self.interval.is_some() {
+            self.notice_when_due();
+        }
+    }
+
+    /// A piece is about to be handed over.
+    pub fn piece(&self, piece: &Piece) {
+        self.files.set(piece.file);
+        self.bytes.set(self.bytes.get() + piece.body.len() as u64);
+        if is_ours() {
+            update(FILES, self.files.get());
+            update(BYTES, self.bytes.get());
+        } else {
+            self.begin_report();
+        }
+    }
+
+    /// As [`wait_until`], with notices meanwhile.
+    pub fn wait_until<T>(&self, what: WaitFor, wake: &Wake, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        loop {
+            if let Some(value) = wait_until(what, wake, self.next_notice.get(), &mut ready)? {
+                return Ok(value);
+            }
+            self.notice_when_due();
+        }
+    }
+
+    fn begin_report(&self) {
+        let (high, low) = self.export_id.as_u64_pair();
+        // SAFETY: stores numbers in the backend's own entry, if it has one. The mark comes last: without it, nobody takes the
+        // others for ours.
+        unsafe {
+            pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, pg_sys::InvalidOid);
+            let role = i64::from(pg_sys::GetUserId().to_u32());
+            for (index, value) in [
+                (COMMAND, COPY_TO),
+                (TYPE, CALLBACK),
+                (ID_HIGH, high.cast_signed()),
+                (ID_LOW, low.cast_signed()),
+                (ROLE, role),
+                (DOCUMENTS, signed(self.documents.get())),
+                (FILES, signed(self.files.get())),
+                (BYTES, signed(self.bytes.get())),
+                (MARK, EXPORT_MARK),
+            ] {
+                pgstat_progress_update_param(index, value);
+            }
+        }
+    }
+
+    fn notice_when_due(&self) {
+        let (Some(interval), Some(due)) = (self.interval, self.next_notice.get()) else { return };
+        let now = Instant::now();
+        if now >= due {
+            self.next_notice.set(Some(now + interval));
+            pgrx::notice!("{}", self.so_far(now));
+        }
+    }
+
+    fn so_far(&self, now: Instant) -> String {
+        let (documents, bytes) = (self.documents.get(), self.bytes.get());
+        let seconds = now.duration_since(self.began).as_secs_f64();
+        let percent = percent(documents, self.expected.get()).map(|percent| format!(", about {percent} %")).unwrap_or_default();
+        format!(
+            "export {}: {documents} documents, {} files, {}, {}/s{percent}",
+            self.export_id,
+            self.files.get(),
+            size(bytes as f64),
+            size(bytes as f64 / seconds),
+        )
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // An abort ends every report by itself.
+        if !std::thread::panicking() && is_ours() {
+            // SAFETY: stores a number in the backend's own entry.
+            unsafe { pg_sys::pgstat_progress_end_command() }
+        }
+    }
+}
+
+/// Whether the backend reports the progress of a COPY, which is ours unless the query runs one at this moment.
+fn is_ours() -> bool {
+    // SAFETY: the entry is NULL or lives as long as the backend, which alone writes to it.
+    unsafe {
+        !pg_sys::MyBEEntry.is_null()
+            && (*pg_sys::MyBEEntry).st_progress_command == pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY
+    }
+}
+
+fn update(index: c_int, value: u64) {
+    // SAFETY: stores a number in the backend's own entry.
+    unsafe { pgstat_progress_update_param(index, signed(value)) }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Of so many expected; `None`: the planner said nothing that is of use, or is proven wrong.
+fn percent(documents: u64, expected: Option<f64>) -> Option<u64> {
+    let share = documents as f64 / expected.filter(|expected| *expected >= 1.0)?;
+    (share <= 1.0).then_some((share * 100.0) as u64)
+}
+
+/// In the units of `pg_size_pretty`.
+fn size(bytes: f64) -> String {
+    const UNITS: [&str; 6] = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+    let steps = (0..UNITS.len() - 1).find(|step| bytes < 10_240.0 * 1024_f64.powi(*step as i32)).unwrap_or(UNITS.len() - 1);
+    format!("{:.0} {}", bytes / 1024_f64.powi(steps as i32), UNITS[steps])
+}
+
+/// An export that runs, as it reports itself.
+#[derive(Debug)]
+pub struct Running {
+    /// Its id.
+    pub export_id: Uuid,
+    /// Whose it is.
+    pub role: pg_sys::Oid,
+    /// The process that runs it.
+    pub pid: i32,
+    /// Encoded so far.
+    pub documents: u64,
+    /// Begun so far.
+    pub files: u64,
+    /// Handed to the uploads so far.
+    pub bytes: u64,
+}
+
+/// All that run in this database. Who may see which is for the caller to say.
+pub fn running() -> Result<Vec<Running>> {
+    let _superuser = ActAs::superuser();
+    let rows = read_latest(
+        "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_array(p.pid, p.param17, p.param18, p.param19, p.param3, p.param20, p.param1)),
+                                    '[]')::text, 'UTF8')
+         FROM pg_stat_get_progress_info('COPY') AS p, pg_database AS d
+         WHERE p.datid = d.oid AND d.datname = current_database() AND p.param16 = ($argument ->> 'mark')::bigint",
+        &json!({ "mark": EXPORT_MARK }),
+    )?;
+    let rows = rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    Ok(rows.iter().filter_map(Running::from_report).collect())
+}
+
+impl Running {
+    fn from_report(row: &Value) -> Option<Self> {
+        let number = |index: usize| row.get(index).and_then(Value::as_i64);
+        let count = |index: usize| number(index).map(i64::cast_unsigned);
+        Some(Running {
+            pid: i32::try_from(number(0)?).ok()?,
+            export_id: Uuid::from_u64_pair(count(1)?, count(2)?),
+            role: pg_sys::Oid::from(u32::try_from(number(3)?).ok()?),
+            documents: count(4)?,
+            files: count(5)?,
+            bytes: count(6)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_pg_size_pretty() {
+        for (bytes, text) in
+            [(0.0, "0 bytes"), (10_239.0, "10239 bytes"), (10_240.0, "10 kB"), (20.0 * 1048576.0, "20 MB"), (3e10, "28 GB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_percentage_is_shown_while_the_estimate_holds() {
+        assert_eq!(percent(50, Some(200.0)), Some(25));
+        assert_eq!(percent(200, Some(200.0)), Some(100));
+        assert_eq!(percent(201, Some(200.0)), None);
+        assert_eq!(percent(1, Some(0.0)), None);
+        assert_eq!(percent(1, None), None);
+    }
+}

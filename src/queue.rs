@@ -1,0 +1,129 @@
+//! Which jobs have workers.
+//!
+//! At most `s3_export.max_workers` workers of a database run jobs, each of which holds a number. Nobody is in charge of the
+//! queue: whoever commits jobs starts workers while there are free numbers, and a worker that ends starts others for what is
+//! queued. So that no job falls between the two:
+//!
+//! ```text
+//! commit: hold Enqueue ──► count numbers ──► start workers, if any is free ──► let go with the commit
+//! worker: give the number back ──► wait for all who hold Enqueue ──► look at the queue
+//! ```
+//!
+//! A worker that finds no number free ends at once: those who have them will look at the queue later than that.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::error::{Code, Error, Result};
+use crate::job::table::{self, Queued};
+use crate::job::{Status, bury_dead};
+use crate::pg::background::Assignment;
+use crate::pg::errors::Raised;
+use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::{Settings, current_database, current_transaction, is_read_only, is_standby};
+use crate::settings;
+
+/// Starts workers for jobs that the current transaction is about to commit. Errors: 53400 when there is no worker and no room
+/// for one, 42501.
+pub fn before_commit(jobs: &[Uuid]) -> Result<()> {
+    Lock::Enqueue.hold();
+    let workers = table::workers()?;
+    let mut started = 0;
+    for job in table::queued(free(workers), Some(jobs))? {
+        if let Some(obstacle) = obstacle(&job) {
+            return Err(obstacle);
+        }
+        if !assignment(&job, Some(current_transaction())).start_worker() {
+            break;
+        }
+        started += 1;
+    }
+    let is_waiting = !table::queued(1, Some(jobs))?.is_empty();
+    if is_waiting && workers == 0 && started == 0 { Err(no_room()) } else { Ok(()) }
+}
+
+fn no_room() -> Error {
+    Error::new(Code::Limit, "could not start a background worker for the export")
+        .detail("Postgres has no room for another background worker, and no worker of s3_export runs in this database.")
+        .hint("Raise max_worker_processes, or wait until another background worker ends.")
+}
+
+/// What a look at the queue came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// As many workers as may run, or as there are jobs for.
+    Done,
+    /// Postgres has no room for another worker.
+    NoRoom,
+}
+
+/// Starts workers for what is queued, as far as numbers are free. Jobs that no worker can run become ERROR.
+pub fn start_queued() -> Result<Look> {
+    if is_standby() || is_read_only() {
+        return Ok(Look::Done);
+    }
+    bury_dead()?;
+    loop {
+        let mut obstacles = 0;
+        for job in table::queued(free(table::workers()?), None)? {
+            if let Some(obstacle) = obstacle(&job) {
+                table::end(job.export_id, Status::Queued, Status::Error, &Raised::from(&obstacle))?;
+                obstacles += 1;
+            } else if !assignment(&job, None).start_worker() {
+                return Ok(Look::NoRoom);
+            }
+        }
+        if obstacles == 0 {
+            return Ok(Look::Done);
+        }
+    }
+}
+
+fn free(workers: u32) -> u32 {
+    settings::max_workers().saturating_sub(workers)
+}
+
+fn assignment(job: &Queued, enqueued_by: Option<pgrx::pg_sys::TransactionId>) -> Assignment {
+    Assignment {
+        database: current_database(),
+        role: job.role,
+        may_log_in: job.may_log_in.unwrap_or(false),
+        export_id: job.export_id,
+        enqueued_by,
+    }
+}
+
+/// Why no worker could connect for it.
+fn obstacle(job: &Queued) -> Option<Error> {
+    if job.may_log_in.is_none() {
+        return Some(Error::new(Code::Undefined, "the role of the export does not exist any more"));
+    }
+    (!job.may_connect).then(|| {
+        Error::new(Code::Privilege, "permission denied for the role of the export to connect to the database")
+            .hint("GRANT CONNECT ON DATABASE … TO …")
+    })
+}
+
+/// A number for this worker; `None`: as many workers run as may.
+pub fn take_number() -> Option<SessionLock> {
+    (0..settings::max_workers()).find_map(|number| SessionLock::try_alone(Lock::Worker(number)))
+}
+
+/// Waits for those who have counted on a worker that gave its number back since, for at most a second: one of them may hang in
+/// its commit. Raises 55P03 after that.
+pub fn wait_for_commits() {
+    let _limit = Settings::set(&[(c"lock_timeout", c"1s")]);
+    Lock::Enqueue.pass();
+}
+
+/// The right to wait for room for another worker, for one process of a database at a time: all others had better end, and make
+/// room.
+pub fn begin_waiting_for_room() -> Option<SessionLock> {
+    SessionLock::try_alone(Lock::Starter)
+}
+
+/// Between two looks of a worker that waits for room.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(100);
+/// So many looks of a worker that found another one waiting for room: by then that one has looked too.
+pub const LOOKS_BESIDE_ANOTHER: u32 = 10;

@@ -1,0 +1,217 @@
+//! The background worker: one process, one job.
+//!
+//! ```text
+//! connect as the role ──► the enqueuing transaction has ended ──► a number ──► claim the job: RUNNING
+//!   ──► as the role, with the caller's settings: export, and COMPLETED in the same transaction ──► or ERROR, CANCELLED
+//!   ──► give the number back ──► start workers for what is queued
+//! ```
+//!
+//! The session may have been connected as the superuser, where Postgres lets nobody in who may not log in; so the job's role is
+//! put on for the whole transaction, its commit and the triggers that wait for that included, and cannot be taken off from
+//! within.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::{pg_guard, pg_sys};
+use uuid::Uuid;
+
+use crate::error::{Result, log};
+use crate::export;
+use crate::job::table::{self, Claimed};
+use crate::job::{Status, stored};
+use crate::pg::background::Assignment;
+use crate::pg::errors::{Raised, catch};
+use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, wait_for_transaction};
+use crate::pg::wait::{WaitFor, pause, postmaster_is_alive};
+use crate::pg::{ActAs, caller, to_server};
+use crate::queue::{self, Look};
+use crate::request::Request;
+
+/// Whether somebody sent a cancel: the error that follows may also be one that the query raised by itself.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// The job that this worker has claimed and not yet ended.
+    static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
+    /// Among the workers that run.
+    static NUMBER: RefCell<Option<SessionLock>> = const { RefCell::new(None) };
+}
+
+/// A transaction's result, or what it raised.
+type Ended<T> = std::result::Result<T, Box<Raised>>;
+
+unsafe extern "C-unwind" {
+    /// Postgres's own handlers, undecorated: a signal handler must not set up what catches errors.
+    fn die(signal: c_int);
+    fn StatementCancelHandler(signal: c_int);
+}
+
+unsafe extern "C-unwind" fn cancel(signal: c_int) {
+    CANCELLED.store(true, Ordering::Relaxed);
+    // SAFETY: it is made to be called from here.
+    unsafe { StatementCancelHandler(signal) }
+}
+
+/// Where Postgres begins a worker.
+///
+/// # Safety
+/// Only Postgres calls it, once, in a process of its own.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) {
+    // SAFETY: signals are blocked until here. The default handler of SIGTERM would end the process wherever it is; this one
+    // waits until it may be interrupted.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(die));
+        pg_sys::pqsignal(pg_sys::SIGINT as c_int, Some(cancel));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+    let assignment = Assignment::of_this_worker();
+    assignment.connect();
+    // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
+    unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
+    if let Err(raised) = serve(&assignment) {
+        log(format!("worker of export {} failed: {}", assignment.export_id, raised.message));
+    }
+}
+
+fn serve(assignment: &Assignment) -> Ended<()> {
+    if let Some(enqueuer) = assignment.enqueued_by {
+        in_transaction(|| {
+            wait_for_transaction(enqueuer);
+            Ok(())
+        })?;
+    }
+    if !in_transaction(
+        || Ok(NUMBER.with_borrow_mut(|number| queue::take_number().map(|taken| number.insert(taken)).is_some())),
+    )? {
+        return Ok(());
+    }
+    let claimed = in_transaction(|| claim(assignment));
+    if let Ok(Some((job, lock))) = claimed {
+        run(assignment, job);
+        CLAIMED.set(None);
+        drop(lock);
+    } else {
+        claimed?;
+    }
+    NUMBER.take();
+    hand_on()
+}
+
+/// The lock is taken before the claim is seen, and kept beyond it.
+fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
+    let Some(job) = table::claim(assignment.export_id, assignment.role)? else { return Ok(None) };
+    CLAIMED.set(Some(assignment.export_id));
+    Ok(Some((job, SessionLock::hold(Lock::Job(assignment.export_id)))))
+}
+
+/// Runs the job to its end, whatever that is.
+fn run(assignment: &Assignment, job: Claimed) {
+    let id = assignment.export_id;
+    show_activity(id, &job.query);
+    let role = Some(assignment.role);
+    let settings = in_transaction_of(role, || {
+        caller::apply(&job.settings);
+        Ok(())
+    });
+    let ended = settings.and_then(|()| in_transaction_of(role, || export_and_complete(id, job)));
+    // What comes from here on is not the export any more.
+    let _ignored = CancelsIgnored::begin();
+    if let Err(raised) = ended {
+        log(format!("export {id} failed: {} (SQLSTATE {})", raised.message, raised.sqlstate));
+        let is_cancelled = raised.is_cancel && CANCELLED.load(Ordering::Relaxed);
+        let status = if is_cancelled { Status::Cancelled } else { Status::Error };
+        if let Err(unrecorded) = in_transaction(|| table::end(id, Status::Running, status, &raised)) {
+            log(format!("the end of export {id} could not be written down: {}", unrecorded.message));
+        }
+    }
+}
+
+fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
+    let request = Request::from_arguments(stored::to_arguments(job.uri, job.integration, job.query, &job.options))?;
+    let outcome = export::run(&request, id)?;
+    // The caller's settings may make every transaction READ ONLY.
+    let _writable = Writable::begin();
+    table::complete(id, outcome.totals, &outcome.manifest)
+}
+
+/// A transaction of ours.
+fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
+    in_transaction_of(None, work)
+}
+
+/// A transaction, of that role from its beginning to its end.
+fn in_transaction_of<T>(role: Option<pg_sys::Oid>, work: impl FnOnce() -> Result<T>) -> Ended<T> {
+    let ended = catch(|| {
+        let transaction = Transaction::begin();
+        let _role = role.map(ActAs::role);
+        let value = work()?;
+        transaction.commit();
+        Ok(value)
+    });
+    ended.inspect_err(|_| Transaction::abort())
+}
+
+/// In `pg_stat_activity`, and where the log says STATEMENT.
+fn show_activity(id: Uuid, query: &str) {
+    let Ok(activity) = to_server(&format!("s3_export job {id}: {query}")).map(CString::into_raw) else { return };
+    // SAFETY: the text is never freed: the process ends with the job.
+    unsafe {
+        pg_sys::debug_query_string = activity;
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity);
+    }
+}
+
+/// Sees to it that what is queued has workers, before this one, which counted as one, is gone.
+fn hand_on() -> Ended<()> {
+    // After its limit the next who looks finds what is committed by then.
+    let _ = in_transaction(|| {
+        queue::wait_for_commits();
+        Ok(())
+    });
+    let mut waiting = None;
+    for look in 0.. {
+        if in_transaction(queue::start_queued)? == Look::Done || in_transaction(table::workers)? > 0 {
+            return Ok(());
+        }
+        waiting = waiting.or_else(queue::begin_waiting_for_room);
+        if waiting.is_none() && look >= queue::LOOKS_BESIDE_ANOTHER {
+            return Ok(());
+        }
+        pause(WaitFor::Job, queue::ROOM_PAUSE);
+    }
+    Ok(())
+}
+
+/// A FATAL error unwinds nothing and passes through here: the job says that it was terminated, and others get their workers.
+///
+/// # Safety
+/// Only Postgres calls it, at the end of the process.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
+    let (claimed, number) = (CLAIMED.take(), NUMBER.take());
+    if (claimed.is_none() && number.is_none()) || !postmaster_is_alive() {
+        return;
+    }
+    // SAFETY: nothing else runs in this process any more. The callbacks of the abort delete what the export wrote.
+    unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    drop(number);
+    let terminated = Raised {
+        sqlstate: "57P01".to_owned(),
+        message: "the worker of the export was terminated".to_owned(),
+        ..Raised::default()
+    };
+    let ended = in_transaction(|| {
+        if let Some(id) = claimed {
+            table::end(id, Status::Running, Status::Error, &terminated)?;
+        }
+        queue::start_queued()
+    });
+    if let Err(raised) = ended {
+        log(format!("the end of an export could not be written down: {}", raised.message));
+    }
+}
