@@ -59,7 +59,9 @@ start_postgres() {
 		max_connections = 100
 		shared_buffers = 256MB
 		max_prepared_transactions = 5
+		max_worker_processes = 32
 		wal_level = replica
+		wal_keep_size = 256MB
 		s3_export.key_file = '$dir/s3_export.keys'
 	EOF
 	# Where a secret given through SQL would be kept.

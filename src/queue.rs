@@ -11,7 +11,7 @@
 //!
 //! A worker that finds no number free ends at once: those who have them will look at the queue later than that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -21,26 +21,34 @@ use crate::job::{Status, bury_dead};
 use crate::pg::background::Assignment;
 use crate::pg::errors::Raised;
 use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{Settings, current_database, current_transaction, is_read_only, is_standby};
 use crate::settings;
 
 /// Starts workers for jobs that the current transaction is about to commit. Errors: 53400 when there is no worker and no room
 /// for one, 42501.
 pub fn before_commit(jobs: &[Uuid]) -> Result<()> {
-    Lock::Enqueue.hold();
-    let workers = table::workers()?;
-    let mut started = 0;
-    for job in table::queued(free(workers), Some(jobs))? {
-        if let Some(obstacle) = obstacle(&job) {
+    let deadline = Instant::now() + ROOM_TIMEOUT;
+    loop {
+        // Kept until the commit, if that is to rely on a worker that has a number now.
+        Lock::Enqueue.hold();
+        let workers = table::workers()?;
+        let waiting = table::queued(free(workers), Some(jobs))?;
+        if let Some(obstacle) = waiting.iter().find_map(obstacle) {
             return Err(obstacle);
         }
-        if !assignment(&job, Some(current_transaction())).start_worker() {
-            break;
+        let enqueued_by = Some(current_transaction());
+        let started = waiting.iter().take_while(|job| assignment(job, enqueued_by).start_worker()).count();
+        if workers > 0 || started > 0 || waiting.is_empty() {
+            return Ok(());
         }
-        started += 1;
+        // A worker that has no number yet, or none any more, may take up the room.
+        Lock::Enqueue.let_go();
+        if Instant::now() > deadline {
+            return Err(no_room());
+        }
+        pause(WaitFor::Job, ROOM_PAUSE);
     }
-    let is_waiting = !table::queued(1, Some(jobs))?.is_empty();
-    if is_waiting && workers == 0 && started == 0 { Err(no_room()) } else { Ok(()) }
 }
 
 fn no_room() -> Error {
@@ -105,9 +113,23 @@ fn obstacle(job: &Queued) -> Option<Error> {
     })
 }
 
+/// A worker's number, until it is dropped.
+pub struct Number {
+    number: u32,
+    _lock: SessionLock,
+}
+
 /// A number for this worker; `None`: as many workers run as may.
-pub fn take_number() -> Option<SessionLock> {
-    (0..settings::max_workers()).find_map(|number| SessionLock::try_alone(Lock::Worker(number)))
+pub fn take_number() -> Option<Number> {
+    (0..settings::max_workers())
+        .find_map(|number| SessionLock::try_alone(Lock::Worker(number)).map(|lock| Number { number, _lock: lock }))
+}
+
+impl Number {
+    /// How long the worker that had it waits for room for another; each a little longer, so that those who end make room.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(1) + Duration::from_millis(100) * self.number.min(10)
+    }
 }
 
 /// Waits for those who have counted on a worker that gave its number back since, for at most a second: one of them may hang in
@@ -117,13 +139,7 @@ pub fn wait_for_commits() {
     Lock::Enqueue.pass();
 }
 
-/// The right to wait for room for another worker, for one process of a database at a time: all others had better end, and make
-/// room.
-pub fn begin_waiting_for_room() -> Option<SessionLock> {
-    SessionLock::try_alone(Lock::Starter)
-}
-
-/// Between two looks of a worker that waits for room.
-pub const ROOM_PAUSE: Duration = Duration::from_millis(100);
-/// So many looks of a worker that found another one waiting for room: by then that one has looked too.
-pub const LOOKS_BESIDE_ANOTHER: u32 = 10;
+/// Between two looks of who waits for room.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How long a commit waits for room: longer than any worker that waits for room, and takes it up itself.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(3);

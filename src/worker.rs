@@ -13,6 +13,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use pgrx::{pg_guard, pg_sys};
 use uuid::Uuid;
@@ -27,7 +28,7 @@ use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, wait_for_transaction};
 use crate::pg::wait::{WaitFor, pause, postmaster_is_alive};
 use crate::pg::{ActAs, caller, to_server};
-use crate::queue::{self, Look};
+use crate::queue::{self, Look, Number};
 use crate::request::Request;
 
 /// Whether somebody sent a cancel: the error that follows may also be one that the query raised by itself.
@@ -37,7 +38,7 @@ thread_local! {
     /// The job that this worker has claimed and not yet ended.
     static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
     /// Among the workers that run.
-    static NUMBER: RefCell<Option<SessionLock>> = const { RefCell::new(None) };
+    static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
 }
 
 /// A transaction's result, or what it raised.
@@ -98,8 +99,7 @@ fn serve(assignment: &Assignment) -> Ended<()> {
     } else {
         claimed?;
     }
-    NUMBER.take();
-    hand_on()
+    NUMBER.take().map_or(Ok(()), hand_on)
 }
 
 /// The lock is taken before the claim is seen, and kept beyond it.
@@ -166,21 +166,20 @@ fn show_activity(id: Uuid, query: &str) {
     }
 }
 
-/// Sees to it that what is queued has workers, before this one, which counted as one, is gone.
-fn hand_on() -> Ended<()> {
+/// Sees to it that what is queued has workers, before this one, which counted as one, is gone. Where this one takes up the last
+/// room that Postgres has, the next who calls or waits has to do it.
+fn hand_on(number: Number) -> Ended<()> {
+    let deadline = Instant::now() + number.patience();
+    drop(number);
     // After its limit the next who looks finds what is committed by then.
     let _ = in_transaction(|| {
         queue::wait_for_commits();
         Ok(())
     });
-    let mut waiting = None;
-    for look in 0.. {
-        if in_transaction(queue::start_queued)? == Look::Done || in_transaction(table::workers)? > 0 {
-            return Ok(());
-        }
-        waiting = waiting.or_else(queue::begin_waiting_for_room);
-        if waiting.is_none() && look >= queue::LOOKS_BESIDE_ANOTHER {
-            return Ok(());
+    while in_transaction(queue::start_queued)? == Look::NoRoom && in_transaction(table::workers)? == 0 {
+        if Instant::now() > deadline {
+            log("no room for another background worker: what is queued waits for the next call of s3_export");
+            break;
         }
         pause(WaitFor::Job, queue::ROOM_PAUSE);
     }

@@ -96,7 +96,7 @@ pub fn enqueue(arguments: Arguments) -> Result<Uuid> {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often whoever waits sees to it that queued jobs have workers.
-const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
+const LOOK_AT_QUEUE: Duration = Duration::from_secs(1);
 
 /// Waits for the end of a job; gives its row of `s3_export.exports`. `limit`: at most so long. Raises what the export raised.
 /// Errors: 42704 for a job that is not there or not to be seen, 55000 for one of this very transaction, 57014 after `limit`.

@@ -22,8 +22,6 @@ pub enum Lock {
     Worker(u32),
     /// Shared by those who commit jobs and rely on a living worker to find them.
     Enqueue,
-    /// The one process that waits until Postgres has room for a worker.
-    Starter,
 }
 
 /// In `pg_locks.objsubid`. Kinds 1 and 2 are those of `pg_advisory_lock`.
@@ -32,7 +30,6 @@ const JOB_KIND: u16 = 0x5334;
 /// Of [`Lock::Worker`].
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
-const STARTER_KIND: u16 = 0x5337;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -51,7 +48,6 @@ impl Lock {
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
-            Lock::Starter => (here, (0, 0), STARTER_KIND),
         };
         pg_sys::LOCKTAG {
             locktag_field1: database,
@@ -82,6 +78,12 @@ impl Lock {
     pub fn hold(self) {
         let _owner = ResourceOwner::transaction();
         take(self, HELD, Owner::Transaction, Wait::Yes);
+    }
+
+    /// Ends [`Self::hold`] before its time.
+    pub fn let_go(self) {
+        let _owner = ResourceOwner::transaction();
+        release(self, HELD, Owner::Transaction);
     }
 }
 

@@ -1,0 +1,281 @@
+//! Whom a job runs as, with which settings, and who sees it.
+
+use super::fixture::{
+    Database, Integration, Session, cancel_job, ended, enqueued, literal, messages, refused, status, wait_for_status,
+};
+
+/// What the only document of an export says.
+fn document(db: &Database, client: &mut Session, query: &str) -> serde_json::Value {
+    let prefix = db.prefix();
+    let id = enqueued(db, client, &prefix, query, "");
+    ended(client, &id).unwrap();
+    db.bucket.values(&prefix).remove(0)
+}
+
+/// Keeps the only worker busy, so that what is enqueued meanwhile stays queued; gives the job to be cancelled.
+fn busy(db: &Database) -> String {
+    db.client().batch_execute(&format!("ALTER DATABASE {} SET s3_export.max_workers = 1", db.name)).unwrap();
+    let mut client = db.client();
+    let id = enqueued(db, &mut client, &db.prefix(), "SELECT pg_sleep(600)::text AS a", "");
+    wait_for_status(&mut client, &id, "RUNNING");
+    id
+}
+
+#[test]
+fn a_job_runs_as_the_role_that_enqueued_it() {
+    let db = Database::new("job_role");
+    let member = db.role("member", &["s3_export_member"]);
+    let query = "SELECT current_user::text AS c, session_user::text AS s, current_setting('is_superuser') AS u";
+    let said = document(&db, &mut db.client_as(&member), query);
+    assert_eq!(
+        (said["c"].as_str().unwrap(), said["s"].as_str().unwrap(), said["u"].as_str().unwrap()),
+        (&*member, &*member, "off")
+    );
+
+    // The session's own user is not whom the query runs as.
+    let group = db.role("group", &["s3_export_member"]);
+    let user = db.role("user", &[&group]);
+    let mut client = db.client_as(&user);
+    client.batch_execute(&format!("SET ROLE {group}")).unwrap();
+    assert_eq!(document(&db, &mut client, query)["c"].as_str().unwrap(), group);
+    // A function that is SECURITY DEFINER lends its owner.
+    db.client()
+        .batch_execute(&format!(
+            "CREATE FUNCTION lent(uri text) RETURNS uuid LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+                 AS $$ SELECT s3_export_async(uri, 'local', 'SELECT current_user::text AS c') $$;
+             ALTER FUNCTION lent OWNER TO {member}; GRANT EXECUTE ON FUNCTION lent TO {user}"
+        ))
+        .unwrap();
+    let prefix = db.prefix();
+    let id = db.client_as(&user).text(&format!("SELECT lent({})", literal(&db.bucket.uri(&prefix))));
+    ended(&mut db.client_as(&member), &id).unwrap();
+    assert_eq!(db.bucket.values(&prefix)[0]["c"].as_str().unwrap(), member);
+}
+
+/// Before Postgres 17 no worker can be connected as such a role; it is connected as the superuser and becomes the role.
+#[test]
+fn a_job_of_a_role_that_may_not_log_in_is_that_role_and_can_become_nobody_else() {
+    let db = Database::new("job_nologin");
+    let (group, member) = (db.role("group", &["s3_export_member"]), db.role("member", &[]));
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "ALTER ROLE {group} NOLOGIN; GRANT {group} TO {member};
+             CREATE TABLE secret AS SELECT 42 AS answer;
+             CREATE TABLE seen (who text);
+             GRANT INSERT ON seen TO {group};
+             CREATE SCHEMA own AUTHORIZATION {group}"
+        ))
+        .unwrap();
+    let mut client = db.client_as(&member);
+    client.batch_execute(&format!("SET ROLE {group}")).unwrap();
+    let said = document(
+        &db,
+        &mut client,
+        "SELECT current_user::text AS c, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS s",
+    );
+    assert_eq!((said["c"].as_str().unwrap(), said["s"].as_bool().unwrap()), (&*group, false));
+
+    // Each of these would give it the superuser's rights, did it work.
+    client
+        .batch_execute(
+            "CREATE FUNCTION own.steal(command text) RETURNS text LANGUAGE plpgsql AS $$
+             BEGIN EXECUTE command; RETURN current_user; END $$",
+        )
+        .unwrap();
+    for (query, sqlstate) in [
+        ("SELECT set_config('role', 'none', false) AS a", "42501"),
+        ("SELECT set_config('role', 'postgres', true) AS a", "42501"),
+        ("SELECT set_config('session_authorization', 'default', false) AS a", "42501"),
+        ("SELECT own.steal('SET SESSION AUTHORIZATION DEFAULT') AS a", "42501"),
+        ("SELECT own.steal('RESET SESSION AUTHORIZATION') AS a", "42501"),
+        ("SELECT own.steal('RESET ROLE') AS a", "42501"),
+        ("SELECT own.steal('SET ROLE postgres') AS a", "42501"),
+        ("SELECT own.steal('ALTER ROLE ' || current_user || ' SUPERUSER') AS a", "42501"),
+        ("SELECT answer FROM public.secret", "42501"),
+        ("SELECT pg_read_file('PG_VERSION') AS a", "42501"),
+        ("SELECT * FROM s3_export.jobs", "42501"),
+    ] {
+        let prefix = db.prefix();
+        let id = enqueued(&db, &mut client, &prefix, query, "");
+        refused(ended(&mut client, &id)).sqlstate(sqlstate);
+        db.bucket.nothing_left(&prefix);
+    }
+    // RESET ALL resets neither, and leaves the query with what it may.
+    let said = document(&db, &mut client, "SELECT own.steal('RESET ALL') AS a");
+    assert_eq!(said["a"].as_str().unwrap(), group);
+
+    // A trigger that waits for the commit runs as the role too, when the export has ended.
+    client
+        .batch_execute(
+            "CREATE TABLE own.t (a int);
+             CREATE FUNCTION own.late() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO public.seen VALUES (current_user || ' ' || session_user); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON own.t DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION own.late();
+             CREATE FUNCTION own.writes() RETURNS int LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO own.t VALUES (1); RETURN 1; END $$",
+        )
+        .unwrap();
+    document(&db, &mut client, "SELECT own.writes() AS a");
+    let seen = superuser.text("SELECT string_agg(who, ',') FROM seen");
+    assert!(seen.starts_with(&format!("{group} ")) && !seen.contains(','), "{seen}");
+    client
+        .batch_execute(
+            "CREATE OR REPLACE FUNCTION own.late() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM set_config('role', 'none', false); RETURN NULL; END $$",
+        )
+        .unwrap();
+    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT own.writes() AS a", "");
+    refused(ended(&mut client, &id)).sqlstate("42501");
+    superuser.batch_execute(&format!("DROP OWNED BY {group}")).unwrap();
+}
+
+#[test]
+fn a_job_has_the_settings_of_the_session_that_enqueued_it() {
+    let db = Database::new("job_settings");
+    let member = db.role("member", &["s3_export_member"]);
+    db.client()
+        .batch_execute(&format!(
+            "CREATE TABLE orders AS SELECT t AS tenant, i AS id FROM unnest('{{acme,evil}}'::text[]) t, generate_series(1, 3) i;
+             ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own ON orders TO {member} USING (tenant = current_setting('app.tenant'));
+             GRANT SELECT ON orders TO {member};
+             ALTER ROLE {member} SET app.region = 'north'"
+        ))
+        .unwrap();
+    let mut client = db.client_as(&member);
+    client
+        .batch_execute(
+            "SET app.tenant = 'acme'; SET search_path = public, pg_temp; SET TimeZone = 'Asia/Tokyo'; SET work_mem = '7MB';
+             SET DateStyle = 'German'; SET application_name = 'nightly'; SET s3_export.output_chunk_size = 2",
+        )
+        .unwrap();
+    let prefix = db.prefix();
+    let id = enqueued(&db, &mut client, &prefix, "SELECT tenant, id FROM orders ORDER BY id", "");
+    ended(&mut client, &id).unwrap();
+    let values = db.bucket.values(&prefix);
+    assert_eq!(values.len(), 3);
+    assert!(values.iter().all(|row| row["tenant"] == "acme"), "{values:?}");
+    assert_eq!(db.bucket.files(&prefix).len(), 2, "its own output_chunk_size");
+    let names = ["app.tenant", "app.region", "search_path", "TimeZone", "work_mem", "DateStyle", "application_name"];
+    let columns: Vec<String> = names.iter().map(|name| format!("current_setting('{name}') AS \"{name}\"")).collect();
+    let query = format!("SELECT {}", columns.join(", "));
+    let said = document(&db, &mut client, &query);
+    let expected = ["acme", "north", "public, pg_temp", "Asia/Tokyo", "7MB", "German, DMY", "nightly"];
+    for (name, expected) in names.iter().zip(expected) {
+        assert_eq!(said[name].as_str(), Some(expected), "{name}");
+    }
+    // They are nobody else's to see, and gone with the end of the job.
+    refused(client.query("SELECT settings FROM s3_export.jobs", &[])).sqlstate("42501");
+    assert_eq!(db.client().text("SELECT count(*) FROM s3_export.jobs WHERE settings IS NOT NULL"), "0");
+}
+
+#[test]
+fn settings_that_only_a_superuser_may_set_are_not_lent() {
+    let db = Database::new("job_suset");
+    let member = db.role("member", &["s3_export_member"]);
+    // Which a superuser has set for the session of somebody else.
+    let mut client = db.client();
+    client
+        .batch_execute(&format!(
+            "SET session_replication_role = 'replica'; SET lc_messages = 'C'; SET SESSION AUTHORIZATION {member}"
+        ))
+        .unwrap();
+    let said = document(&db, &mut client, "SELECT current_setting('session_replication_role') AS a, session_user::text AS s");
+    assert_eq!((said["a"].as_str().unwrap(), said["s"].as_str().unwrap()), ("origin", &*member));
+}
+
+#[test]
+fn a_job_whose_role_or_integration_is_gone_says_so() {
+    let db = Database::new("job_dropped");
+    let (member, other) = (db.role("member", &["s3_export_member"]), db.role("other", &["s3_export_member"]));
+    let running = busy(&db);
+    db.create(&Integration { name: "short-lived", ..Integration::local() });
+    let (mut client, mut superuser) = (db.client_as(&member), db.client());
+    let of_role = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
+    drop(client);
+    let mut client = db.client_as(&other);
+    let call = db
+        .call(&db.prefix(), "SELECT 1 AS a", "")
+        .replace("s3_export(", "s3_export_async(")
+        .replace("'local'", "'short-lived'");
+    let of_integration = client.text(&format!("SELECT {call}"));
+    let disconnected = enqueued(&db, &mut client, &db.prefix(), "SELECT 2 AS a", "");
+    superuser
+        .batch_execute(&format!("DELETE FROM s3_export.integrations WHERE name = 'short-lived'; DROP ROLE {member}"))
+        .unwrap();
+    assert_eq!(status(&mut superuser, &of_role), "QUEUED");
+    assert_eq!(superuser.text(&format!("SELECT role FROM s3_export.exports WHERE export_id = '{of_role}'")), member);
+    cancel_job(&mut superuser, &running);
+    refused(ended(&mut superuser, &of_role)).sqlstate("42704").message("role of the export does not exist");
+    refused(ended(&mut client, &of_integration)).sqlstate("42704").message("short-lived");
+    ended(&mut client, &disconnected).unwrap();
+}
+
+#[test]
+fn a_job_of_a_role_that_may_not_connect_any_more_says_so() {
+    let db = Database::new("job_connect");
+    let member = db.role("member", &["s3_export_member"]);
+    let running = busy(&db);
+    let id = enqueued(&db, &mut db.client_as(&member), &db.prefix(), "SELECT 1 AS a", "");
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", db.name)).unwrap();
+    cancel_job(&mut superuser, &running);
+    refused(ended(&mut superuser, &id)).sqlstate("42501").message("to connect").hint("GRANT CONNECT");
+}
+
+#[test]
+fn each_role_sees_its_own_jobs_and_administrators_see_all() {
+    let db = Database::new("job_sight");
+    let owner = db.role("owner", &["s3_export_member"]);
+    let in_group = db.role("in_group", &["s3_export_member", &owner]);
+    let stranger = db.role("stranger", &["s3_export_member"]);
+    let admin = db.role("admin", &["s3_export_admin"]);
+    let plain = db.role("plain", &[]);
+    let reader = db.role("reader", &["pg_read_all_data"]);
+    let mut client = db.client_as(&owner);
+    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT 'classified' AS a, pg_sleep(600)::text AS b", "");
+    wait_for_status(&mut client, &id, "RUNNING");
+    // And one in a session.
+    let prefix = db.prefix();
+    let call = db.call(&prefix, "SELECT pg_sleep(600)::text AS b", "");
+    let running = db.client_as(&owner).start(&format!("SELECT {call}"));
+    super::fixture::wait_for("both", || (client.text("SELECT count(*) FROM s3_export.exports") == "2").then_some(()));
+
+    let seen = "SELECT count(*) || ' ' || count(query) FILTER (WHERE query LIKE '%classified%') FROM s3_export.exports WHERE status = 'RUNNING'";
+    for (role, expected) in [(&owner, "2 1"), (&in_group, "2 1"), (&stranger, "0 0"), (&admin, "2 1"), (&reader, "0 0")] {
+        let mut session = db.client_as(role);
+        if role == &reader {
+            // Postgres lets it read the view, and the view shows it nothing; it may not call what the view calls.
+            let outcome = session.query_one(seen, &[]);
+            assert!(outcome.as_ref().err().and_then(|e| e.code()).is_none_or(|code| code.code() == "42501"), "{outcome:?}");
+            if let Ok(row) = outcome {
+                assert_eq!(row.get::<_, String>(0), expected);
+            }
+        } else {
+            assert_eq!(session.text(seen), expected, "{role}");
+        }
+    }
+    assert_eq!(db.client().text(seen), "2 1");
+    refused(db.client_as(&plain).query(seen, &[])).sqlstate("42501");
+
+    for (role, sqlstate) in [(&stranger, "42704"), (&admin, "42501"), (&plain, "42501")] {
+        refused(db.client_as(role).query(&format!("SELECT s3_export.cancel('{id}')"), &[])).sqlstate(sqlstate);
+    }
+    for (role, sqlstate) in [(&stranger, "42704"), (&plain, "42501"), (&admin, "57014")] {
+        refused(db.client_as(role).query(&format!("SELECT s3_export.wait('{id}', '50ms')"), &[])).sqlstate(sqlstate);
+    }
+    let call = db.call(&db.prefix(), "SELECT 1", "").replace("s3_export(", "s3_export_async(");
+    refused(db.client_as(&plain).query(&format!("SELECT {call}"), &[])).sqlstate("42501");
+    refused(db.client_as(&admin).query(&format!("SELECT {call}"), &[])).sqlstate("42501");
+
+    assert!(cancel_job(&mut db.client_as(&in_group), &id));
+    refused(ended(&mut client, &id)).sqlstate("57014");
+    assert_eq!(db.client_as(&stranger).text("SELECT s3_export.prune('0')"), "0");
+    assert_eq!(db.client_as(&admin).text("SELECT s3_export.prune('0')"), "1");
+    assert_eq!(db.client().text(&format!("SELECT pg_cancel_backend({})", running.pid)), "t");
+    let (session, outcome) = running.join();
+    refused(outcome).sqlstate("57014");
+    drop(messages(&session.notices()));
+}
