@@ -62,8 +62,15 @@ EOF
 say "As the analyst: the export"
 psql -U analyst -a <<'EOF'
 \timing on
+SET s3_export.progress_interval = '1s';
 SELECT * FROM s3_export('s3://exports/accounts', 'demo',
   'SELECT aid, bid, abalance, filler, now() AS exported_at FROM pgbench_accounts');
+EOF
+
+say "In the background: another one"
+psql -U analyst -a <<'EOF'
+SELECT s3_export_async('s3://exports/first', 'demo', 'SELECT aid, bid FROM pgbench_accounts WHERE aid <= 10000') AS id \gset
+SELECT status, documents, files, manifest FROM s3_export.wait(:'id');
 EOF
 
 say "What the bucket holds: bytes and key"

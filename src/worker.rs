@@ -56,6 +56,18 @@ unsafe extern "C-unwind" fn cancel(signal: c_int) {
     unsafe { StatementCancelHandler(signal) }
 }
 
+/// # Safety
+/// `handler` may be called at any time.
+unsafe fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(signal as c_int, Some(handler));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal as c_int, Some(handler));
+    }
+}
+
 /// Where Postgres begins a worker.
 ///
 /// # Safety
@@ -66,8 +78,8 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
     // SAFETY: signals are blocked until here. The default handler of SIGTERM would end the process wherever it is; this one
     // waits until it may be interrupted.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(die));
-        pg_sys::pqsignal(pg_sys::SIGINT as c_int, Some(cancel));
+        handle(pg_sys::SIGTERM, die);
+        handle(pg_sys::SIGINT, cancel);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
     let assignment = Assignment::of_this_worker();
