@@ -5,9 +5,9 @@ use pgrx::{PgTupleDesc, pg_sys};
 use crate::encode::RowEncoder;
 use crate::encode::json::JsonBuffer;
 use crate::error::Result;
+use crate::format::{Format, Wrapping};
 use crate::query::Query;
 use crate::receiver::RowSink;
-use crate::request::Wrapping;
 
 struct Lines {
     wrapping: Wrapping,
@@ -17,7 +17,7 @@ struct Lines {
 
 impl RowSink for Lines {
     fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
-        self.encoder = Some(RowEncoder::new(shape, self.wrapping)?);
+        self.encoder = Some(RowEncoder::new(shape, &Format::Json(self.wrapping), None)?);
         Ok(())
     }
 
@@ -29,7 +29,7 @@ impl RowSink for Lines {
 /// The documents of `query`, one line each. An error while it runs is raised; one before that is returned.
 pub fn try_documents(query: &str, wrapping: Wrapping) -> Result<Vec<String>> {
     let mut lines = Lines { wrapping, encoder: None, out: JsonBuffer::new() };
-    let query = Query::parse(query)?;
+    let query = Query::parse(query, None)?;
     // An export runs in the snapshot of its statement; here that is the test's own, which does not see what the test made.
     // SAFETY: inside a transaction; popped below, or by its abort.
     unsafe {

@@ -4,8 +4,8 @@
 mod tests {
     use pgrx::prelude::*;
 
+    use crate::format::{NonFinite, Wrapping};
     use crate::pg_tests::documents::{documents, try_documents};
-    use crate::request::{NonFinite, Wrapping};
 
     #[pg_test]
     fn keys_come_in_column_order_and_are_escaped() {

@@ -5,8 +5,8 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::error::Code;
+    use crate::format::Wrapping;
     use crate::pg_tests::documents::{documents, try_documents};
-    use crate::request::Wrapping;
 
     fn refusal(query: &str) -> Code {
         try_documents(query, Wrapping::Rockset).expect_err(query).code()

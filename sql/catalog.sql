@@ -294,10 +294,14 @@ CREATE TABLE s3_export.jobs (
     status text NOT NULL DEFAULT 'QUEUED'
         CONSTRAINT status_is_known
         CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['QUEUED', 'RUNNING', 'COMPLETED', 'ERROR', 'CANCELLED'])),
+    database_oid oid NOT NULL,
     role name NOT NULL,
     role_oid oid NOT NULL,
     uri text NOT NULL,
-    integration text NOT NULL,
+    integration text,
+    aws_role text,
+    aws_external_id text,
+    CONSTRAINT an_integration_or_a_role CHECK ((integration IS NULL) OPERATOR(pg_catalog.<>) (aws_role IS NULL)),
     query text NOT NULL,
     options jsonb NOT NULL,
     settings jsonb,
@@ -323,10 +327,13 @@ COMMENT ON INDEX s3_export.jobs_queued IS 'what the next worker takes';
 COMMENT ON INDEX s3_export.jobs_running IS 'what a crash may have left';
 COMMENT ON COLUMN s3_export.jobs.export_id IS 'in the name of every object of the export';
 COMMENT ON COLUMN s3_export.jobs.status IS 'as written; a job that is RUNNING and whose lock nobody holds has lost its worker';
+COMMENT ON COLUMN s3_export.jobs.database_oid IS 'the database that it was enqueued in: a copy of that runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.role IS 'name, when it was enqueued, of the role that it runs as';
 COMMENT ON COLUMN s3_export.jobs.role_oid IS 'the role that it runs as';
 COMMENT ON COLUMN s3_export.jobs.uri IS 'where it writes';
 COMMENT ON COLUMN s3_export.jobs.integration IS 'by which integration';
+COMMENT ON COLUMN s3_export.jobs.aws_role IS 'or by which role, named inline';
+COMMENT ON COLUMN s3_export.jobs.aws_external_id IS 'what that role''s trust policy asks for; NULL once the job has ended';
 COMMENT ON COLUMN s3_export.jobs.query IS 'what it exports';
 COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments';
 COMMENT ON COLUMN s3_export.jobs.settings IS 'those of the session that enqueued it, for the worker; NULL once the job has ended';
@@ -586,10 +593,47 @@ CREATE FUNCTION pg_catalog.s3_export(
 ) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run';
 COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
-    'runs a query as you and writes its rows to S3 as JSON, in files of output_chunk_size documents; the manifest follows with the commit. Use it in FROM';
+    'runs a query as you and writes its rows to S3 as JSON or CSV, in files of output_chunk_size documents; the manifest follows with the commit. For options see s3_export.options(). Use it in FROM';
 -- It sends data out of the database: a privilege of its own.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export(
+    statement text,
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_statement';
+COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
+    'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://…'' INTEGRATION = ''…'' [FORMAT = (…)] SELECT … [PARTITION BY …] [HINT(…)]. Use it in FROM';
+-- As the other form; one that names a role needs the privilege of s3_export_with_role too.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export_async(statement text) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_statement_async';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
+    'as s3_export(statement), in a background worker, once this transaction has committed; gives the export_id';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
+
+CREATE FUNCTION s3_export.options(
+    OUT name text,
+    OUT default_value text,
+    OUT takes text,
+    OUT description text
+) RETURNS SETOF record
+    LANGUAGE c IMMUTABLE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_options';
+COMMENT ON FUNCTION s3_export.options() IS 'the members that the options of s3_export may have';
+-- Whoever may export may read it; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.options() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION pg_catalog.s3_export_async(
     uri text,

@@ -4,21 +4,28 @@ use pgrx::pg_sys::Datum;
 use uuid::Uuid;
 
 use crate::cleanup::{self, CleanUp};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::export;
 use crate::integration::{self, Kind, NewIntegration};
 use crate::job;
+use crate::options::OPTIONS;
+use crate::pg::backslashes_escape;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
+use crate::pg::errors::raise_at;
 use crate::progress;
-use crate::request::{Arguments, PermissionArguments, Request, required};
+use crate::request::{Arguments, PermissionArguments, Request, Statement, required};
 use crate::secret::Secret;
 use crate::sql_function;
+use crate::statement;
 use crate::uri::Location;
 use crate::validate;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
 sql_function!(s3_export_run_async, pg_finfo_s3_export_run_async, run_async);
+sql_function!(s3_export_run_statement, pg_finfo_s3_export_run_statement, run_statement);
+sql_function!(s3_export_run_statement_async, pg_finfo_s3_export_run_statement_async, run_statement_async);
+sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
 sql_function!(s3_export_death, pg_finfo_s3_export_death, death);
 sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
@@ -45,12 +52,47 @@ fn run_with_role(call: &Call) -> Result<Datum> {
 
 /// `s3_export_async(uri, integration, query, …)`
 fn run_async(call: &Call) -> Result<Datum> {
-    Ok(uuid_datum(job::enqueue(arguments(call, PermissionArguments::Integration(call.text(1)), 2))?))
+    let arguments = arguments(call, PermissionArguments::Integration(call.text(1)), 2)?;
+    let request = Request::from_arguments(arguments.clone())?;
+    Ok(uuid_datum(job::enqueue(&arguments, &request)?))
+}
+
+/// `s3_export(statement)`
+fn run_statement(call: &Call) -> Result<Datum> {
+    let (_, request) = pasted(call)?;
+    outcome(call, &request)
+}
+
+/// `s3_export_async(statement)`
+fn run_statement_async(call: &Call) -> Result<Datum> {
+    let (arguments, request) = pasted(call)?;
+    Ok(uuid_datum(job::enqueue(&arguments, &request)?))
+}
+
+/// A statement's request. Raises a syntax error that points into it.
+fn pasted(call: &Call) -> Result<(Arguments, Request)> {
+    let text = required("statement", call.text(0))?;
+    let statement = match statement::parse(&text, backslashes_escape()) {
+        Ok(statement) => statement,
+        Err(error) => {
+            let index = text.get(..error.at).unwrap_or_default().chars().count();
+            let wrong = Error::new(Code::Syntax, error.message);
+            let wrong = error.hint.map_or(wrong.clone(), |hint| wrong.hint(hint));
+            raise_at(&wrong, &text, index)?;
+            return Err(wrong);
+        }
+    };
+    if matches!(statement.arguments.permission, PermissionArguments::Role { .. }) {
+        integration::check_inline_privilege()?;
+    }
+    let before = text.get(..statement.query.start).unwrap_or_default().chars().count();
+    let request = Request::from_arguments(statement.arguments.clone())?;
+    Ok((statement.arguments, Request { statement: Some(Statement { text, before }), ..request }))
 }
 
 /// All forms, whose arguments are the same from `query`, at this position, on.
-fn arguments(call: &Call, permission: PermissionArguments, query: usize) -> Arguments {
-    Arguments {
+fn arguments(call: &Call, permission: PermissionArguments, query: usize) -> Result<Arguments> {
+    Ok(Arguments {
         uri: call.text(0),
         permission,
         query: call.text(query),
@@ -58,16 +100,19 @@ fn arguments(call: &Call, permission: PermissionArguments, query: usize) -> Argu
         compression: call.text(query + 2),
         output_chunk_size: call.int4(query + 3),
         output_chunk_bytes: call.int8(query + 4),
-        partition_by: call.has_value(query + 5),
+        partition_by: call.texts(query + 5)?,
         include_query_id: call.boolean(query + 6),
         wrap_types: call.boolean(query + 7),
         options: call.json(query + 8),
-    }
+    })
 }
 
 fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<Datum> {
-    let request = Request::from_arguments(arguments(call, permission, query))?;
-    let outcome = export::run(&request, Uuid::now_v7())?;
+    outcome(call, &Request::from_arguments(arguments(call, permission, query)?)?)
+}
+
+fn outcome(call: &Call, request: &Request) -> Result<Datum> {
+    let outcome = export::run(request, Uuid::now_v7())?;
     Ok(call.row(vec![
         int8_datum(outcome.totals.documents),
         int8_datum(outcome.totals.files),
@@ -98,6 +143,20 @@ fn death(call: &Call) -> Result<Datum> {
         Some(cause) => text_datum(cause),
         None => Ok(call.null()),
     }
+}
+
+/// `s3_export.options()`
+fn options(call: &Call) -> Result<Datum> {
+    let mut rows = Vec::with_capacity(OPTIONS.len());
+    for option in &OPTIONS {
+        rows.push(vec![
+            Some(text_datum(option.name)?),
+            Some(text_datum(&option.default.replace('`', ""))?),
+            Some(text_datum(option.takes)?),
+            Some(text_datum(&option.does.replace('`', ""))?),
+        ]);
+    }
+    call.rows(rows)
 }
 
 /// `s3_export.running()`

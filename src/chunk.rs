@@ -60,6 +60,8 @@ pub struct Totals {
 pub struct Chunker<S> {
     limits: Limits,
     sink: S,
+    /// What each file begins with.
+    prologue: Vec<u8>,
     buffer: JsonBuffer,
     totals: Totals,
     documents_in_file: u64,
@@ -71,11 +73,29 @@ impl<S: PieceSink> Chunker<S> {
     /// Starts with no file open.
     pub fn new(limits: Limits, mut sink: S) -> Self {
         let buffer = JsonBuffer::from_vec(sink.buffer(0));
-        Chunker { limits, sink, buffer, totals: Totals::default(), documents_in_file: 0, sent_of_file: 0 }
+        Chunker { limits, sink, prologue: Vec::new(), buffer, totals: Totals::default(), documents_in_file: 0, sent_of_file: 0 }
+    }
+
+    /// Each file begins with these bytes. To be called before the first document.
+    pub fn begin_files_with(&mut self, prologue: Vec<u8>) {
+        self.prologue = prologue;
+    }
+
+    /// The number of the file that begins after [`Self::cut`].
+    pub fn next_file(&self) -> u64 {
+        self.totals.files + 1
+    }
+
+    /// Ends the open file, if any.
+    pub fn cut(&mut self) -> Result<()> {
+        if self.documents_in_file > 0 { self.end_file() } else { Ok(()) }
     }
 
     /// Adds the document that `encode` writes, line break included. Errors: `encode`'s, the sink's, and 53200.
     pub fn document(&mut self, encode: impl FnOnce(&mut JsonBuffer) -> Result<()>) -> Result<()> {
+        if self.documents_in_file == 0 {
+            self.buffer.raw(&self.prologue);
+        }
         let start = self.buffer.len();
         encode(&mut self.buffer)?;
         self.check_memory()?;
@@ -90,9 +110,12 @@ impl<S: PieceSink> Chunker<S> {
         if self.documents_in_file == self.limits.documents { self.end_file() } else { self.send_full_parts() }
     }
 
-    /// Ends the last file and gives the totals.
-    pub fn finish(mut self) -> Result<Totals> {
-        if self.documents_in_file > 0 {
+    /// Ends the last file and gives the totals. `at_least_one`: without a document there is a file without one.
+    pub fn finish(mut self, at_least_one: bool) -> Result<Totals> {
+        self.cut()?;
+        if self.totals.files == 0 && at_least_one {
+            self.buffer.raw(&self.prologue);
+            self.totals.files = 1;
             self.end_file()?;
         }
         Ok(self.totals)
@@ -109,6 +132,7 @@ impl<S: PieceSink> Chunker<S> {
     /// Ends the file before the document at `start`, which becomes the first of the next.
     fn end_file_before(&mut self, start: usize) -> Result<()> {
         let mut next = JsonBuffer::from_vec(self.sink.buffer(start));
+        next.raw(&self.prologue);
         next.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
         self.buffer.truncate(start);
         self.end_file()?;
@@ -193,7 +217,7 @@ mod tests {
                 })
                 .unwrap();
         }
-        let totals = chunker.finish().unwrap();
+        let totals = chunker.finish(false).unwrap();
         (files, totals)
     }
 

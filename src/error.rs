@@ -26,6 +26,10 @@ pub enum Code {
     Syntax,
     /// 42701: two columns would have the same key.
     DuplicateColumn,
+    /// 42703: no such column.
+    UndefinedColumn,
+    /// 42804: a column's type does not fit.
+    WrongType,
     /// 42704: no such integration, bucket or function.
     Undefined,
     /// 42710: the integration exists already.
@@ -59,6 +63,8 @@ impl Code {
             Code::Privilege => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Code::Syntax => PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
             Code::DuplicateColumn => PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+            Code::UndefinedColumn => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            Code::WrongType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Code::Undefined => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Code::Duplicate => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             Code::OutOfMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,

@@ -4,28 +4,26 @@
 //! was written.
 
 use std::cell::Cell;
-use std::rc::Rc;
 
-use pgrx::{PgTupleDesc, pg_sys};
 use uuid::Uuid;
 
-use crate::chunk::{Chunker, Limits, Piece, PieceSink, Totals};
-use crate::encode::{RowEncoder, describe};
+use crate::chunk::{Limits, Totals};
+use crate::documents::Documents;
 use crate::error::{Code, Error, Result};
+use crate::format::{Format, Wrapping};
 use crate::integration::{self, Purpose};
-use crate::manifest::{Column, Manifest};
-use crate::names::Destination;
+use crate::manifest::Manifest;
+use crate::names::{Destination, Naming};
 use crate::pg::wait::WaitFor;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::progress::Progress;
 use crate::query::Query;
-use crate::receiver::RowSink;
-use crate::request::{Existing, Request, Wrapping};
+use crate::request::{Cut, Existing, Request};
 use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
-use crate::upload::{Bucket, ExportUpload, PART_BYTES, Patiences, Throttle};
+use crate::upload::{Bucket, PART_BYTES, Packing, Patiences, Throttle};
 use crate::uri::Location;
 
 /// What the caller is told.
@@ -51,24 +49,29 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     if request.existing == Existing::Error {
         refuse_existing(&store, &request.location)?;
     }
-    let upload = transaction::begin(store, destination.clone())?;
-    let mut documents = Documents::new(request, &upload, &progress);
+    let (limits, packing) = cut(request)?;
+    let upload = transaction::begin(store, destination.clone(), packing)?;
+    let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
     query.run(&mut documents)?;
-    let (totals, columns) = documents.finish()?;
+    let (encoded, columns) = documents.finish()?;
     upload.close();
     progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
     if let Some(limit) = limit {
         limit.end()?;
     }
 
-    let outcome = Outcome { totals, export_id, manifest: destination.url(&destination.manifest_key()) };
+    let files = upload.records()?;
+    // What is in S3, compressed or not.
+    let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+    let manifest_key = destination.manifest_copy_key().unwrap_or_else(|| destination.manifest_key());
+    let outcome = Outcome { totals, export_id, manifest: destination.url(&manifest_key) };
     let manifest = Manifest {
         destination,
-        files: upload.records()?,
+        files,
         totals,
         columns,
         algorithm,
-        wrap_types: request.wrapping == Wrapping::Rockset,
+        wrap_types: request.format == Format::Json(Wrapping::Rockset),
         query_sha256: sha256_hex(request.query.as_bytes()),
         query: request.manifest_query.then(|| request.query.clone()),
     };
@@ -87,10 +90,45 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
         Existing::Error => Purpose::ExportIntoEmpty,
     };
     let connection = integration::authorize(&request.permission, &request.location, purpose)?;
-    let query = Query::parse(&request.query)?;
-    let destination = Destination::new(request.location.clone(), export_id, request.include_query_id)?;
+    let query = Query::parse(&request.query, request.statement.as_ref())?;
+    let naming = Naming {
+        in_folder: request.include_query_id,
+        file_type: request.file_type(),
+        file: match &request.cut {
+            Cut::SingleFile { name, .. } => name.clone(),
+            Cut::Chunks { .. } => None,
+        },
+        manifest_copy: request.manifest_name.clone(),
+        success_marker: request.success_marker.clone(),
+    };
+    let destination = Destination::new(request.location.clone(), export_id, naming)?;
     Ok((connection, query, destination))
 }
+
+/// When files end, and how large their parts are. Errors: 53400 when parts of a single file would not fit into the buffer.
+fn cut(request: &Request) -> Result<(Limits, Packing)> {
+    let compression = request.compression;
+    match request.cut {
+        Cut::Chunks { documents, bytes } => {
+            let limits = Limits { documents: documents.unwrap_or_else(settings::output_chunk_size), bytes, part: PART_BYTES };
+            Ok((limits, Packing { compression, part: PART_BYTES, most_bytes: u64::MAX }))
+        }
+        Cut::SingleFile { most_bytes, .. } => {
+            let least = usize::try_from(most_bytes.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX);
+            let part = least.next_multiple_of(1 << 20).max(PART_BYTES);
+            if part > settings::buffer_memory() {
+                return Err(Error::new(Code::Limit, "parts of so large a file do not fit into s3_export.buffer_memory")
+                    .detail(format!("A file of {most_bytes} bytes has parts of {part} bytes."))
+                    .hint("Lower the option max_file_bytes, or raise s3_export.buffer_memory."));
+            }
+            let limits = Limits { documents: u64::MAX, bytes: None, part };
+            Ok((limits, Packing { compression, part, most_bytes }))
+        }
+    }
+}
+
+/// S3's limit for one object.
+const MOST_PARTS: u64 = 10_000;
 
 /// Finds out where the bucket is and fetches credentials, waiting for both.
 pub fn open(connection: Connection, bucket: &str) -> Result<Store> {
@@ -114,9 +152,6 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
             .hint("Export to another location, delete them, or leave out the option existing.")),
     }
 }
-
-/// Buffers grow in steps, so that those of files of about one size can take each other's place.
-const BUFFER_STEP: usize = 64 << 10;
 
 /// More files than readers and listings handle well.
 const MANY_FILES: u64 = 100_000;
@@ -161,77 +196,5 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         RUNNING.set(false);
-    }
-}
-
-/// Rows → documents → pieces of files, handed to the uploads.
-struct Documents<'a> {
-    wrapping: Wrapping,
-    encoder: Option<RowEncoder>,
-    columns: Vec<Column>,
-    chunker: Chunker<Backpressure<'a>>,
-    progress: &'a Progress,
-}
-
-impl<'a> Documents<'a> {
-    fn new(request: &Request, upload: &'a Rc<ExportUpload>, progress: &'a Progress) -> Self {
-        let limits = Limits {
-            documents: request.chunk_size.unwrap_or_else(settings::output_chunk_size),
-            bytes: request.chunk_bytes,
-            part: PART_BYTES,
-        };
-        let sink = Backpressure { upload, budget: settings::buffer_memory(), progress };
-        let chunker = Chunker::new(limits, sink);
-        Documents { wrapping: request.wrapping, encoder: None, columns: Vec::new(), chunker, progress }
-    }
-
-    fn finish(self) -> Result<(Totals, Vec<Column>)> {
-        Ok((self.chunker.finish()?, self.columns))
-    }
-}
-
-impl RowSink for Documents<'_> {
-    fn expect(&mut self, rows: f64) {
-        self.progress.expect(rows);
-    }
-
-    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
-        self.encoder = Some(RowEncoder::new(shape, self.wrapping)?);
-        self.columns = describe(shape);
-        Ok(())
-    }
-
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
-        let encoder = self.encoder.as_ref().ok_or_else(|| Error::new(Code::Internal, "a row came before its shape"))?;
-        self.chunker.document(|out| encoder.document(values, nulls, out))?;
-        self.progress.document();
-        Ok(())
-    }
-}
-
-/// Hands pieces over when there is room for them, waiting on the latch meanwhile.
-struct Backpressure<'a> {
-    upload: &'a Rc<ExportUpload>,
-    /// Bytes that may be on their way.
-    budget: usize,
-    progress: &'a Progress,
-}
-
-impl PieceSink for Backpressure<'_> {
-    fn send(&mut self, piece: Piece) -> Result<()> {
-        let room = piece.room;
-        self.progress.piece(&piece);
-        let has_room = || Ok(self.upload.has_room(room, self.budget)?.then_some(()));
-        self.progress.wait_until(WaitFor::Room, self.upload.wake(), has_room)?;
-        self.upload.send(piece)
-    }
-
-    fn buffer(&mut self, expected: usize) -> Vec<u8> {
-        let mut buffer = self.upload.spare_buffer();
-        // Some more, so that a file a little longer than the last does not double its buffer.
-        let expected = (expected + expected / 8).next_multiple_of(BUFFER_STEP);
-        // What cannot be had now is asked for again, and then an error, when there is something to write.
-        let _ = buffer.try_reserve(expected);
-        buffer
     }
 }

@@ -93,6 +93,25 @@ impl Manifest {
         self.files.iter().filter_map(|file| file.checksum.base64()).map(Value::String)
     }
 
+    /// Folders with their counts, in the order of their files.
+    fn partitions(&self) -> Vec<Value> {
+        let partitions = self.destination.partitions();
+        let starts = partitions.iter().map(|(first, _)| usize::try_from(first - 1).unwrap_or(usize::MAX));
+        let ends = starts.clone().skip(1).chain(std::iter::once(self.files.len()));
+        let counts = |start: usize, end: usize| self.files.get(start..end).unwrap_or_default();
+        std::iter::zip(&partitions, std::iter::zip(starts, ends))
+            .map(|((_, folder), (start, end))| {
+                let files = counts(start, end);
+                json!({
+                    "folder": folder,
+                    "num_docs_inserted": files.iter().map(|file| file.documents).sum::<u64>(),
+                    "num_files_written": files.len(),
+                    "num_bytes_written": files.iter().map(|file| file.bytes).sum::<u64>(),
+                })
+            })
+            .collect()
+    }
+
     fn between_lists(&self) -> String {
         let columns: Vec<Value> =
             self.columns.iter().map(|column| json!({"name": column.name, "type": {"base": column.type_name}})).collect();
@@ -101,13 +120,16 @@ impl Manifest {
             "num_docs_inserted": self.totals.documents,
             "num_files_written": self.totals.files,
             "num_bytes_written": self.totals.bytes,
-            "format": "json",
+            "format": self.destination.file_type().format(),
+            "compression": self.destination.file_type().compression(),
             "wrap_types": self.wrap_types,
             "query_sha256": self.query_sha256,
             "checksum_algorithm": self.algorithm.name(),
         });
-        if let (Some(query), Some(members)) = (&self.query, ours.as_object_mut()) {
-            members.insert("query".to_owned(), json!(query));
+        if let Some(members) = ours.as_object_mut() {
+            members.extend(self.query.as_ref().map(|query| ("query".to_owned(), json!(query))));
+            let partitions = self.partitions();
+            members.extend((!partitions.is_empty()).then(|| ("partitions".to_owned(), Value::Array(partitions))));
         }
         let ours = ours.to_string();
         let meta = json!({"content_length": self.totals.bytes, "record_count": self.totals.documents});
@@ -127,13 +149,21 @@ fn separated(number: u64, value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{FileType, Format, Wrapping};
+    use crate::names::Naming;
     use crate::uri::Location;
     use uuid::Uuid;
+
+    fn destination(location: Location, in_folder: bool) -> Destination {
+        let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
+        let naming = Naming { in_folder, file_type, file: None, manifest_copy: None, success_marker: None };
+        Destination::new(location, Uuid::nil(), naming).unwrap()
+    }
 
     fn manifest(files: u64, query: Option<&str>) -> Manifest {
         let location = Location::parse("s3://bucket/q \"x\"").unwrap();
         Manifest {
-            destination: Destination::new(location, Uuid::nil(), false).unwrap(),
+            destination: destination(location, false),
             files: (0..files)
                 .map(|n| FileRecord { bytes: n, documents: 1000, checksum: Algorithm::Crc32.of(b"x"), version_id: None })
                 .collect(),
@@ -169,6 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn partitions_have_their_counts() {
+        let written = manifest(5, None);
+        written.destination.begin_partition(1, "a=1").unwrap();
+        written.destination.begin_partition(4, "a=2").unwrap();
+        let value = parsed(&written, 1 << 20);
+        assert_eq!(
+            value["s3_export"]["partitions"],
+            json!([{"folder": "a=1", "num_docs_inserted": 3000, "num_files_written": 3, "num_bytes_written": 3},
+                   {"folder": "a=2", "num_docs_inserted": 2000, "num_files_written": 2, "num_bytes_written": 7}])
+        );
+        assert!(value["entries"][3]["url"].as_str().unwrap().contains("/a=2/"));
+    }
+
+    #[test]
     fn a_manifest_without_files_is_whole_too() {
         let value = parsed(&manifest(0, Some("SELECT 'é'")), 1 << 20);
         assert_eq!(value["entries"], json!([]));
@@ -182,7 +226,7 @@ mod tests {
             let mut written = manifest(files, Some(&query));
             written.columns = vec![Column { name: name.clone(), type_name: "text".into() }];
             if let Ok(location) = Location::parse(&format!("s3://bucket/{prefix}")) {
-                written.destination = Destination::new(location, Uuid::now_v7(), true).unwrap();
+                written.destination = destination(location, true);
             }
             let value = parsed(&written, block);
             proptest::prop_assert_eq!(&value["schema"]["elements"][0]["name"], &Value::from(name));

@@ -4,9 +4,12 @@
 //! told from what is somebody else's.
 #![forbid(unsafe_code)]
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+use crate::format::FileType;
 use crate::uri::{Location, invalid};
 
 /// S3's limit for a key, in bytes of UTF-8.
@@ -19,8 +22,8 @@ pub struct ObjectName {
     pub export_id: Uuid,
     /// Which of its objects.
     pub part: Part,
-    /// The key of the export's manifest.
-    pub manifest_key: String,
+    /// Keys that the export's manifest may have: a folder like `day=1` may be a partition of the export, or its location's own.
+    pub manifest_keys: Vec<String>,
 }
 
 /// Objects of an export.
@@ -37,9 +40,9 @@ impl ObjectName {
     pub fn parse(key: &str) -> Option<Self> {
         let (folder, name) = key.rsplit_once('/').map_or(("", key), |(folder, name)| (folder, name));
         let within = |folder: &str, name: String| if folder.is_empty() { name } else { format!("{folder}/{name}") };
-        let of = |export_id: Uuid, part, folder: &str| {
-            let manifest_key = within(folder, format!("_{export_id}.manifest"));
-            (export_id.get_version_num() == 7).then_some(ObjectName { export_id, part, manifest_key })
+        let of = |export_id: Uuid, part, folders: &[&str]| {
+            let manifest_keys = folders.iter().map(|folder| within(folder, format!("_{export_id}.manifest"))).collect();
+            (export_id.get_version_num() == 7).then_some(ObjectName { export_id, part, manifest_keys })
         };
         if let Some(name) = name.strip_prefix('_') {
             let (id, suffix) = name.split_once('.')?;
@@ -48,23 +51,38 @@ impl ObjectName {
                 "probe" => Part::File,
                 _ => return None,
             };
-            return of(export_id(id)?, part, folder);
+            return of(export_id(id)?, part, &[folder]);
         }
         let (stem, suffix) = name.split_once('.')?;
-        if !matches!(suffix, "json" | "json.gz" | "json.zst") {
+        if !FileType::is_suffix(suffix) {
             return None;
         }
         if let Some((id, number)) = stem.rsplit_once('-').filter(|(id, _)| id.len() == UUID_LENGTH) {
-            return is_file_number(number).then(|| of(export_id(id)?, Part::File, folder))?;
+            return is_file_number(number).then(|| of(export_id(id)?, Part::File, &without_partitions(folder)))?;
         }
-        let (outer, id) = folder.rsplit_once('/').map_or(("", folder), |(outer, id)| (outer, id));
-        is_file_number(stem).then(|| of(export_id(id)?, Part::File, outer))?
+        let of_export = *without_partitions(folder).last()?;
+        let (outer, id) = of_export.rsplit_once('/').map_or(("", of_export), |(outer, id)| (outer, id));
+        is_file_number(stem).then(|| of(export_id(id)?, Part::File, &[outer]))?
     }
 
     /// When the export began, in milliseconds since 1970.
     pub fn started(&self) -> Option<u64> {
         let (seconds, nanoseconds) = self.export_id.get_timestamp()?.to_unix();
         Some(seconds * 1000 + u64::from(nanoseconds / 1_000_000))
+    }
+}
+
+/// The folder, and the folders around it that it may be a partition of.
+fn without_partitions(folder: &str) -> Vec<&str> {
+    let mut folders = vec![folder];
+    let mut inner = folder;
+    loop {
+        let (outer, last) = inner.rsplit_once('/').unwrap_or(("", inner));
+        if !last.contains('=') {
+            return folders;
+        }
+        folders.push(outer);
+        inner = outer;
     }
 }
 
@@ -86,18 +104,67 @@ fn is_file_number(text: &str) -> bool {
 pub struct Destination {
     location: Location,
     export_id: Uuid,
-    in_folder: bool,
+    naming: Naming,
+    /// Shared by all copies.
+    partitions: Arc<RwLock<Vec<Partition>>>,
+}
+
+/// Where a partition begins: the number of its first file, and its folder, with a slash at its end.
+type Partition = (u64, Box<str>);
+
+/// How an export's objects are named.
+#[derive(Debug, Clone)]
+pub struct Naming {
+    /// Files go to a folder named by the export id.
+    pub in_folder: bool,
+    /// Of all files.
+    pub file_type: FileType,
+    /// The name of the only file, where the user has given one.
+    pub file: Option<String>,
+    /// The name of the manifest's second copy.
+    pub manifest_copy: Option<String>,
+    /// The name of an empty object that comes after the manifest.
+    pub success_marker: Option<String>,
 }
 
 impl Destination {
-    /// `in_folder`: files go to a folder named by the export id. Errors: 22023 when a key would be too long for S3.
-    pub fn new(location: Location, export_id: Uuid, in_folder: bool) -> Result<Self> {
-        let destination = Destination { location, export_id, in_folder };
-        if destination.file_key(u64::MAX).len() > MAX_KEY_BYTES {
+    /// Errors: 22023 when a key would be too long for S3.
+    pub fn new(location: Location, export_id: Uuid, naming: Naming) -> Result<Self> {
+        let destination = Destination { location, export_id, naming, partitions: Arc::default() };
+        let named = [destination.manifest_copy_key(), destination.success_marker_key()];
+        let longest = named.iter().flatten().map(String::len).max().unwrap_or(0).max(destination.file_key(u64::MAX).len());
+        if longest > MAX_KEY_BYTES {
             let uri = destination.location.to_string();
             return Err(invalid(&uri, "The keys of its files would be longer than S3's 1,024 bytes."));
         }
         Ok(destination)
+    }
+
+    /// Files from this number on, until the next call, go to that folder. Errors: 22023 when their keys would be too long for S3,
+    /// 53200.
+    pub fn begin_partition(&self, number: u64, folder: &str) -> Result<()> {
+        let mut partitions = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
+        partitions.try_reserve(1).map_err(|_| Error::out_of_memory("the list of partitions"))?;
+        partitions.push((number, format!("{folder}/").into()));
+        drop(partitions);
+        // With room for the longest file number.
+        if self.file_key(number).len() + 14 > MAX_KEY_BYTES {
+            return Err(Error::new(Code::InvalidParameter, "a partition's files would have keys longer than S3's 1,024 bytes")
+                .detail(format!("The partition is {}…", folder.chars().take(100).collect::<String>())));
+        }
+        Ok(())
+    }
+
+    /// Folders of the partitions, each with the number of its first file.
+    pub fn partitions(&self) -> Vec<(u64, String)> {
+        let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
+        partitions.iter().map(|(first, folder)| (*first, folder.trim_end_matches('/').to_owned())).collect()
+    }
+
+    fn partition_of(&self, number: u64) -> String {
+        let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
+        let next = partitions.partition_point(|(first, _)| *first <= number);
+        next.checked_sub(1).and_then(|index| partitions.get(index)).map(|(_, folder)| folder.to_string()).unwrap_or_default()
     }
 
     /// The bucket all keys are in.
@@ -117,9 +184,35 @@ impl Destination {
 
     /// The key of the file with this number; numbers start at 1.
     pub fn file_key(&self, number: u64) -> String {
-        let id = self.export_id;
-        let separator = if self.in_folder { '/' } else { '-' };
-        self.location.key(&format!("{id}{separator}{number:06}.json"))
+        if let Some(name) = &self.naming.file {
+            return self.location.key(name);
+        }
+        let (id, suffix, partition) = (self.export_id, self.naming.file_type.suffix(), self.partition_of(number));
+        self.location.key(&if self.naming.in_folder {
+            format!("{id}/{partition}{number:06}.{suffix}")
+        } else {
+            format!("{partition}{id}-{number:06}.{suffix}")
+        })
+    }
+
+    /// What files are named and announced as.
+    pub fn file_type(&self) -> FileType {
+        self.naming.file_type
+    }
+
+    /// Whether the key of the only file is of the user's making, so that it may be another object's.
+    pub fn has_named_file(&self) -> bool {
+        self.naming.file.is_some()
+    }
+
+    /// The key of the manifest's second copy, if there is to be one.
+    pub fn manifest_copy_key(&self) -> Option<String> {
+        self.naming.manifest_copy.as_deref().map(|name| self.location.key(name))
+    }
+
+    /// The key of the empty object that comes last, if there is to be one.
+    pub fn success_marker_key(&self) -> Option<String> {
+        self.naming.success_marker.as_deref().map(|name| self.location.key(name))
     }
 
     /// The manifest's key. Hadoop, Spark, Athena and Trino skip names with a leading underscore.
@@ -145,6 +238,11 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
+    fn naming(in_folder: bool) -> Naming {
+        let file_type = FileType::of(&crate::format::Format::Json(crate::format::Wrapping::Rockset), None);
+        Naming { in_folder, file_type, file: None, manifest_copy: None, success_marker: None }
+    }
+
     fn location(uri: &str) -> Location {
         Location::parse(uri).unwrap()
     }
@@ -152,12 +250,12 @@ mod tests {
     #[test]
     fn keys_hold_the_export_id_and_at_least_six_digits() {
         let id = Uuid::from_u128(7);
-        let flat = Destination::new(location("s3://bucket/q"), id, false).unwrap();
+        let flat = Destination::new(location("s3://bucket/q"), id, naming(false)).unwrap();
         assert_eq!(flat.file_key(1), format!("q/{id}-000001.json"));
         assert_eq!(flat.file_key(12_345_678), format!("q/{id}-12345678.json"));
         assert_eq!(flat.manifest_key(), format!("q/_{id}.manifest"));
         assert_eq!(flat.url("q/x"), "s3://bucket/q/x");
-        let folder = Destination::new(location("s3://bucket"), id, true).unwrap();
+        let folder = Destination::new(location("s3://bucket"), id, naming(true)).unwrap();
         assert_eq!(folder.file_key(2), format!("{id}/000002.json"));
     }
 
@@ -171,7 +269,7 @@ mod tests {
             format!("{id}.json"),
             format!("{id}-00001.json"),
             format!("{id}-0000x1.json"),
-            format!("{id}-000001.csv"),
+            format!("{id}-000001.tsv"),
             format!("x{id}-000001.json"),
             format!("_{id}.txt"),
             format!("{id}.manifest"),
@@ -185,19 +283,42 @@ mod tests {
     }
 
     #[test]
+    fn files_of_partitions_lie_in_their_folders_and_know_their_manifest() {
+        for in_folder in [false, true] {
+            for uri in ["s3://bucket", "s3://bucket/day=1", "s3://bucket/q/day=1"] {
+                let destination = Destination::new(location(uri), Uuid::now_v7(), naming(in_folder)).unwrap();
+                destination.begin_partition(1, "country=FR/a=1").unwrap();
+                destination.begin_partition(3, "country=NL/a=2").unwrap();
+                for (number, folder) in
+                    [(1, "country=FR/a=1/"), (2, "country=FR/a=1/"), (3, "country=NL/a=2/"), (9, "country=NL/a=2/")]
+                {
+                    let key = destination.file_key(number);
+                    assert!(key.contains(folder), "{key}");
+                    let name = ObjectName::parse(&key).unwrap();
+                    assert_eq!(name.export_id, destination.export_id());
+                    assert!(name.manifest_keys.contains(&destination.manifest_key()), "{name:?}");
+                }
+                assert_eq!(destination.clone().partitions().len(), 2);
+                let error = destination.begin_partition(10, &format!("a={}", "x".repeat(1000))).unwrap_err();
+                assert_eq!(error.code(), Code::InvalidParameter);
+            }
+        }
+    }
+
+    #[test]
     fn a_key_too_long_for_s3_is_refused() {
         let long = location(&format!("s3://bucket/{}", "é".repeat(500)));
-        assert_eq!(Destination::new(long, Uuid::nil(), false).unwrap_err().code(), Code::InvalidParameter);
+        assert_eq!(Destination::new(long, Uuid::nil(), naming(false)).unwrap_err().code(), Code::InvalidParameter);
     }
 
     proptest! {
         #[test]
         fn what_a_destination_names_is_read_back(prefix in "[a-z0-9=_-]{1,8}(/[a-z0-9=_.-]{1,8}x){0,2}", number in 1u64.., in_folder: bool) {
             for uri in [format!("s3://bucket/{prefix}"), "s3://bucket".to_owned()] {
-                let destination = Destination::new(location(&uri), Uuid::now_v7(), in_folder).unwrap();
+                let destination = Destination::new(location(&uri), Uuid::now_v7(), naming(in_folder)).unwrap();
                 let file = ObjectName::parse(&destination.file_key(number)).unwrap();
                 prop_assert_eq!((file.export_id, file.part), (destination.export_id(), Part::File));
-                prop_assert_eq!(&file.manifest_key, &destination.manifest_key());
+                prop_assert!(file.manifest_keys.contains(&destination.manifest_key()));
                 let manifest = ObjectName::parse(&destination.manifest_key()).unwrap();
                 prop_assert_eq!((manifest.export_id, manifest.part), (destination.export_id(), Part::Manifest));
                 prop_assert!(manifest.started().unwrap() > 1_700_000_000_000);

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod errors;
 pub mod limit;
 pub mod lock;
+pub mod sort;
 pub mod sql;
 pub mod transaction;
 pub mod wait;
@@ -108,6 +109,15 @@ pub fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The role's name, in the server's encoding; `None`: it is gone.
+pub fn role_name(role: pg_sys::Oid) -> Option<CString> {
+    // SAFETY: a catalog look-up inside a transaction; the result is NULL or NUL-terminated.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CString::from(CStr::from_ptr(name)))
+    }
+}
+
 /// Whether the current user has the privileges of `role`.
 pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups inside a transaction.
@@ -137,6 +147,17 @@ pub fn role_named(name: &'static CStr) -> Option<pg_sys::Oid> {
 pub fn is_read_only() -> bool {
     // SAFETY: reads a flag of the backend's own.
     unsafe { pg_sys::XactReadOnly }
+}
+
+/// Answers cancel, terminate and timeouts.
+pub fn check_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// Whether backslashes escape in plain strings: `standard_conforming_strings` is off.
+pub fn backslashes_escape() -> bool {
+    // SAFETY: reads a setting.
+    unsafe { !pg_sys::standard_conforming_strings }
 }
 
 /// Whether this server replays another's WAL.

@@ -3,32 +3,36 @@
 //! SPI would run `SELECT 1; DROP TABLE t` whole, so the raw parse tree decides first: one statement, and one that only
 //! reads. What runs is planned with parallel plans allowed, as the caller, in one snapshot.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use crate::error::{Code, Error, Result};
-use crate::pg::errors::QueryErrors;
+use crate::pg::errors::{QueryErrors, Source};
 use crate::pg::{ActAs, Spi, to_server};
 use crate::receiver::{Receiver, RowSink};
+use crate::request::Statement;
 
 /// One statement that only reads.
-pub struct Query {
-    text: CString,
-}
+pub struct Query(Source);
 
 impl Query {
-    /// Judges `text`. Raises a syntax error with its position; other errors: 42601, 0A000.
-    pub fn parse(text: &str) -> Result<Self> {
-        let text = to_server(text)?;
-        judge(&text)?;
-        Ok(Query { text })
+    /// Judges `text`, of the statement that it may be a part of. Raises a syntax error with its position; other errors: 42601,
+    /// 0A000.
+    pub fn parse(text: &str, statement: Option<&Statement>) -> Result<Self> {
+        let statement = match statement {
+            Some(statement) => Some((to_server(&statement.text)?, statement.before)),
+            None => None,
+        };
+        let source = Source::new(to_server(text)?, statement);
+        judge(&source)?;
+        Ok(Query(source))
     }
 
     /// Plans and runs it, row by row into `sink`, as the current user and nobody else: who dropped his privileges with SET ROLE
     /// before he ran a stranger's query must not find that it has taken them back. Raises what Postgres raises.
     pub fn run(&self, sink: &mut dyn RowSink) -> Result<()> {
-        let _errors = QueryErrors::of(&self.text);
+        let _errors = QueryErrors::of(&self.0);
         let _caller = ActAs::caller();
         let _spi = Spi::connect()?;
         let mut receiver = Receiver::new(sink);
@@ -36,7 +40,7 @@ impl Query {
         // and SPI frees the plan when it is disconnected.
         let outcome = unsafe {
             let plan = pg_sys::SPI_prepare_cursor(
-                self.text.as_ptr(),
+                self.0.query().as_ptr(),
                 0,
                 std::ptr::null_mut(),
                 pg_sys::CURSOR_OPT_PARALLEL_OK as c_int,
@@ -81,11 +85,11 @@ unsafe fn expected_rows(plan: pg_sys::SPIPlanPtr) -> Option<f64> {
     }
 }
 
-fn judge(text: &CStr) -> Result<()> {
-    let _errors = QueryErrors::of(text);
+fn judge(source: &Source) -> Result<()> {
+    let _errors = QueryErrors::of(source);
     // SAFETY: the text is NUL-terminated. The list's members are RawStmts, whose `stmt` is a node.
     let statements = unsafe {
-        let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        let parsed = pg_sys::raw_parser(source.query().as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
         PgList::<pg_sys::RawStmt>::from_pg(parsed)
     };
     let mut statements = statements.iter_ptr();

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::error::{Code, Error, Result};
-use crate::job::table::{self, Queued};
+use crate::job::table::{self, Locked, Queued, Which};
 use crate::job::{Status, bury_dead};
 use crate::pg::background::Assignment;
 use crate::pg::errors::Raised;
 use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::transaction::set_local;
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{Settings, current_database, current_transaction, is_read_only, is_standby};
 use crate::settings;
@@ -30,10 +31,14 @@ use crate::settings;
 pub fn before_commit(jobs: &[Uuid]) -> Result<()> {
     let deadline = Instant::now() + ROOM_TIMEOUT;
     loop {
-        // Kept until the commit, if that is to rely on a worker that has a number now.
-        Lock::Enqueue.hold();
+        // Kept until the commit, if that is to rely on a worker that has a number now. Behind a worker that waits for a commit
+        // that hangs, this takes a second.
+        {
+            let _patient = Settings::set(&[(c"lock_timeout", c"0")]);
+            Lock::Enqueue.hold();
+        }
         let workers = table::workers()?;
-        let waiting = table::queued(free(workers), Some(jobs))?;
+        let waiting = table::queued(free(workers), Which::Only(jobs))?;
         if let Some(obstacle) = waiting.iter().find_map(obstacle) {
             return Err(obstacle);
         }
@@ -68,25 +73,38 @@ pub enum Look {
 
 /// Starts workers for what is queued, as far as numbers are free. Jobs that no worker can run become ERROR.
 pub fn start_queued() -> Result<Look> {
+    start(Which::Any)
+}
+
+/// As [`start_queued`], for what was enqueued later than a job that a worker could not claim: were it started once more, it would
+/// be so for ever.
+pub fn start_queued_after(export_id: Uuid) -> Result<Look> {
+    start(Which::After(export_id))
+}
+
+fn start(which: Which<'_>) -> Result<Look> {
     if is_standby() || is_read_only() {
         return Ok(Look::Done);
     }
     bury_dead()?;
-    loop {
-        let mut obstacles = 0;
-        for job in table::queued(free(table::workers()?), None)? {
-            if let Some(obstacle) = obstacle(&job) {
-                table::end(job.export_id, Status::Queued, Status::Error, &Raised::from(&obstacle))?;
-                obstacles += 1;
-            } else if !assignment(&job, None).start_worker() {
-                return Ok(Look::NoRoom);
-            }
-        }
-        if obstacles == 0 {
-            return Ok(Look::Done);
+    let mut free = free(table::workers()?);
+    // Some more than can be started, since there may be some that no worker can run.
+    for job in table::queued(if free == 0 { 0 } else { free + HOPELESS }, which)? {
+        if let Some(obstacle) = obstacle(&job) {
+            table::end(job.export_id, Status::Queued, Status::Error, &Raised::from(&obstacle), Locked::Skip)?;
+        } else if free == 0 {
+            break;
+        } else if assignment(&job, None).start_worker() {
+            free -= 1;
+        } else {
+            return Ok(Look::NoRoom);
         }
     }
+    Ok(Look::Done)
 }
+
+/// So many jobs that no worker can run are found out at one look.
+const HOPELESS: u32 = 100;
 
 fn free(workers: u32) -> u32 {
     settings::max_workers().saturating_sub(workers)
@@ -116,30 +134,40 @@ fn obstacle(job: &Queued) -> Option<Error> {
 /// A worker's number, until it is dropped.
 pub struct Number {
     number: u32,
-    _lock: SessionLock,
+    lock: SessionLock,
 }
 
 /// A number for this worker; `None`: as many workers run as may.
 pub fn take_number() -> Option<Number> {
     (0..settings::max_workers())
-        .find_map(|number| SessionLock::try_alone(Lock::Worker(number)).map(|lock| Number { number, _lock: lock }))
+        .find_map(|number| SessionLock::try_alone(Lock::Worker(number)).map(|lock| Number { number, lock }))
 }
 
 impl Number {
+    /// Keeps it through the current transaction, whatever that unlocks.
+    pub fn hold_in_transaction(&self) {
+        self.lock.hold_in_transaction();
+    }
+
     /// How long the worker that had it waits for room for another; each a little longer, so that those who end make room.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs(1) + Duration::from_millis(100) * self.number.min(10)
+        Duration::from_secs(2) + Duration::from_millis(100) * self.number.min(10)
     }
 }
 
 /// Waits for those who have counted on a worker that gave its number back since, for at most a second: one of them may hang in
 /// its commit. Raises 55P03 after that.
 pub fn wait_for_commits() {
-    let _limit = Settings::set(&[(c"lock_timeout", c"1s")]);
+    set_local(c"lock_timeout", c"1s");
     Lock::Enqueue.pass();
+}
+
+/// Whether somebody is committing who may have counted on a worker.
+pub fn is_anybody_committing() -> bool {
+    Lock::Enqueue.is_held()
 }
 
 /// Between two looks of who waits for room.
 pub const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// How long a commit waits for room: longer than any worker that waits for room, and takes it up itself.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);

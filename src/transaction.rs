@@ -39,7 +39,7 @@ use crate::upload::connection::Store;
 use crate::upload::network::{Network, Trust};
 use crate::upload::retry::Patience;
 use crate::upload::runtime::{IoThread, Job, lost_task};
-use crate::upload::{ExportUpload, Patiences, Remains, Throttle};
+use crate::upload::{ExportUpload, Packing, Patiences, Remains, Throttle};
 
 /// The exports of the current top-level transaction.
 #[derive(Default)]
@@ -142,13 +142,14 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
-pub fn begin(store: Store, destination: Destination) -> Result<Rc<ExportUpload>> {
+pub fn begin(store: Store, destination: Destination, packing: Packing) -> Result<Rc<ExportUpload>> {
     io_thread()?;
     lock::hold_export(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
         let io = pending.io.get().ok_or_else(lost_task)?;
         let throttle = Arc::clone(&io.throttle);
-        let upload = Rc::new(ExportUpload::start(&io.thread, store, destination, (io.connections, throttle), patiences()));
+        let concurrency = (io.connections, throttle);
+        let upload = Rc::new(ExportUpload::start(&io.thread, store, destination, packing, concurrency, patiences()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
@@ -193,6 +194,11 @@ pub fn time_limit(limit: Duration) -> Result<Option<TimeLimit>> {
 pub fn enqueue(export_id: Uuid) {
     let job = PendingJob { subtransaction: current_subtransaction(), export_id };
     PENDING.with_borrow_mut(|pending| pending.jobs.push(job));
+}
+
+/// Whether this transaction has enqueued any.
+pub fn has_jobs() -> bool {
+    PENDING.with_borrow(|pending| !pending.jobs.is_empty())
 }
 
 /// Whether this transaction has enqueued the job, which nobody sees before its commit.

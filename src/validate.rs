@@ -4,8 +4,9 @@ use uuid::Uuid;
 
 use crate::error::{Code, Error, Result};
 use crate::export::check_context;
+use crate::format::{FileType, Format, Wrapping};
 use crate::integration::{self, Purpose};
-use crate::names::Destination;
+use crate::names::{Destination, Naming};
 use crate::request::Permission;
 use crate::transaction;
 use crate::upload::identity::caller;
@@ -34,7 +35,9 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
         None => first_location(&name)?,
     };
     let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?;
-    let destination = Destination::new(location, Uuid::now_v7(), false)?;
+    let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
+    let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
+    let destination = Destination::new(location, Uuid::now_v7(), naming)?;
     let tried = transaction::request(|network| async move { Ok(probe(&connection, destination, &network).await) })?;
     Ok(tried.iter().map(finding).collect())
 }

@@ -13,21 +13,21 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 use uuid::Uuid;
 
 use crate::error::{Result, log};
 use crate::export;
-use crate::job::table::{self, Claimed};
-use crate::job::{Status, stored};
+use crate::job::table::{self, Claimed, Locked};
+use crate::job::{Status, set_own, stored};
 use crate::pg::background::Assignment;
 use crate::pg::errors::{Raised, catch};
 use crate::pg::lock::{Lock, SessionLock};
-use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, wait_for_transaction};
+use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction};
 use crate::pg::wait::{WaitFor, pause, postmaster_is_alive};
-use crate::pg::{ActAs, caller, to_server};
+use crate::pg::{ActAs, caller, role_name, to_server};
 use crate::queue::{self, Look, Number};
 use crate::request::Request;
 
@@ -39,6 +39,8 @@ thread_local! {
     static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
     /// Among the workers that run.
     static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
+    /// Whether others see to what is queued from here on.
+    static HANDED_ON: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A transaction's result, or what it raised.
@@ -83,68 +85,79 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
         pg_sys::BackgroundWorkerUnblockSignals();
     }
     let assignment = Assignment::of_this_worker();
-    assignment.connect();
+    let is_superuser = assignment.connect();
     // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
-    if let Err(raised) = serve(&assignment) {
+    if let Err(raised) = serve(&assignment, is_superuser) {
         log(format!("worker of export {} failed: {}", assignment.export_id, raised.message));
     }
 }
 
-fn serve(assignment: &Assignment) -> Ended<()> {
+fn serve(assignment: &Assignment, is_superuser: bool) -> Ended<()> {
+    if is_superuser {
+        in_transaction(|| {
+            role_name(assignment.role).as_deref().map(become_session_user);
+            Ok(())
+        })?;
+    }
     if let Some(enqueuer) = assignment.enqueued_by {
         in_transaction(|| {
             wait_for_transaction(enqueuer);
             Ok(())
         })?;
     }
-    if !in_transaction(
-        || Ok(NUMBER.with_borrow_mut(|number| queue::take_number().map(|taken| number.insert(taken)).is_some())),
-    )? {
+    let has_number = in_transaction(|| {
+        NUMBER.set(queue::take_number());
+        Ok(NUMBER.with_borrow(Option::is_some))
+    })?;
+    if !has_number {
+        // Those who have numbers look at the queue later than this.
+        HANDED_ON.set(true);
         return Ok(());
     }
-    let claimed = in_transaction(|| claim(assignment));
-    if let Ok(Some((job, lock))) = claimed {
-        run(assignment, job);
+    let claimed = in_transaction(|| claim(assignment))?;
+    let unclaimed = claimed.is_none().then_some(assignment.export_id);
+    if let Some((job, lock)) = claimed {
+        run(assignment, job, &lock);
         CLAIMED.set(None);
-        drop(lock);
-    } else {
-        claimed?;
+        set_own(None);
     }
-    NUMBER.take().map_or(Ok(()), hand_on)
+    hand_on(unclaimed)?;
+    HANDED_ON.set(true);
+    Ok(())
 }
 
 /// The lock is taken before the claim is seen, and kept beyond it.
 fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
     let Some(job) = table::claim(assignment.export_id, assignment.role)? else { return Ok(None) };
     CLAIMED.set(Some(assignment.export_id));
+    set_own(Some(assignment.export_id));
     Ok(Some((job, SessionLock::hold(Lock::Job(assignment.export_id)))))
 }
 
 /// Runs the job to its end, whatever that is.
-fn run(assignment: &Assignment, job: Claimed) {
+fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock) {
     let id = assignment.export_id;
-    show_activity(id, &job.query);
-    let role = Some(assignment.role);
-    let settings = in_transaction_of(role, || {
+    let settings = in_transaction_of_role(assignment, lock, || {
+        show_activity(id, &job.query);
         caller::apply(&job.settings);
         Ok(())
     });
-    let ended = settings.and_then(|()| in_transaction_of(role, || export_and_complete(id, job)));
+    let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
     // What comes from here on is not the export any more.
     let _ignored = CancelsIgnored::begin();
     if let Err(raised) = ended {
         log(format!("export {id} failed: {} (SQLSTATE {})", raised.message, raised.sqlstate));
         let is_cancelled = raised.is_cancel && CANCELLED.load(Ordering::Relaxed);
         let status = if is_cancelled { Status::Cancelled } else { Status::Error };
-        if let Err(unrecorded) = in_transaction(|| table::end(id, Status::Running, status, &raised)) {
+        if let Err(unrecorded) = in_transaction(|| table::end(id, Status::Running, status, &raised, Locked::Wait)) {
             log(format!("the end of export {id} could not be written down: {}", unrecorded.message));
         }
     }
 }
 
 fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
-    let request = Request::from_arguments(stored::to_arguments(job.uri, job.integration, job.query, &job.options))?;
+    let request = Request::from_arguments(stored::to_arguments(job.uri, job.permission, job.query, &job.options))?;
     let outcome = export::run(&request, id)?;
     // The caller's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
@@ -153,14 +166,22 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
 
 /// A transaction of ours.
 fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
-    in_transaction_of(None, work)
+    let ended = catch(|| {
+        let transaction = Transaction::begin_own();
+        let value = work()?;
+        transaction.commit();
+        Ok(value)
+    });
+    ended.inspect_err(|_| Transaction::abort())
 }
 
-/// A transaction, of that role from its beginning to its end.
-fn in_transaction_of<T>(role: Option<pg_sys::Oid>, work: impl FnOnce() -> Result<T>) -> Ended<T> {
+/// A transaction of the job's role, from its beginning to its end; the query cannot let go of what says that the job lives.
+fn in_transaction_of_role<T>(assignment: &Assignment, lock: &SessionLock, work: impl FnOnce() -> Result<T>) -> Ended<T> {
     let ended = catch(|| {
         let transaction = Transaction::begin();
-        let _role = role.map(ActAs::role);
+        lock.hold_in_transaction();
+        NUMBER.with_borrow(|number| number.as_ref().map(Number::hold_in_transaction));
+        let _role = ActAs::role(assignment.role);
         let value = work()?;
         transaction.commit();
         Ok(value)
@@ -179,8 +200,9 @@ fn show_activity(id: Uuid, query: &str) {
 }
 
 /// Sees to it that what is queued has workers, before this one, which counted as one, is gone. Where this one takes up the last
-/// room that Postgres has, the next who calls or waits has to do it.
-fn hand_on(number: Number) -> Ended<()> {
+/// room that Postgres has, the next who calls or waits has to do it. `unclaimed`: a job that it could not have.
+fn hand_on(unclaimed: Option<Uuid>) -> Ended<()> {
+    let Some(number) = NUMBER.take() else { return Ok(()) };
     let deadline = Instant::now() + number.patience();
     drop(number);
     // After its limit the next who looks finds what is committed by then.
@@ -188,7 +210,8 @@ fn hand_on(number: Number) -> Ended<()> {
         queue::wait_for_commits();
         Ok(())
     });
-    while in_transaction(queue::start_queued)? == Look::NoRoom && in_transaction(table::workers)? == 0 {
+    let look = || unclaimed.map_or_else(queue::start_queued, queue::start_queued_after);
+    while in_transaction(look)? == Look::NoRoom && in_transaction(table::workers)? == 0 {
         if Instant::now() > deadline {
             log("no room for another background worker: what is queued waits for the next call of s3_export");
             break;
@@ -198,31 +221,37 @@ fn hand_on(number: Number) -> Ended<()> {
     Ok(())
 }
 
+/// How long the end of a process waits for commits that may have counted on it.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// A FATAL error unwinds nothing and passes through here: the job says that it was terminated, and others get their workers.
 ///
 /// # Safety
 /// Only Postgres calls it, at the end of the process.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
-    let (claimed, number) = (CLAIMED.take(), NUMBER.take());
-    if (claimed.is_none() && number.is_none()) || !postmaster_is_alive() {
+    if HANDED_ON.get() || !postmaster_is_alive() {
         return;
     }
     // SAFETY: nothing else runs in this process any more. The callbacks of the abort delete what the export wrote.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
-    drop(number);
+    NUMBER.take();
     let terminated = Raised {
         sqlstate: "57P01".to_owned(),
         message: "the worker of the export was terminated".to_owned(),
         ..Raised::default()
     };
-    let ended = in_transaction(|| {
-        if let Some(id) = claimed {
-            table::end(id, Status::Running, Status::Error, &terminated)?;
-        }
-        queue::start_queued()
+    // First, since an error would end both: here it is FATAL.
+    let recorded = in_transaction(|| {
+        set_local(c"synchronous_commit", c"local");
+        CLAIMED.take().map_or(Ok(true), |id| table::end(id, Status::Running, Status::Error, &terminated, Locked::Skip))
     });
-    if let Err(raised) = ended {
+    set_own(None);
+    let start = Instant::now();
+    while in_transaction(|| Ok(queue::is_anybody_committing())) == Ok(true) && start.elapsed() < LAST_WAIT {
+        std::thread::sleep(queue::ROOM_PAUSE);
+    }
+    if let Err(raised) = recorded.and_then(|_| in_transaction(queue::start_queued)) {
         log(format!("the end of an export could not be written down: {}", raised.message));
     }
 }

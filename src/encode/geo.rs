@@ -12,7 +12,7 @@ use super::json::JsonBuffer;
 use super::output::{Function, output_function};
 use super::{Context, wkb};
 use crate::error::{Code, Error, Result};
-use crate::request::Wrapping;
+use crate::format::Wrapping;
 
 /// Longitude and latitude on WGS 84.
 const WGS84: u32 = 4326;

@@ -1,16 +1,21 @@
 //! Rows → documents: one JSON object a row, one line each.
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
-//! Datum. `value` holds the table of types, `nested` arrays and composites, `output` every type that has only its text,
-//! `geo` PostGIS; `json`, `number`, `datetime`, `interval` and `wkb` are pure.
+//! Datum. `row` writes a whole row, `value` holds the table of types, `nested` arrays and composites, `output` every type that
+//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `csv`,
+//! `json`, `number`, `datetime`, `interval` and `wkb` are pure.
 
+mod csv;
 pub mod datetime;
+mod folder;
 mod geo;
 pub mod interval;
 pub mod json;
 mod nested;
 pub mod number;
 mod output;
+mod row;
+mod text;
 mod value;
 mod wkb;
 
@@ -19,11 +24,12 @@ use std::ffi::CStr;
 use pgrx::{PgTupleDesc, pg_sys};
 
 use self::json::JsonBuffer;
+pub use self::row::RowEncoder;
 use self::value::Encoder;
 use crate::error::{Code, Error, Result};
+use crate::format::Wrapping;
 use crate::manifest::Column;
-use crate::pg::{Memory, server_is_utf8, to_utf8};
-use crate::request::Wrapping;
+use crate::pg::{Memory, to_utf8};
 
 /// What all encoders of an export share.
 pub struct Context {
@@ -34,38 +40,8 @@ pub struct Context {
     memory: Memory,
 }
 
-/// Writes rows of one shape.
-pub struct RowEncoder {
-    columns: Vec<(Key, Encoder)>,
-    context: Context,
-    /// Holds what encoding one row allocates.
-    row_memory: Memory,
-}
-
 /// A column's name as it stands in every document: escaped, with quotes, colon, and the comma or brace before it.
 struct Key(Vec<u8>);
-
-impl RowEncoder {
-    /// For rows of this shape. Errors: 42701 for two columns of one name.
-    pub fn new(shape: &PgTupleDesc<'_>, wrapping: Wrapping) -> Result<Self> {
-        let context = Context { wrapping, utf8: server_is_utf8(), memory: Memory::new(c"s3_export encoders") };
-        let columns = {
-            let _long = context.memory.enter();
-            encoders(shape)?
-        };
-        Ok(RowEncoder { columns, context, row_memory: Memory::new(c"s3_export row") })
-    }
-
-    /// Writes one row as a line.
-    pub fn document(&self, values: &[pg_sys::Datum], nulls: &[bool], out: &mut JsonBuffer) -> Result<()> {
-        // Before the row, not after it: what an error in the last row left behind goes as well.
-        self.row_memory.reset();
-        let _row = self.row_memory.enter();
-        object(&self.columns, values, nulls, &self.context, out)?;
-        out.push(b'\n');
-        Ok(())
-    }
-}
 
 /// The columns of this shape, for the manifest.
 pub fn describe(shape: &PgTupleDesc<'_>) -> Vec<Column> {
@@ -82,8 +58,8 @@ fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
     to_utf8(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
 }
 
-/// The encoders of a row's columns; dropped columns of a composite have none.
-fn encoders(shape: &PgTupleDesc<'_>) -> Result<Vec<(Key, Encoder)>> {
+/// The encoders of a row's columns; dropped columns of a composite have none, nor have those `left_out`.
+fn encoders(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool) -> Result<Vec<(Key, Encoder)>> {
     let mut names = Vec::new();
     let mut columns = Vec::new();
     for attribute in shape.iter() {
@@ -92,6 +68,10 @@ fn encoders(shape: &PgTupleDesc<'_>) -> Result<Vec<(Key, Encoder)>> {
             continue;
         }
         let name = column_name(attribute);
+        if left_out(&name) {
+            columns.push((Key(Vec::new()), Encoder::Dropped));
+            continue;
+        }
         if names.contains(&name) {
             return Err(Error::new(Code::DuplicateColumn, format!("column \"{name}\" appears more than once"))
                 .detail("A JSON object would lose one of its values.")

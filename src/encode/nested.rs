@@ -139,7 +139,7 @@ impl Shape {
         // SAFETY: the type stands in a composite value, so it is a row type; the copy is freed with the encoders.
         let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
         // SAFETY: the copy outlives the wrapper, which frees nothing.
-        let columns = encoders(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) })?;
+        let columns = encoders(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) }, &|_| false)?;
         Ok(Shape { columns, descriptor })
     }
 }

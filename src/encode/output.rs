@@ -12,18 +12,34 @@ use super::Context;
 use super::json::JsonBuffer;
 use crate::pg::{Settings, to_utf8};
 
-/// Settings that the text of a value may depend on, and what they are pinned to.
-const PINNED: [(&CStr, &CStr); 6] = [
-    (c"bytea_output", c"hex"),
-    (c"datestyle", c"ISO, MDY"),
-    (c"extra_float_digits", c"1"),
-    (c"intervalstyle", c"iso_8601"),
-    (c"lc_monetary", c"C"),
-    (c"timezone", c"UTC"),
-];
+/// Settings that the text of a value may depend on are pinned to these.
+#[derive(Clone, Copy)]
+pub enum Pins {
+    /// For strings of JSON: intervals in ISO 8601.
+    Json,
+    /// For texts that COPY writes where no setting was changed.
+    Copy,
+}
+
+impl Pins {
+    fn settings(self) -> [(&'static CStr, &'static CStr); 6] {
+        let intervals = match self {
+            Pins::Json => c"iso_8601",
+            Pins::Copy => c"postgres",
+        };
+        [
+            (c"bytea_output", c"hex"),
+            (c"datestyle", c"ISO, MDY"),
+            (c"extra_float_digits", c"1"),
+            (c"intervalstyle", intervals),
+            (c"lc_monetary", c"C"),
+            (c"timezone", c"UTC"),
+        ]
+    }
+}
 
 /// Output functions known to depend on no setting: calling these needs no pinning.
-const INDEPENDENT: [u32; 19] = [
+const INDEPENDENT: [u32; 23] = [
     pg_sys::F_BIT_OUT,
     pg_sys::F_BPCHAROUT,
     pg_sys::F_CHAROUT,
@@ -31,9 +47,12 @@ const INDEPENDENT: [u32; 19] = [
     pg_sys::F_CIDR_OUT,
     pg_sys::F_ENUM_OUT,
     pg_sys::F_INET_OUT,
+    pg_sys::F_JSONB_OUT,
+    pg_sys::F_JSON_OUT,
     pg_sys::F_MACADDR8_OUT,
     pg_sys::F_MACADDR_OUT,
     pg_sys::F_NAMEOUT,
+    pg_sys::F_OIDOUT,
     pg_sys::F_PG_LSN_OUT,
     pg_sys::F_TEXTOUT,
     pg_sys::F_TIDOUT,
@@ -43,6 +62,7 @@ const INDEPENDENT: [u32; 19] = [
     pg_sys::F_VARBIT_OUT,
     pg_sys::F_VARCHAROUT,
     pg_sys::F_XIDOUT,
+    pg_sys::F_XID8OUT,
 ];
 
 /// A function of one argument, looked up once.
@@ -69,19 +89,34 @@ impl Function {
 /// Writes a type's text.
 pub struct Output {
     function: Function,
-    pinned: bool,
+    /// `None`: it depends on no setting.
+    pins: Option<Pins>,
+    /// Depends on `extra_float_digits` alone.
+    is_float: bool,
 }
 
 impl Output {
     /// By the type's output function.
-    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+    pub fn of_type(type_id: pg_sys::Oid, pins: Pins) -> Self {
         let function = output_function(type_id);
-        Output { function: Function::new(function), pinned: !INDEPENDENT.contains(&function.to_u32()) }
+        let number = function.to_u32();
+        Output {
+            function: Function::new(function),
+            pins: (!INDEPENDENT.contains(&number)).then_some(pins),
+            is_float: [pg_sys::F_FLOAT4OUT, pg_sys::F_FLOAT8OUT].contains(&number),
+        }
     }
 
     /// Writes the value's text as a string.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
-        let _settings = self.pinned.then(|| Settings::set(&PINNED));
+        self.with_text(datum, context, |text| context.string(text, out));
+    }
+
+    /// Hands the value's text, in the server's encoding, to `take`.
+    pub fn with_text(&self, datum: pg_sys::Datum, context: &Context, take: impl FnOnce(&[u8])) {
+        // SAFETY: reads a setting; above 0, floats have their shortest form.
+        let has_all_digits = self.is_float && unsafe { pg_sys::extra_float_digits } > 0;
+        let _settings = self.pins.filter(|_| !has_all_digits).map(|pins| Settings::set(&pins.settings()));
         // SAFETY: the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
         let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) }.to_bytes();
         if context.utf8 {
@@ -89,7 +124,7 @@ impl Output {
             // SAFETY: reads the bytes of a live slice, and raises 22021.
             unsafe { pg_sys::pg_verifymbstr(text.as_ptr().cast(), text.len() as i32, false) };
         }
-        context.string(text, out);
+        take(text);
     }
 }
 

@@ -13,11 +13,11 @@ use super::geo::Geo;
 use super::interval::{Interval, Shape, write_iso8601};
 use super::json::JsonBuffer;
 use super::nested::{Array, Composite};
-use super::output::Output;
+use super::output::{Output, Pins};
 use super::{datetime, number};
 use crate::error::Result;
+use crate::format::{NonFinite, Wrapping};
 use crate::pg::to_utf8;
-use crate::request::{NonFinite, Wrapping};
 
 /// How values of one type are written.
 pub enum Encoder {
@@ -86,7 +86,7 @@ impl Encoder {
         } else if let Some(geo) = Geo::of_type(type_id) {
             Encoder::Geo(geo)
         } else {
-            Encoder::Output(Output::of_type(type_id))
+            Encoder::Output(Output::of_type(type_id, Pins::Json))
         }
     }
 
@@ -131,7 +131,7 @@ impl Encoder {
 }
 
 /// The bytes of a value of variable length, without its header, detoasted into the row's memory.
-fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+pub(super) fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     let value = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: only called for types of variable length, whose datum points to a varlena; it and its detoasted copy are
     // readable until the row ends, and no caller keeps the bytes longer.

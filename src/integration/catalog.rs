@@ -124,6 +124,16 @@ pub fn insert_integration(columns: &Value) -> Result<bool> {
     Ok(inserted.is_some())
 }
 
+/// Whether the caller may name roles inline, by the privilege of the function that takes them as arguments.
+pub fn may_name_roles() -> Result<bool> {
+    let may = read(
+        "SELECT convert_to(to_jsonb(has_function_privilege('pg_catalog.s3_export_with_role(text, text, text, text, text, text, int,
+             bigint, text[], boolean, boolean, jsonb)', 'EXECUTE'))::text, 'UTF8') WHERE $argument IS NOT NULL",
+        &json!({}),
+    )?;
+    Ok(may.and_then(|may| may.as_bool()).unwrap_or(false))
+}
+
 /// Whether a role of this name exists.
 pub fn role_exists(name: &str) -> Result<bool> {
     let found = read(

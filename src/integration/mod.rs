@@ -53,6 +53,15 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
     }
 }
 
+/// Errors: 42501 for who may not execute `s3_export_with_role`, and so may not name a role in a statement either.
+pub fn check_inline_privilege() -> Result<()> {
+    if catalog::may_name_roles()? {
+        return Ok(());
+    }
+    Err(Error::new(Code::Privilege, "permission denied for function s3_export_with_role")
+        .detail("A statement with CREDENTIALS needs the privilege of that function."))
+}
+
 /// Where the integration may write. Errors: 42704.
 pub fn allowed_locations(name: &str) -> Result<Vec<Allowed>> {
     visible(name)?.allowed()

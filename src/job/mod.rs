@@ -12,13 +12,14 @@
 pub mod stored;
 pub mod table;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Datum, Oid};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use self::table::{NewJob, State};
+use self::table::{Locked, NewJob, State};
 use crate::error::{Code, Error, Result};
 use crate::export;
 use crate::pg::errors::{Raised, raise_again};
@@ -26,7 +27,7 @@ use crate::pg::lock::Lock;
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, sql};
 use crate::queue;
-use crate::request::{Arguments, Permission, Request};
+use crate::request::{Arguments, Request};
 use crate::transaction;
 
 /// Where a job is.
@@ -66,24 +67,22 @@ impl Status {
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
 /// query runs.
-pub fn enqueue(arguments: Arguments) -> Result<Uuid> {
+pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     crate::pg::refuse_if_read_only(c"s3_export_async()");
     export::check_context()?;
     let export_id = Uuid::now_v7();
-    let options = stored::to_options(&arguments);
-    let request = Request::from_arguments(arguments)?;
-    export::check(&request, export_id)?;
-    let Permission::Integration(integration) = &request.permission else {
-        return Err(Error::new(Code::Unsupported, "a role cannot be named inline for a job").hint("Use an integration."));
-    };
-    // Before there is a job that nobody else sees yet.
-    queue::start_queued()?;
+    let options = stored::to_options(arguments);
+    export::check(request, export_id)?;
+    // Those of this very transaction would be taken for jobs that anybody could run.
+    if !transaction::has_jobs() {
+        queue::start_queued()?;
+    }
     let settings = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     table::insert(&NewJob {
         export_id,
         role: current_user(),
         uri: &request.location.to_string(),
-        integration,
+        permission: &request.permission,
         query: &request.query,
         options,
         settings: Value::Object(settings),
@@ -107,7 +106,12 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
             .hint("Commit first."));
     }
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let (mut sleep, mut next_look) = (FIRST_PAUSE, Instant::now());
+    // A job that was enqueued just now has its worker on the way.
+    let state = visible(export_id)?;
+    if state.status != Status::Queued || state.age > LOOK_AT_QUEUE {
+        queue::start_queued()?;
+    }
+    let (mut sleep, mut next_look) = (FIRST_PAUSE, Instant::now() + LOOK_AT_QUEUE);
     loop {
         let state = visible(export_id)?;
         match state.status {
@@ -115,7 +119,7 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
             Status::Error | Status::Cancelled => {
                 raise_again(&state.error)?;
             }
-            Status::Running if has_died(export_id, &state)? => {
+            Status::Running if has_died(export_id)? => {
                 raise_again(&bury(export_id)?)?;
             }
             Status::Queued if Instant::now() >= next_look => {
@@ -139,6 +143,13 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
 /// Stops a job of the current user's; `false`: it had ended already. A job that runs is sent a cancel, and cleans up before it
 /// ends. Errors: 42501, 42704.
 pub fn cancel(export_id: Uuid) -> Result<bool> {
+    if is_standby() {
+        crate::pg::refuse_if_read_only(c"s3_export.cancel()");
+    }
+    visible(export_id)?;
+    if !transaction::has_jobs() {
+        queue::start_queued()?;
+    }
     loop {
         let state = visible(export_id)?;
         if !has_privileges_of(state.role) {
@@ -147,17 +158,15 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
         }
         match state.status {
             Status::Queued => {
-                if table::end(export_id, Status::Queued, Status::Cancelled, &cancelled_before())? {
+                if table::end(export_id, Status::Queued, Status::Cancelled, &cancelled_before(), Locked::Wait)? {
                     return Ok(true);
                 }
             }
-            Status::Running if has_died(export_id, &state)? => {
+            Status::Running if has_died(export_id)? => {
                 bury(export_id)?;
-                queue::start_queued()?;
                 return Ok(false);
             }
             Status::Running => {
-                queue::start_queued()?;
                 return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid));
             }
             Status::Completed | Status::Error | Status::Cancelled => return Ok(false),
@@ -190,10 +199,24 @@ fn unknown(export_id: Uuid) -> Error {
         .detail("A job is seen when the transaction that enqueued it has committed, until it is pruned.")
 }
 
+thread_local! {
+    /// The job that this process runs, whose lock it would not see itself.
+    static OWN: Cell<Option<Uuid>> = const { Cell::new(None) };
+}
+
+/// Says which job this process runs.
+pub fn set_own(export_id: Option<Uuid>) {
+    OWN.set(export_id);
+}
+
+fn is_own(export_id: Uuid) -> bool {
+    OWN.get() == Some(export_id)
+}
+
 /// What a job has come to that is RUNNING in the view of whoever asks, and whose worker is gone; `None`: it lives, or has ended.
 pub fn death(export_id: Uuid) -> Result<Option<&'static str>> {
     match table::state(export_id)? {
-        Some(state) if state.status == Status::Running && has_died(export_id, &state)? => Ok(Some(DIED)),
+        Some(state) if state.status == Status::Running && has_died(export_id)? => Ok(Some(DIED)),
         _ => Ok(None),
     }
 }
@@ -202,10 +225,9 @@ pub fn death(export_id: Uuid) -> Result<Option<&'static str>> {
 const DIED: &str = "the worker of the export ended without an answer";
 
 /// Whether nobody runs a job that says that it is RUNNING.
-fn has_died(export_id: Uuid, state: &State) -> Result<bool> {
-    // Locks of the primary's workers are not seen on a standby; those of this session would not be seen by itself.
-    let is_ours = state.pid == i32::try_from(std::process::id()).ok();
-    if is_ours || is_standby() || Lock::Job(export_id).is_held() {
+fn has_died(export_id: Uuid) -> Result<bool> {
+    // Locks of the primary's workers are not seen on a standby.
+    if is_own(export_id) || is_standby() || Lock::Job(export_id).is_held() {
         return Ok(false);
     }
     // It may have ended since: a worker says how before it lets go of its lock.
@@ -222,16 +244,15 @@ fn bury(export_id: Uuid) -> Result<Raised> {
         ..Raised::default()
     };
     if !is_read_only() {
-        table::end(export_id, Status::Running, Status::Error, &died)?;
+        table::end(export_id, Status::Running, Status::Error, &died, Locked::Skip)?;
     }
     Ok(died)
 }
 
 /// Writes down what a crash has left RUNNING.
 pub fn bury_dead() -> Result<()> {
-    for (export_id, pid) in table::running()? {
-        let is_ours = pid == i32::try_from(std::process::id()).ok();
-        if !is_ours && !Lock::Job(export_id).is_held() {
+    for export_id in table::running()? {
+        if !is_own(export_id) && !Lock::Job(export_id).is_held() {
             bury(export_id)?;
         }
     }

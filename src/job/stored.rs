@@ -1,12 +1,12 @@
-//! The arguments of an export as a job's row keeps them: the query and where it goes in columns of their own, all others in one
-//! jsonb, under the names that SQL gives them.
+//! The arguments of an export as a job's row keeps them: the query, where it goes and by what permission in columns of their own,
+//! all others in one jsonb, under the names that SQL gives them.
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
 
 use crate::request::{Arguments, PermissionArguments};
 
-/// All arguments but `uri`, `integration` and `query`, without those that are NULL.
+/// All arguments but `uri`, the permission and `query`, without those that are NULL.
 pub fn to_options(arguments: &Arguments) -> Value {
     let options: Option<Value> = arguments.options.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let mut all = json!({
@@ -14,6 +14,7 @@ pub fn to_options(arguments: &Arguments) -> Value {
         "compression": arguments.compression,
         "output_chunk_size": arguments.output_chunk_size,
         "output_chunk_bytes": arguments.output_chunk_bytes,
+        "partition_by": arguments.partition_by,
         "include_query_id": arguments.include_query_id,
         "wrap_types": arguments.wrap_types,
         "options": options,
@@ -25,19 +26,22 @@ pub fn to_options(arguments: &Arguments) -> Value {
 }
 
 /// What [`to_options`] was given.
-pub fn to_arguments(uri: String, integration: String, query: String, options: &Value) -> Arguments {
+pub fn to_arguments(uri: String, permission: PermissionArguments, query: String, options: &Value) -> Arguments {
     let text = |name| options.get(name).and_then(Value::as_str).map(str::to_owned);
     let number = |name| options.get(name).and_then(Value::as_i64);
     let boolean = |name| options.get(name).and_then(Value::as_bool);
     Arguments {
         uri: Some(uri),
-        permission: PermissionArguments::Integration(Some(integration)),
+        permission,
         query: Some(query),
         format: text("format"),
         compression: text("compression"),
         output_chunk_size: number("output_chunk_size").and_then(|number| i32::try_from(number).ok()),
         output_chunk_bytes: number("output_chunk_bytes"),
-        partition_by: false,
+        partition_by: options
+            .get("partition_by")
+            .and_then(Value::as_array)
+            .map(|columns| columns.iter().filter_map(|column| column.as_str().map(str::to_owned)).collect()),
         include_query_id: boolean("include_query_id"),
         wrap_types: boolean("wrap_types"),
         options: options.get("options").map(Value::to_string),
@@ -58,14 +62,14 @@ mod tests {
             compression: Some("none".into()),
             output_chunk_size: Some(7),
             output_chunk_bytes,
-            partition_by: false,
+            partition_by: output_chunk_bytes.map(|_| vec!["a".into(), "b\"c".into()]),
             include_query_id: Some(true),
             wrap_types: Some(false),
             options: Some(r#"{"nan":"null","timeout":1500}"#.into()),
         };
         for given in [arguments(None), arguments(Some(i64::MAX))] {
             let stored = to_options(&given);
-            let back = to_arguments("s3://b/x".into(), "i".into(), "SELECT 1".into(), &stored);
+            let back = to_arguments("s3://b/x".into(), given.permission.clone(), "SELECT 1".into(), &stored);
             assert_eq!(format!("{back:?}"), format!("{given:?}"));
         }
     }

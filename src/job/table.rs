@@ -3,25 +3,28 @@
 //! Nobody is granted the table. These statements run as the superuser, and see what has been committed up to now, since a job
 //! is written by other sessions meanwhile. Who may see or stop which job is asked before, by whoever calls.
 
+use std::time::Duration;
+
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Status;
 use crate::chunk::Totals;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::pg::ActAs;
 use crate::pg::errors::Raised;
 use crate::pg::lock::WORKER_KIND;
 use crate::pg::sql::{read_latest, write_latest};
 use crate::pg::{server_is_utf8, sql};
+use crate::request::{Permission, PermissionArguments};
 
 /// A job to be enqueued.
 pub struct NewJob<'a> {
     pub export_id: Uuid,
     pub role: pg_sys::Oid,
     pub uri: &'a str,
-    pub integration: &'a str,
+    pub permission: &'a Permission,
     pub query: &'a str,
     /// All other arguments.
     pub options: Value,
@@ -29,46 +32,69 @@ pub struct NewJob<'a> {
     pub settings: Value,
 }
 
-/// Writes it, as part of the current (sub)transaction.
+/// What to do about a row that another transaction has locked: one that stays open must not hold up the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// Wait for its end.
+    Wait,
+    /// Leave the row alone.
+    Skip,
+}
+
+/// Writes it, as part of the current (sub)transaction. Errors: 42704 when the role was dropped meanwhile.
 pub fn insert(job: &NewJob<'_>) -> Result<()> {
     let _superuser = ActAs::superuser();
-    sql::write(
-        "INSERT INTO s3_export.jobs (export_id, role_oid, role, uri, integration, query, options, settings)
-         SELECT ($argument ->> 'export_id')::uuid, r.oid, r.rolname, $argument ->> 'uri', $argument ->> 'integration',
-             $argument ->> 'query', $argument -> 'options', $argument -> 'settings'
-         FROM pg_roles AS r WHERE r.oid = ($argument ->> 'role')::oid
+    let (integration, role) = match job.permission {
+        Permission::Integration(name) => (Some(name), None),
+        Permission::Role { aws_role, aws_external_id } => (None, Some((aws_role, aws_external_id))),
+    };
+    let inserted = sql::write(
+        "INSERT INTO s3_export.jobs (export_id, database_oid, role_oid, role, uri, integration, aws_role, aws_external_id, query,
+             options, settings)
+         SELECT ($argument ->> 'export_id')::uuid, d.oid, r.oid, r.rolname, $argument ->> 'uri', $argument ->> 'integration',
+             $argument ->> 'aws_role', $argument ->> 'aws_external_id', $argument ->> 'query', $argument -> 'options',
+             $argument -> 'settings'
+         FROM pg_roles AS r, pg_database AS d
+         WHERE r.oid = ($argument ->> 'role')::oid AND d.datname = current_database()
          RETURNING convert_to('{}', 'UTF8')",
         &json!({
-            "export_id": job.export_id.to_string(), "role": job.role.to_u32(), "uri": job.uri, "integration": job.integration,
-            "query": job.query, "options": job.options, "settings": job.settings,
+            "export_id": job.export_id.to_string(), "role": job.role.to_u32(), "uri": job.uri, "integration": integration,
+            "aws_role": role.map(|role| role.0), "aws_external_id": role.map(|role| role.1), "query": job.query,
+            "options": job.options, "settings": job.settings,
         }),
     )?;
-    Ok(())
+    inserted.map(drop).ok_or_else(|| Error::new(Code::Undefined, "the current role does not exist any more"))
 }
 
 /// A job that a worker has claimed.
 pub struct Claimed {
     pub uri: String,
-    pub integration: String,
+    pub permission: PermissionArguments,
     pub query: String,
     pub options: Value,
     pub settings: Vec<(String, String)>,
 }
 
-/// Makes a QUEUED job of that role this process's, RUNNING; `None`: it is not QUEUED, or its transaction was rolled back.
+/// Makes a QUEUED job of that role this process's, RUNNING; `None`: it is not QUEUED, its transaction was rolled back, or
+/// another transaction has locked it.
 pub fn claim(export_id: Uuid, role: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
     let row = write_latest(
         "UPDATE s3_export.jobs AS j SET status = 'RUNNING', started_at = clock_timestamp(), pid = pg_backend_pid()
-         WHERE j.export_id = ($argument ->> 'export_id')::uuid AND j.role_oid = ($argument ->> 'role')::oid
-               AND j.status = 'QUEUED'
-         RETURNING convert_to(jsonb_build_object('uri', j.uri, 'integration', j.integration, 'query', j.query,
-                                                 'options', j.options, 'settings', j.settings)::text, 'UTF8')",
+         WHERE j.export_id = (SELECT q.export_id FROM s3_export.jobs AS q, pg_database AS d
+                              WHERE q.export_id = ($argument ->> 'export_id')::uuid AND q.role_oid = ($argument ->> 'role')::oid
+                                    AND q.status = 'QUEUED' AND q.database_oid = d.oid AND d.datname = current_database()
+                              FOR NO KEY UPDATE OF q SKIP LOCKED)
+         RETURNING convert_to(jsonb_build_object('uri', j.uri, 'integration', j.integration, 'aws_role', j.aws_role,
+             'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options, 'settings', j.settings)::text, 'UTF8')",
         &json!({ "export_id": export_id.to_string(), "role": role.to_u32() }),
     )?;
     Ok(row.map(|row| Claimed {
         uri: text(&row, "uri").unwrap_or_default(),
-        integration: text(&row, "integration").unwrap_or_default(),
+        permission: match text(&row, "aws_role") {
+            None => PermissionArguments::Integration(text(&row, "integration")),
+            aws_role => PermissionArguments::Role { aws_role, aws_external_id: text(&row, "aws_external_id") },
+        },
         query: text(&row, "query").unwrap_or_default(),
         options: row.get("options").cloned().unwrap_or_default(),
         settings: pairs(row.get("settings")),
@@ -80,32 +106,39 @@ fn pairs(settings: Option<&Value>) -> Vec<(String, String)> {
     members.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-/// COMPLETED, once the current transaction commits.
+/// COMPLETED, once the current transaction commits. Errors: 55000 when the job is not RUNNING any more.
 pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
     let _superuser = ActAs::superuser();
-    write_latest(
-        "UPDATE s3_export.jobs SET status = 'COMPLETED', finished_at = clock_timestamp(), settings = NULL, pid = NULL,
-             documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
+    let completed = write_latest(
+        "UPDATE s3_export.jobs SET status = 'COMPLETED', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
+             pid = NULL, documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
              bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest'
-         WHERE export_id = ($argument ->> 'export_id')::uuid
+         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = 'RUNNING'
          RETURNING convert_to('{}', 'UTF8')",
         &json!({
             "export_id": export_id.to_string(), "documents": totals.documents, "files": totals.files, "bytes": totals.bytes,
             "manifest": manifest,
         }),
     )?;
-    Ok(())
+    completed.map(drop).ok_or_else(|| Error::new(Code::NotReady, "the job is not running any more"))
 }
 
-/// Ends a job that is `from` without a result; `false`: it is not any more.
-pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised) -> Result<bool> {
+/// Ends a job that is `from` without a result; `false`: it is not any more, or was locked and is to be skipped.
+pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Locked) -> Result<bool> {
+    const THE_JOB: &str = "SELECT j.export_id FROM s3_export.jobs AS j WHERE j.export_id = ($argument ->> 'export_id')::uuid";
+    let the_job = match locked {
+        Locked::Wait => THE_JOB.to_owned(),
+        Locked::Skip => format!("{THE_JOB} AND j.status = $argument ->> 'from' FOR NO KEY UPDATE SKIP LOCKED"),
+    };
     let _superuser = ActAs::superuser();
-    let row = write_latest(
-        "UPDATE s3_export.jobs SET status = $argument ->> 'to', finished_at = clock_timestamp(), settings = NULL, pid = NULL,
-             error_sqlstate = $argument ->> 'sqlstate', error_message = $argument ->> 'message',
+    let statement =
+        "UPDATE s3_export.jobs SET status = $argument ->> 'to', finished_at = clock_timestamp(), settings = NULL,
+             aws_external_id = NULL, pid = NULL, error_sqlstate = $argument ->> 'sqlstate', error_message = $argument ->> 'message',
              error_detail = $argument ->> 'detail', error_hint = $argument ->> 'hint', error_context = $argument ->> 'context'
-         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = $argument ->> 'from'
-         RETURNING convert_to('{}', 'UTF8')",
+         WHERE export_id = (THE_JOB) AND status = $argument ->> 'from'
+         RETURNING convert_to('{}', 'UTF8')";
+    let row = write_latest(
+        &statement.replace("THE_JOB", &the_job),
         &json!({
             "export_id": export_id.to_string(), "from": from.name(), "to": to.name(), "sqlstate": error.sqlstate,
             "message": storable(&error.message), "detail": error.detail.as_deref().map(storable),
@@ -127,6 +160,8 @@ pub struct State {
     pub status: Status,
     /// The process that claimed it.
     pub pid: Option<i32>,
+    /// Since it was enqueued.
+    pub age: Duration,
     pub error: Raised,
 }
 
@@ -135,7 +170,7 @@ pub fn state(export_id: Uuid) -> Result<Option<State>> {
     let _superuser = ActAs::superuser();
     let row = read_latest(
         "SELECT convert_to(jsonb_build_object('role', j.role_oid::bigint, 'status', j.status, 'pid', j.pid,
-             'sqlstate', j.error_sqlstate, 'message', j.error_message, 'detail', j.error_detail, 'hint', j.error_hint,
+             'age', greatest(extract(epoch FROM clock_timestamp() - j.queued_at), 0), 'sqlstate', j.error_sqlstate, 'message', j.error_message, 'detail', j.error_detail, 'hint', j.error_hint,
              'context', j.error_context)::text, 'UTF8')
          FROM s3_export.jobs AS j WHERE j.export_id = ($argument ->> 'export_id')::uuid",
         &json!({ "export_id": export_id.to_string() }),
@@ -145,6 +180,7 @@ pub fn state(export_id: Uuid) -> Result<Option<State>> {
             role: oid(&row, "role")?,
             status: Status::parse(row.get("status")?.as_str()?)?,
             pid: row.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok()),
+            age: Duration::try_from_secs_f64(row.get("age")?.as_f64()?).unwrap_or_default(),
             error: Raised {
                 sqlstate: text(&row, "sqlstate").unwrap_or_default(),
                 message: text(&row, "message").unwrap_or_default(),
@@ -181,21 +217,39 @@ pub struct Queued {
     pub may_connect: bool,
 }
 
-/// The oldest QUEUED jobs, at most so many. `only`: of these.
-pub fn queued(most: u32, only: Option<&[Uuid]>) -> Result<Vec<Queued>> {
+/// Which of the QUEUED jobs.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    /// All.
+    Any,
+    /// These.
+    Only(&'a [Uuid]),
+    /// Those that were enqueued later than this one.
+    After(Uuid),
+}
+
+/// The oldest QUEUED jobs, at most so many.
+pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
     let _superuser = ActAs::superuser();
-    let only: Option<Vec<String>> = only.map(|ids| ids.iter().map(Uuid::to_string).collect());
+    let (only, after): (Option<Vec<String>>, _) = match which {
+        Which::Any => (None, None),
+        Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None),
+        Which::After(id) => (None, Some(id.to_string())),
+    };
     let rows = read_latest(
         "SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
              SELECT j.export_id, j.role_oid::bigint AS role, r.rolcanlogin AS may_log_in,
                  r.oid IS NOT NULL AND has_database_privilege(r.oid, d.oid, 'CONNECT') AS may_connect
              FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid, pg_database AS d
-             WHERE j.status = 'QUEUED' AND d.datname = current_database()
+             WHERE j.status = 'QUEUED' AND d.datname = current_database() AND j.database_oid = d.oid
+                   AND ($argument ->> 'after' IS NULL
+                        OR j.queued_at > (SELECT a.queued_at FROM s3_export.jobs AS a
+                                          WHERE a.export_id = ($argument ->> 'after')::uuid))
                    AND ($argument ->> 'only' IS NULL
                         OR j.export_id IN (SELECT e.id::uuid FROM jsonb_array_elements_text(
                                CASE jsonb_typeof($argument -> 'only') WHEN 'array' THEN $argument -> 'only' END) AS e(id)))
              ORDER BY j.queued_at LIMIT ($argument ->> 'most')::int) AS q",
-        &json!({ "most": most, "only": only }),
+        &json!({ "most": most, "only": only, "after": after }),
     )?;
     let queued = |row: &Value| {
         Some(Queued {
@@ -208,17 +262,16 @@ pub fn queued(most: u32, only: Option<&[Uuid]>) -> Result<Vec<Queued>> {
     Ok(rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().filter_map(queued).collect())
 }
 
-/// Ids of all jobs that say that they are RUNNING, with the processes that claimed them.
-pub fn running() -> Result<Vec<(Uuid, Option<i32>)>> {
+/// Ids of all jobs that say that they are RUNNING.
+pub fn running() -> Result<Vec<Uuid>> {
     let _superuser = ActAs::superuser();
     let rows = read_latest(
-        "SELECT convert_to(coalesce(jsonb_object_agg(j.export_id, j.pid), '{}')::text, 'UTF8')
+        "SELECT convert_to(coalesce(jsonb_agg(j.export_id), '[]')::text, 'UTF8')
          FROM s3_export.jobs AS j WHERE j.status = 'RUNNING'",
         &Value::Null,
     )?;
-    let members = rows.as_ref().and_then(Value::as_object).into_iter().flatten();
-    let pid = |pid: &Value| pid.as_i64().and_then(|pid| i32::try_from(pid).ok());
-    Ok(members.filter_map(|(id, process)| Some((Uuid::parse_str(id).ok()?, pid(process)))).collect())
+    let ids = rows.as_ref().and_then(Value::as_array).into_iter().flatten();
+    Ok(ids.filter_map(|id| Uuid::parse_str(id.as_str()?).ok()).collect())
 }
 
 /// How many workers of this database there are.

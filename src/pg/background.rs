@@ -83,15 +83,16 @@ impl Assignment {
         Self::from_bytes(bytes)
     }
 
-    /// Connects this worker as the role. Where Postgres lets no role in that may not log in, as the superuser: then
-    /// [`super::ActAs::role`] alone makes the worker the role. FATAL: the role or the database is gone.
-    pub fn connect(self) {
+    /// Connects this worker as the role. Where Postgres lets no role in that may not log in, as the superuser, who then has to
+    /// become the role: gives whether he has. FATAL: the role or the database is gone.
+    pub fn connect(self) -> bool {
         #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
         let (role, flags) = (if self.may_log_in { self.role } else { pg_sys::InvalidOid }, 0);
         #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
         let (role, flags) = (self.role, pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK);
         // SAFETY: called once, by the worker's entry.
         unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(self.database, role, flags) };
+        role != self.role
     }
 }
 

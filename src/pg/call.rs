@@ -84,11 +84,6 @@ impl Call {
         Ok(Some(Duration::from_micros(u64::try_from(microseconds).unwrap_or(u64::MAX))))
     }
 
-    /// Whether the argument has a value, of any type.
-    pub fn has_value(&self, position: usize) -> bool {
-        self.argument(position).is_some()
-    }
-
     /// A `jsonb`, as JSON text; `None`: NULL.
     pub fn json(&self, position: usize) -> Option<String> {
         let datum = self.argument(position)?;

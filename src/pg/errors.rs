@@ -7,7 +7,7 @@
 //! recorded, and [`raise_again`] raises it to whoever waits for the job.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pgrx::pg_sys;
@@ -16,7 +16,7 @@ use pgrx::pg_sys::pg_try::PgTryBuilder;
 
 use super::call::Call;
 use super::limit;
-use super::{to_server, to_utf8};
+use super::{server_is_utf8, to_server};
 use crate::error::{Error, Result};
 
 thread_local! {
@@ -24,28 +24,58 @@ thread_local! {
     static LAST: Cell<*mut pg_sys::ErrorData> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Errors raised in its scope point into `query` instead of the statement that called us, as SPI does it, and are kept whole.
-pub struct QueryErrors {
-    callback: Box<pg_sys::ErrorContextCallback>,
+/// A query, and what its errors point into: itself, or a statement that it is a part of. In the server's encoding.
+pub struct Source {
+    query: CString,
+    /// The statement, and how many of its characters come before the query.
+    statement: Option<(CString, i32)>,
 }
 
-impl QueryErrors {
-    /// `query` must outlive the guard, in the server's encoding.
-    pub fn of(query: &CStr) -> Self {
+impl Source {
+    /// `statement`: with how many characters before the query.
+    pub fn new(query: CString, statement: Option<(CString, usize)>) -> Self {
+        let statement = statement.map(|(text, before)| (text, i32::try_from(before).unwrap_or(0)));
+        Source { query, statement }
+    }
+
+    /// The query.
+    pub fn query(&self) -> &CStr {
+        &self.query
+    }
+
+    /// What to point into, and where, for that position in the query.
+    fn place(&self, position: i32) -> (&CStr, i32) {
+        match &self.statement {
+            Some((text, before)) => (text, position.saturating_add(*before)),
+            None => (&self.query, position),
+        }
+    }
+}
+
+/// Errors raised in its scope point into the query's source instead of the statement that called us, as SPI does it, and are
+/// kept whole.
+pub struct QueryErrors<'a> {
+    callback: Box<pg_sys::ErrorContextCallback>,
+    _source: &'a Source,
+}
+
+impl<'a> QueryErrors<'a> {
+    /// Of the query of that source.
+    pub fn of(source: &'a Source) -> Self {
         forget_last();
         let mut callback = Box::new(pg_sys::ErrorContextCallback {
             // SAFETY: reads the top of the backend's own stack of callbacks.
             previous: unsafe { pg_sys::error_context_stack },
             callback: Some(at_error),
-            arg: query.as_ptr().cast_mut().cast(),
+            arg: std::ptr::from_ref(source).cast_mut().cast(),
         });
         // SAFETY: the box stays where it is until the drop, which takes it off the stack again.
         unsafe { pg_sys::error_context_stack = &mut *callback };
-        QueryErrors { callback }
+        QueryErrors { callback, _source: source }
     }
 }
 
-impl Drop for QueryErrors {
+impl Drop for QueryErrors<'_> {
     fn drop(&mut self) {
         // SAFETY: guards nest, so this is the top of the stack, or Postgres has unwound past it already.
         unsafe { pg_sys::error_context_stack = self.callback.previous };
@@ -59,26 +89,49 @@ impl Drop for QueryErrors {
 /// Copies an error while it is being raised.
 ///
 /// # Safety
-/// Only Postgres calls it, while a message of any level is being built; `arg` is the query of a live [`QueryErrors`].
+/// Only Postgres calls it, while a message of any level is being built; `arg` is the source of a live [`QueryErrors`].
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn at_error(arg: *mut c_void) {
     // SAFETY: the functions below are made to be called from here. The copy lives as long as the transaction, since the
     // subtransaction of an exception handler may end before the error reaches us.
     unsafe {
-        let position = pg_sys::geterrposition();
+        let (position, source) = (pg_sys::geterrposition(), &*arg.cast::<Source>());
         if position > 0 {
-            pg_sys::errposition(0);
-            pg_sys::internalerrposition(position);
-            pg_sys::internalerrquery(arg.cast());
+            point(source, position);
         }
         let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-        let copy = pg_sys::CopyErrorData();
+        let mut copy = pg_sys::CopyErrorData();
+        // SPI has pointed into the query before us.
+        let spis = source.statement.is_some()
+            && position <= 0
+            && (*copy).internalpos > 0
+            && !(*copy).internalquery.is_null()
+            && CStr::from_ptr((*copy).internalquery) == source.query();
+        if spis {
+            point(source, (*copy).internalpos);
+            pg_sys::FreeErrorData(copy);
+            copy = pg_sys::CopyErrorData();
+        }
         pg_sys::MemoryContextSwitchTo(previous);
         if (*copy).elevel >= pgrx::PgLogLevel::ERROR as i32 {
             keep(copy);
         } else {
             pg_sys::FreeErrorData(copy);
         }
+    }
+}
+
+/// Makes the error that is being raised point to that position of the query.
+///
+/// # Safety
+/// Only while a message is being built.
+unsafe fn point(source: &Source, position: i32) {
+    let (text, position) = source.place(position);
+    // SAFETY: by the caller's promise; the text is copied.
+    unsafe {
+        pg_sys::errposition(0);
+        pg_sys::internalerrposition(position);
+        pg_sys::internalerrquery(text.as_ptr());
     }
 }
 
@@ -207,7 +260,7 @@ impl Raised {
     /// Texts of `error` are NULL or NUL-terminated.
     unsafe fn copy_of(error: &pg_sys::ErrorData) -> Self {
         // SAFETY: by the caller's promise.
-        let text = |text: *mut c_char| (!text.is_null()).then(|| to_utf8(unsafe { CStr::from_ptr(text) }.to_bytes()));
+        let text = |text: *mut c_char| (!text.is_null()).then(|| readable(unsafe { CStr::from_ptr(text) }.to_bytes()));
         Raised {
             sqlstate: sqlstate(error.sqlerrcode),
             message: text(error.message).unwrap_or_default(),
@@ -230,6 +283,14 @@ impl From<&Error> for Raised {
             is_cancel: false,
         }
     }
+}
+
+/// Text of a failed transaction, where no conversion can be looked up any more.
+fn readable(server_text: &[u8]) -> String {
+    if server_is_utf8() || server_text.is_ascii() {
+        return String::from_utf8_lossy(server_text).into_owned();
+    }
+    server_text.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }).collect()
 }
 
 /// As MAKE_SQLSTATE packs it: six bits a character.
@@ -257,12 +318,21 @@ pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Box<
 
 /// Raises what was raised elsewhere, with its SQLSTATE, whatever that is.
 pub fn raise_again(raised: &Raised) -> Result<std::convert::Infallible> {
+    raise(raised, None)
+}
+
+/// Raises an error that points into `text`, at the character of that index.
+pub fn raise_at(error: &Error, text: &str, index: usize) -> Result<std::convert::Infallible> {
+    raise(&Raised::from(error), Some((text, index)))
+}
+
+fn raise(raised: &Raised, place: Option<(&str, usize)>) -> Result<std::convert::Infallible> {
     let texts = [Some(&raised.message), raised.detail.as_ref(), raised.hint.as_ref(), raised.context.as_ref()];
     let texts = texts.map(|text| text.map(|text| to_server(text)).transpose());
     let [message, detail, hint, context] = texts;
     let (message, detail, hint, context) = (message?, detail?, hint?, context?);
-    let pointer =
-        |text: &Option<std::ffi::CString>| text.as_ref().map_or(std::ptr::null_mut(), |text| text.as_ptr().cast_mut());
+    let query = place.map(|(text, _)| to_server(text)).transpose()?;
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null_mut(), |text| text.as_ptr().cast_mut());
     let mut error = pg_sys::ErrorData {
         elevel: pgrx::PgLogLevel::ERROR as i32,
         sqlerrcode: packed(&raised.sqlstate),
@@ -270,6 +340,8 @@ pub fn raise_again(raised: &Raised) -> Result<std::convert::Infallible> {
         detail: pointer(&detail),
         hint: pointer(&hint),
         context: pointer(&context),
+        internalquery: pointer(&query),
+        internalpos: place.and_then(|(_, index)| i32::try_from(index + 1).ok()).unwrap_or(0),
         ..pg_sys::ErrorData::default()
     };
     // SAFETY: Postgres copies the error, whose texts live until this function is left, before it raises it. So do we, for the
@@ -298,6 +370,7 @@ unsafe fn copy_of(error: &pg_sys::ErrorData) -> *mut pg_sys::ErrorData {
             detail: text(error.detail),
             hint: text(error.hint),
             context: text(error.context),
+            internalquery: text(error.internalquery),
             ..*error
         });
         copy

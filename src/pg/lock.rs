@@ -80,6 +80,12 @@ impl Lock {
         take(self, HELD, Owner::Transaction, Wait::Yes);
     }
 
+    /// Holds it against everybody else, until the end of the current transaction. It is the session's already.
+    pub fn hold_alone(self) {
+        let _owner = ResourceOwner::transaction();
+        take(self, ALONE, Owner::Transaction, Wait::Yes);
+    }
+
     /// Ends [`Self::hold`] before its time.
     pub fn let_go(self) {
         let _owner = ResourceOwner::transaction();
@@ -125,6 +131,13 @@ impl SessionLock {
     /// Against everybody else; `None`: somebody has it.
     pub fn try_alone(lock: Lock) -> Option<Self> {
         take(lock, ALONE, Owner::Session, Wait::No).then(|| SessionLock { lock, mode: ALONE })
+    }
+}
+
+impl SessionLock {
+    /// Holds it until the end of the current transaction as well: `pg_advisory_unlock_all` takes the session's locks away.
+    pub fn hold_in_transaction(&self) {
+        if self.mode == ALONE { self.lock.hold_alone() } else { self.lock.hold() }
     }
 }
 

@@ -1,19 +1,41 @@
 //! Transactions of a background worker, which nobody begins and ends for it.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 /// A transaction of a process that nobody sends statements to, begun with a snapshot.
 pub struct Transaction(());
 
 impl Transaction {
-    /// Begins it.
+    /// Begins it, as the session's defaults say.
     pub fn begin() -> Self {
+        Self::begin_with(|| ())
+    }
+
+    /// Begins one for our own tables, whatever the session's defaults are: those of the role or of a job's caller may make every
+    /// transaction READ ONLY, or end waits that have to come to their end.
+    pub fn begin_own() -> Self {
+        Self::begin_with(|| {
+            // SAFETY: flags of the transaction that has just begun, which has no snapshot yet.
+            unsafe {
+                pg_sys::XactReadOnly = false;
+                pg_sys::XactDeferrable = false;
+                pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as std::ffi::c_int;
+            }
+            set_local(c"lock_timeout", c"0");
+        })
+    }
+
+    fn begin_with(before_snapshot: impl FnOnce()) -> Self {
         // SAFETY: only called between transactions.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
+        before_snapshot();
+        // SAFETY: inside the transaction; its end, or its abort, pops the snapshot.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
         Transaction(())
     }
 
@@ -74,6 +96,27 @@ impl Drop for CancelsIgnored {
             pg_sys::QueryCancelPending = 0;
             pg_sys::QueryCancelHoldoffCount = pg_sys::QueryCancelHoldoffCount.saturating_sub(1);
         }
+    }
+}
+
+/// Changes a setting until the end of the current transaction.
+pub fn set_local(name: &CStr, value: &CStr) {
+    let (context, source) = (pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_SESSION);
+    // SAFETY: both are NUL-terminated.
+    unsafe {
+        let action = pg_sys::GucAction::GUC_ACTION_LOCAL;
+        pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, 0, false);
+    }
+}
+
+/// Makes the current user the session's too, as the superuser that the session was connected as. What runs under
+/// [`super::ActAs::role`] cannot undo it.
+pub fn become_session_user(role: &CStr) {
+    let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_SESSION);
+    let action = pg_sys::GucAction::GUC_ACTION_SET;
+    // SAFETY: both are NUL-terminated; inside a transaction, which the look-up of the role needs.
+    unsafe {
+        pg_sys::set_config_option(c"session_authorization".as_ptr(), role.as_ptr(), context, source, action, true, 0, false);
     }
 }
 

@@ -3,6 +3,7 @@
 //! A retried PUT is harmless: keys are unique to the export, so it writes the same bytes to the same key.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +15,7 @@ use super::body::in_frames;
 use super::checksum::{Algorithm, Checksum};
 use super::connection::{ObjectSettings, Store};
 use super::failure::Failure;
-use super::object::{Deletion, Object, Role};
+use super::object::{Deletion, EXPORT_ID, Object, Role};
 use super::retry::{Patience, renewing, retry};
 use super::throttle::Throttle;
 use crate::error::{Code, Error};
@@ -70,6 +71,15 @@ pub struct Head {
     pub bytes: u64,
     /// In a versioned bucket.
     pub version_id: Option<String>,
+    /// The export that has marked it as its own.
+    pub export_id: Option<String>,
+}
+
+impl Head {
+    /// Whether the export that writes `object` has made it; for a key that is unique to an export, anybody's is.
+    pub fn is_of(&self, object: &Object) -> bool {
+        object.claim.is_none_or(|claim| self.export_id.as_deref() == Some(claim.to_string().as_str()))
+    }
 }
 
 impl Bucket {
@@ -121,7 +131,7 @@ impl Bucket {
     /// How long to try, for such an object.
     pub fn patience_for(&self, role: Role) -> Patience {
         match role {
-            Role::Manifest => self.patience.manifest,
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => self.patience.manifest,
             Role::File(_) | Role::Probe => self.patience.files,
         }
     }
@@ -167,16 +177,37 @@ impl Bucket {
         .await
     }
 
-    /// Writes the object in one request.
+    /// Writes the object in one request. Errors: 42710 when its key is of the user's making and another object has it.
     pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
-        self.send_put(object, body, checksum, None).await
+        let lost = AtomicBool::new(false);
+        let condition = object.claim.map(|_| "*");
+        match self.send_put(object, body, checksum, condition, &lost).await {
+            Err(failure) if condition.is_some() && failure.status == Some(412) => {
+                // After a lost answer it may be an attempt of ours that has made it.
+                let head = if lost.load(Ordering::Relaxed) { self.head(&object.key).await? } else { None };
+                match head.filter(|head| head.is_of(object)) {
+                    Some(head) => Ok(Written { version_id: head.version_id, answer_lost: false }),
+                    None => Err(self.taken(object)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Its key is another object's.
+    pub fn taken(&self, object: &Object) -> Failure {
+        Failure::permanent(
+            Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)))
+                .detail("Nothing is overwritten.")
+                .hint("Choose another name or location, or delete the object."),
+        )
     }
 
     /// Writes the object unless there is one of its key. After a lost answer it may have been written by an attempt whose
     /// successor finds it there.
     pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
-        match self.send_put(object, body, &checksum, Some("*")).await {
+        match self.send_put(object, body, &checksum, Some("*"), &AtomicBool::new(false)).await {
             Ok(written) => Ok(Conditional::Written(written.version_id)),
             Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
@@ -189,11 +220,11 @@ impl Bucket {
         body: Bytes,
         checksum: &Checksum,
         if_none_match: Option<&str>,
+        lost: &AtomicBool,
     ) -> Result<Written, Failure> {
         let settings = &self.store.settings;
         let (step, url) = (object.role.step(), self.url(&object.key));
-        let lost = AtomicBool::new(false);
-        let put = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
+        let put = self.send_noting_loss(self.patience_for(object.role), step, &url, lost, || async {
             let (crc32, sha256) = headers(checksum);
             let request = self
                 .store
@@ -202,7 +233,8 @@ impl Bucket {
                 .bucket(&self.name)
                 .key(&object.key)
                 .body(in_frames(body.clone()))
-                .content_type(object.role.content_type())
+                .content_type(object.content_type)
+                .set_metadata(mark(object))
                 .set_if_none_match(if_none_match.map(str::to_owned))
                 .set_checksum_crc32(crc32)
                 .set_checksum_sha256(sha256)
@@ -237,7 +269,8 @@ impl Bucket {
         match answer {
             Ok(output) => {
                 let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
-                Ok(Some(Head { bytes, version_id: output.version_id }))
+                let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
+                Ok(Some(Head { bytes, version_id: output.version_id, export_id }))
             }
             Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
             Err(error) => Err(Failure::new(LOOK, &self.url(key), &error)),
@@ -297,6 +330,11 @@ impl Bucket {
 }
 
 const LOOK: &str = "look at an object";
+
+/// Metadata by which an export knows again what it has made under a name of the user's.
+pub fn mark(object: &Object) -> Option<HashMap<String, String>> {
+    object.claim.map(|export_id| HashMap::from([(EXPORT_ID.to_owned(), export_id.to_string())]))
+}
 
 /// Values of `x-amz-checksum-crc32` and `x-amz-checksum-sha256`.
 pub fn headers(checksum: &Checksum) -> (Option<String>, Option<String>) {

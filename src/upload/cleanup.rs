@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::leftovers::{LeftoverFile, LeftoverManifest, Leftovers};
-use super::object::{DELETE_BATCH, Deletion};
+use super::leftovers::{Announcement, LeftoverFile, Leftovers};
+use super::object::{DELETE_BATCH, Deletion, Object, Role};
 use super::state::Shared;
 use crate::error::{Code, Error};
 use crate::names::Destination;
@@ -84,16 +84,14 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
     let mut remains = Remains { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..Remains::default() };
     // All exports of a transaction may be taken back at once, and share its connections.
     let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
-        let manifest = leftovers.manifest.iter().filter(|manifest| !manifest.is_unknown);
-        remains.keep(manifest.map(|_| shared.destination.url(&shared.destination.manifest_key())), None);
+        let announced = leftovers.announcements.iter().filter(|announcement| !announcement.is_unknown);
+        remains.keep(announced.filter_map(|announcement| url_of(&shared, announcement.role)), None);
         remains.keep_files(&shared.destination, &leftovers.files);
         remains.counted_later.clear();
         name_unknown(&shared, &leftovers.unknown(), &mut remains);
         return remains;
     };
-    if let Some(manifest) = &leftovers.manifest {
-        delete_manifest(&shared, manifest, deadline, &mut remains).await;
-    }
+    delete_announcements(&shared, &leftovers.announcements, deadline, &mut remains).await;
     // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
     // some whatever becomes of the uploads.
     let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
@@ -104,9 +102,7 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
         // A part that was under way may have been stored after the first abort, and would cost money for ever.
         abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
         let unknown = leftovers.unknown();
-        if let Some(manifest) = &unknown.manifest {
-            delete_manifest(&shared, manifest, deadline, &mut remains).await;
-        }
+        delete_announcements(&shared, &unknown.announcements, deadline, &mut remains).await;
         delete_files(&shared, &unknown.files, deadline, &mut remains).await;
         if leftovers.has_unknown() {
             remains.counted_later.clear();
@@ -123,10 +119,12 @@ fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
 }
 
 fn unknown_urls(shared: &Shared, unknown: &Leftovers) -> impl Iterator<Item = String> {
-    let destination = &shared.destination;
-    let manifest = unknown.manifest.iter().map(|_| destination.manifest_key());
-    let keys = manifest.chain(unknown.files.iter().map(|file| destination.file_key(file.number)));
-    keys.map(|key| destination.url(&key))
+    let announced = unknown.announcements.iter().map(|announcement| announcement.role);
+    announced.chain(unknown.files.iter().map(|file| Role::File(file.number))).filter_map(|role| url_of(shared, role))
+}
+
+fn url_of(shared: &Shared, role: Role) -> Option<String> {
+    Object::of(&shared.destination, role).map(|object| shared.destination.url(&object.key))
 }
 
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
@@ -151,14 +149,34 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
     }
 }
 
-async fn delete_manifest(shared: &Shared, manifest: &LeftoverManifest, deadline: Instant, remains: &mut Remains) {
-    let key = shared.destination.manifest_key();
-    let deletion = Deletion { key, version_id: manifest.version_id.clone() };
-    // Alone, since one request for several deletes in no particular order.
-    delete_singly(shared, &[&deletion], deadline, remains).await;
+/// One by one, since one request for several deletes in no particular order.
+async fn delete_announcements(shared: &Shared, all: &[Announcement], deadline: Instant, remains: &mut Remains) {
+    for Announcement { role, version_id, is_unknown } in all {
+        let Some(object) = Object::of(&shared.destination, *role) else { continue };
+        if !is_unknown || is_ours(shared, &object, deadline).await {
+            let deletion = Deletion { key: object.key, version_id: version_id.clone() };
+            delete_singly(shared, &[&deletion], deadline, remains).await;
+        }
+    }
+}
+
+/// Of an object whose request was not answered: under a name of the user's there may be somebody else's.
+async fn is_ours(shared: &Shared, object: &Object, deadline: Instant) -> bool {
+    if object.claim.is_none() {
+        return true;
+    }
+    let head = timeout_at(deadline, shared.bucket.head_once(&object.key)).await;
+    matches!(head, Ok(Ok(Some(head))) if head.is_of(object))
 }
 
 async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
+    // The only file may have a name of the user's.
+    let named = all.first().filter(|file| file.is_unknown && shared.destination.has_named_file());
+    if let Some(object) = named.and_then(|file| Object::of(&shared.destination, Role::File(file.number)))
+        && !is_ours(shared, &object, deadline).await
+    {
+        return;
+    }
     for (files, after) in all.chunks(DELETE_BATCH).zip((1..).map(|number| number * DELETE_BATCH)) {
         if Instant::now() >= deadline {
             return remains.keep_files(&shared.destination, all.get(after - DELETE_BATCH..).unwrap_or_default());

@@ -1,6 +1,8 @@
 //! What a rollback has to take back, as far as it is known.
 #![forbid(unsafe_code)]
 
+use super::object::Role;
+
 /// A multipart upload that holds storage until it is completed or aborted.
 #[derive(Debug, Clone)]
 pub struct OpenMultipart {
@@ -13,8 +15,8 @@ pub struct OpenMultipart {
 /// What a rollback has to take back.
 #[derive(Debug, Default)]
 pub struct Leftovers {
-    /// The manifest, if it may be there.
-    pub manifest: Option<LeftoverManifest>,
+    /// Manifests and the marker that may be there, the last first.
+    pub announcements: Vec<Announcement>,
     /// The files that may be there.
     pub files: Vec<LeftoverFile>,
     /// Keys that may have uploads whose ids are not known.
@@ -23,9 +25,11 @@ pub struct Leftovers {
     pub multiparts: Vec<OpenMultipart>,
 }
 
-/// A manifest that may be there.
-#[derive(Debug, Clone, Default)]
-pub struct LeftoverManifest {
+/// A manifest or marker that may be there.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// Which.
+    pub role: Role,
     /// Where known.
     pub version_id: Option<String>,
     /// A request for it was cut off, or an answer has not come: it may come to be there still, once more.
@@ -46,7 +50,7 @@ pub struct LeftoverFile {
 impl Leftovers {
     /// Whether a request was cut off.
     pub fn has_unknown(&self) -> bool {
-        self.unknown_manifest().is_some() || self.files.iter().any(|file| file.is_unknown)
+        self.announcements.iter().any(|announcement| announcement.is_unknown) || self.files.iter().any(|file| file.is_unknown)
     }
 
     /// Whether a multipart upload may hold storage.
@@ -59,11 +63,8 @@ impl Leftovers {
         // Without the version that is known: what is there beside it is to be deleted, or hidden.
         let unversioned = |file: &LeftoverFile| LeftoverFile { version_id: None, ..file.clone() };
         let files = self.files.iter().filter(|file| file.is_unknown).map(unversioned).collect();
-        Leftovers { manifest: self.unknown_manifest(), files, ..Leftovers::default() }
-    }
-
-    fn unknown_manifest(&self) -> Option<LeftoverManifest> {
-        let unversioned = |manifest: &LeftoverManifest| LeftoverManifest { version_id: None, ..manifest.clone() };
-        self.manifest.as_ref().filter(|manifest| manifest.is_unknown).map(unversioned)
+        let unversioned = |announcement: &Announcement| Announcement { version_id: None, ..announcement.clone() };
+        let announcements = self.announcements.iter().filter(|announcement| announcement.is_unknown).map(unversioned).collect();
+        Leftovers { announcements, files, ..Leftovers::default() }
     }
 }

@@ -14,8 +14,10 @@ mod body;
 mod bucket;
 pub mod checksum;
 mod cleanup;
+mod compressor;
 pub mod connection;
 mod failure;
+mod file;
 pub mod identity;
 mod leftovers;
 mod listing;
@@ -44,6 +46,8 @@ pub use self::bucket::{Bucket, Patiences};
 pub use self::cleanup::Remains;
 use self::connection::Store;
 pub use self::failure::Failure;
+use self::file::FileWriter;
+pub use self::file::Packing;
 use self::object::{Object, Role};
 use self::runtime::{IoThread, Job, Wake, lost_task};
 use self::state::{Lease, Shared};
@@ -79,11 +83,12 @@ impl ExportUpload {
         io: &IoThread,
         store: Store,
         destination: Destination,
+        packing: Packing,
         (concurrency, throttle): (usize, Arc<Throttle>),
         patience: Patiences,
     ) -> Self {
         let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
-        let shared = Shared::new(bucket, destination, throttle, Arc::clone(io.wake()));
+        let shared = Shared::new(bucket, destination, packing, throttle, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = io.spawn(supervise(Arc::clone(&shared), received, concurrency));
         ExportUpload {
@@ -212,22 +217,34 @@ fn route(
 }
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
-    let object = Object { key: shared.destination.file_key(number), role: Role::File(number) };
-    let mut writer = ObjectWriter::new(shared, object);
+    let object = Object::of(&shared.destination, Role::File(number)).ok_or_else(lost_task)?;
+    let mut writer = FileWriter::new(shared, object)?;
     while let Some(Sent { piece, lease }) = pieces.recv().await {
         match piece.documents {
-            None => writer.piece(piece.body, Some(lease)).await?,
-            Some(documents) => {
-                return writer.finish(piece.body, documents, Some(lease)).await;
-            }
+            None => writer.piece(piece.body, lease).await?,
+            Some(documents) => return writer.finish(piece.body, documents, lease).await,
         }
     }
     Err(Error::new(Code::Internal, "a file was left without its end"))
 }
 
+/// The manifest, then what announces it under names of the user's.
 async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
-    let object = Object { key: shared.destination.manifest_key(), role: Role::Manifest };
-    let mut writer = ObjectWriter::new(shared, object);
+    for role in [Role::Manifest, Role::ManifestCopy] {
+        if let Some(object) = Object::of(&shared.destination, role) {
+            write_manifest_to(&shared, object, &manifest).await?;
+        }
+    }
+    if let Some(marker) = Object::of(&shared.destination, Role::SuccessMarker) {
+        let written = ObjectWriter::new(Arc::clone(&shared), marker).finish(Bytes::new(), 0, None).await;
+        // Another export's marker says the same.
+        written.or_else(|error| if error.code() == Code::Duplicate { Ok(()) } else { Err(error) })?;
+    }
+    Ok(())
+}
+
+async fn write_manifest_to(shared: &Arc<Shared>, object: Object, manifest: &Manifest) -> Result<()> {
+    let mut writer = ObjectWriter::new(Arc::clone(shared), object);
     let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
     let mut block = blocks.next().unwrap_or_default();
     for next in blocks {

@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::body::in_frames;
-use super::bucket::{Bucket, headers};
+use super::bucket::{Bucket, headers, mark};
 use super::checksum::Algorithm;
 use super::failure::Failure;
 use super::object::{Object, Part};
@@ -38,7 +38,8 @@ impl Bucket {
                 .create_multipart_upload()
                 .bucket(self.name())
                 .key(&object.key)
-                .content_type(object.role.content_type())
+                .content_type(object.content_type)
+                .set_metadata(mark(object))
                 .set_checksum_algorithm(match settings.checksum {
                     Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
                     Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
@@ -132,6 +133,7 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .multipart_upload(completed.clone())
+                .set_if_none_match(object.claim.map(|_| "*".to_owned()))
                 .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;
@@ -143,13 +145,19 @@ impl Bucket {
                 Err(error) => Err(Failure::new(step, &url, &error)),
             }
         };
-        self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await
+        match self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await {
+            Err(failure) if object.claim.is_some() && failure.status == Some(412) => match lost.load(Ordering::Relaxed) {
+                true => self.completed_already(object, bytes).await,
+                false => Err(self.taken(object)),
+            },
+            other => other,
+        }
     }
 
     /// Errors: 58030 when the object is not there, so that somebody else has ended the upload.
     async fn completed_already(&self, object: &Object, bytes: u64) -> Result<Option<String>, Failure> {
         match self.head_once(&object.key).await {
-            Ok(Some(head)) if head.bytes == bytes => Ok(head.version_id),
+            Ok(Some(head)) if head.bytes == bytes && head.is_of(object) => Ok(head.version_id),
             Ok(_) => Err(Failure::permanent(
                 Error::new(Code::Io, format!("could not {}: the multipart upload is gone", object.role.step()))
                     .detail(format!("Object {} was not made of it.", self.url(&object.key))),

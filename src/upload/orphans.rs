@@ -90,9 +90,14 @@ async fn each_object(bucket: &Bucket, prefix: &str, mut visit: impl FnMut(Object
 
 impl Bucket {
     /// By listing, which needs no right to read objects.
-    pub async fn has_manifest(&self, key: &str) -> Result<bool, Failure> {
-        let (found, _) = self.list(key, 1, None).await?;
-        Ok(found.iter().any(|object| object.key == key))
+    pub async fn has_manifest(&self, keys: &[String]) -> Result<bool, Failure> {
+        for key in keys {
+            let (found, _) = self.list(key, 1, None).await?;
+            if found.iter().any(|object| object.key == *key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -103,7 +108,7 @@ pub async fn still_orphans(bucket: &Bucket, orphans: Vec<Orphan>) -> Result<Vec<
     for orphan in orphans {
         let complete = match (manifests.get(&orphan.export_id), ObjectName::parse(&orphan.key)) {
             (Some(&known), _) => known,
-            (None, Some(name)) => bucket.has_manifest(&name.manifest_key).await?,
+            (None, Some(name)) => bucket.has_manifest(&name.manifest_keys).await?,
             (None, None) => true,
         };
         manifests.insert(orphan.export_id, complete);

@@ -55,7 +55,8 @@ const BODY: &[u8] = b"s3_export.validate_integration wrote this and deletes it a
 pub async fn probe(connection: &Connection, destination: Destination, network: &Arc<Network>) -> Vec<Tried> {
     let mut outcomes = Outcomes(STEPS.map(|step| Tried { step, outcome: None }).into());
     if let Some(store) = outcomes.connect(connection, &destination, network).await {
-        let object = Object { key: destination.probe_key(), role: Role::Probe };
+        let (key, role) = (destination.probe_key(), Role::Probe);
+        let object = Object { key, role, content_type: "text/plain", claim: None };
         let bucket = Bucket::new(store, destination.bucket(), Patiences::all(Patience::SHORT), Throttle::new(1));
         outcomes.write(&bucket, &object).await;
     }

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 use super::network::{Network, Trust};
 use crate::error::{Code, Error, Result};
 
-/// Longest wait, at the end, for work on the runtime's blocking threads; there is none, so this is a backstop.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest wait, at the end, for work on the runtime's blocking threads: slices of compression, each far shorter.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What makes a waiting backend look again. Raised from the I/O thread, waited for in the backend.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::bucket::Bucket;
-use super::leftovers::{LeftoverFile, LeftoverManifest, Leftovers, OpenMultipart};
+use super::file::Packing;
+use super::leftovers::{Announcement, LeftoverFile, Leftovers, OpenMultipart};
 use super::object::Role;
 use super::runtime::{Wake, lock, lost_task};
 use super::throttle::Throttle;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub bucket: Bucket,
     /// Their names.
     pub destination: Destination,
+    /// How documents become files.
+    pub packing: Packing,
     /// One permit a request that carries a body.
     pub requests: Arc<Throttle>,
     wake: Arc<Wake>,
@@ -49,7 +52,8 @@ struct State {
     creating: Vec<String>,
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
-    manifest: Option<LeftoverManifest>,
+    /// Manifests and the marker, in the order in which they were written.
+    announcements: Vec<Announcement>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -67,10 +71,17 @@ enum Presence {
 
 impl Shared {
     /// Nothing sent yet.
-    pub fn new(bucket: Bucket, destination: Destination, requests: Arc<Throttle>, wake: Arc<Wake>) -> Arc<Self> {
+    pub fn new(
+        bucket: Bucket,
+        destination: Destination,
+        packing: Packing,
+        requests: Arc<Throttle>,
+        wake: Arc<Wake>,
+    ) -> Arc<Self> {
         Arc::new(Shared {
             bucket,
             destination,
+            packing,
             requests,
             wake,
             requests_to_their_end: Mutex::default(),
@@ -117,9 +128,9 @@ impl Shared {
             }
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
-            Role::Manifest => {
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
                 let version_id = record.version_id.map(String::from);
-                state.manifest = Some(LeftoverManifest { version_id, is_unknown: answer_lost });
+                state.set_announcement(role, Some(Announcement { role, version_id, is_unknown: answer_lost }));
             }
         }
     }
@@ -205,7 +216,7 @@ impl Shared {
             }
         };
         Leftovers {
-            manifest: state.manifest.clone(),
+            announcements: state.announcements.iter().rev().cloned().collect(),
             files: state.files.iter().zip(1..).filter_map(present).collect(),
             creating: state.creating.clone(),
             multiparts: state.multiparts.clone(),
@@ -219,10 +230,16 @@ impl State {
             Role::File(number) => self.set_file(number, if may_exist { Presence::Unknown } else { Presence::Absent }),
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
-            Role::Manifest => {
-                self.manifest = may_exist.then_some(LeftoverManifest { version_id: None, is_unknown: true });
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
+                let unknown = Announcement { role, version_id: None, is_unknown: true };
+                self.set_announcement(role, may_exist.then_some(unknown));
             }
         }
+    }
+
+    fn set_announcement(&mut self, role: Role, announcement: Option<Announcement>) {
+        self.announcements.retain(|known| known.role != role);
+        self.announcements.extend(announcement);
     }
 
     fn set_file(&mut self, number: u64, presence: Presence) {
@@ -240,6 +257,18 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Takes the other's room over.
+    pub fn join(&mut self, mut other: Lease) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Part of its room, as a lease of its own.
+    pub fn split(&mut self, bytes: usize) -> Lease {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Lease { shared: Arc::clone(&self.shared), bytes }
+    }
+
     /// Gives the bytes' buffer back for the next file, if nobody else holds it.
     pub fn recycle(self, body: Bytes) {
         if body.is_unique() {

@@ -92,6 +92,26 @@ fn a_commit_that_fails_starts_nothing() {
     db.bucket.nothing_left(&prefix);
 }
 
+/// The check for serializability comes after the workers were asked for.
+#[test]
+fn a_commit_that_fails_after_its_workers_were_started_runs_nothing() {
+    let db = Database::new("job_write_skew");
+    let (mut client, mut other, prefix) = (db.client(), db.client(), db.prefix());
+    client.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2)").unwrap();
+    for session in [&mut client, &mut other] {
+        session.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(a) FROM t").unwrap();
+    }
+    client.batch_execute("INSERT INTO t VALUES (10)").unwrap();
+    other.batch_execute("INSERT INTO t VALUES (20)").unwrap();
+    let id = enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "");
+    other.batch_execute("COMMIT").unwrap();
+    refused(client.batch_execute("COMMIT")).sqlstate("40001");
+    refused(ended(&mut client, &id)).sqlstate("42704");
+    let kept = enqueued(&db, &mut client, &prefix, "SELECT 2 AS a", "");
+    ended(&mut client, &kept).unwrap();
+    assert_eq!(db.bucket.manifests(&prefix).len(), 1);
+}
+
 #[test]
 fn prepare_transaction_is_refused_after_a_job() {
     let db = Database::new("job_prepare");
@@ -321,7 +341,6 @@ fn the_time_limit_ends_an_export_wherever_it_is() {
     exceeded(db.export_to(&mut client, &prefix, ENDLESS, "output_chunk_size => 10"), "1s");
     // Nothing of it reaches what comes after.
     client.batch_execute("SELECT pg_sleep(0.2)").unwrap();
-    db.export_to(&mut client, &db.prefix(), "SELECT 1 AS a", "").unwrap();
     let more = r#"options => '{"timeout": 0}'"#;
     db.export_to(&mut client, &db.prefix(), "SELECT pg_sleep(1.5)::text AS a", more).unwrap();
     // While S3 hangs.
@@ -353,7 +372,7 @@ fn the_log_has_a_line_for_each_export_that_was_committed() {
     client.batch_execute(&format!("BEGIN; SELECT {call}; ROLLBACK")).unwrap();
     let job = enqueued(&db, &mut client, &committed, "SELECT generate_series(1, 9) AS a", "");
     ended(&mut client, &job).unwrap();
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("LOG:  export ") && line.contains(&db.name)).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     for (line, id, documents) in [(lines[0], exported.export_id.to_string(), 7), (lines[1], job, 9)] {

@@ -65,5 +65,7 @@ fn notices_say_how_far_it_is() {
         .unwrap();
     db.export_in(&mut client, "SELECT many() AS i, pg_sleep(0.002)::text AS s", "").unwrap();
     let notices: Vec<String> = client.notices().iter().map(|notice| notice.message().to_owned()).collect();
-    assert!(notices.len() >= 2 && notices.iter().all(|notice| !notice.contains('%')), "{notices:?}");
+    // The first document is all that it expects.
+    let later: Vec<&String> = notices.iter().filter(|notice| !notice.contains(": 1 documents")).collect();
+    assert!(later.len() >= 2 && later.iter().all(|notice| !notice.contains('%')), "{notices:?}");
 }

@@ -1,0 +1,75 @@
+//! The folder of a row's partition, from the values of the columns that it is partitioned by.
+
+use pgrx::{PgTupleDesc, pg_sys};
+
+use super::json::JsonBuffer;
+use super::text::TextEncoder;
+use super::{Context, column_name};
+use crate::error::{Code, Error, Result};
+use crate::partition::{NULL, escape};
+
+/// Writes folders for rows of one shape.
+pub struct FolderEncoder {
+    columns: Vec<Column>,
+}
+
+struct Column {
+    index: usize,
+    /// Escaped, with its equals sign.
+    name: String,
+    encoder: TextEncoder,
+}
+
+impl FolderEncoder {
+    /// By the columns of these names, outer folders first. Errors: 42703 for one that is not there, 42804 for one whose values
+    /// are no names.
+    pub fn new(shape: &PgTupleDesc<'_>, names: &[String]) -> Result<Self> {
+        let mut columns = Vec::new();
+        for name in names {
+            let found = shape.iter().enumerate().find(|(_, attribute)| column_name(attribute) == *name);
+            let Some((index, attribute)) = found else {
+                let known: Vec<String> = shape.iter().map(column_name).collect();
+                return Err(Error::new(
+                    Code::UndefinedColumn,
+                    format!("column \"{name}\" of partition_by is not in the query"),
+                )
+                .hint(format!("Known: {}.", known.join(", "))));
+            };
+            let encoder = TextEncoder::of_type(attribute.atttypid);
+            if !encoder.is_scalar() {
+                return Err(Error::new(Code::WrongType, format!("cannot partition by column \"{name}\""))
+                    .detail("Arrays, composites, JSON and bytea give no names of folders.")
+                    .hint("Partition by an expression of it, as text."));
+            }
+            let mut escaped = String::new();
+            escape(name, &mut escaped);
+            escaped.push('=');
+            columns.push(Column { index, name: escaped, encoder });
+        }
+        Ok(FolderEncoder { columns })
+    }
+
+    /// The folder of a row, without a slash at either end.
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context) -> String {
+        let mut folder = String::new();
+        for column in &self.columns {
+            if !folder.is_empty() {
+                folder.push('/');
+            }
+            folder.push_str(&column.name);
+            match (nulls.get(column.index), values.get(column.index)) {
+                (Some(false), Some(value)) => {
+                    let mut text = JsonBuffer::new();
+                    match column.encoder {
+                        // As Hive has them.
+                        TextEncoder::Bool => text.raw(if value.value() as u8 != 0 { b"true" } else { b"false" }),
+                        _ => column.encoder.write(*value, context, &mut text),
+                    }
+                    escape(&String::from_utf8_lossy(text.as_slice()), &mut folder);
+                }
+                _ => folder.push_str(NULL),
+            }
+        }
+        folder
+    }
+}

@@ -1,0 +1,167 @@
+//! One row as one document, in the format that was asked for, and the folder that it belongs to.
+
+use std::cell::RefCell;
+
+use pgrx::{PgTupleDesc, pg_sys};
+
+use super::csv::write_value;
+use super::folder::FolderEncoder;
+use super::json::JsonBuffer;
+use super::text::TextEncoder;
+use super::value::Encoder;
+use super::{Context, Key, column_name, encoders, object};
+use crate::error::{Code, Error, Result};
+use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
+use crate::pg::{Memory, server_is_utf8};
+use crate::request::Partitions;
+
+/// Writes rows of one shape.
+pub struct RowEncoder {
+    columns: Columns,
+    folders: Option<FolderEncoder>,
+    context: Context,
+    /// Holds what encoding one row allocates.
+    row_memory: Memory,
+}
+
+enum Columns {
+    Json(Vec<(Key, Encoder)>),
+    Csv(CsvColumns),
+}
+
+struct CsvColumns {
+    style: CsvStyle,
+    /// `None`: left out.
+    columns: Vec<Option<CsvColumn>>,
+    /// A value's text, before quotes.
+    text: RefCell<JsonBuffer>,
+}
+
+struct CsvColumn {
+    name: String,
+    encoder: TextEncoder,
+    forced: bool,
+}
+
+impl RowEncoder {
+    /// For rows of this shape. Errors: 42701 for two columns of one name that would be keys, 42703 for a column that an option
+    /// names and the query lacks, 42804.
+    pub fn new(shape: &PgTupleDesc<'_>, format: &Format, partitions: Option<&Partitions>) -> Result<Self> {
+        let wrapping = match format {
+            Format::Json(wrapping) => *wrapping,
+            Format::Csv(_) => Wrapping::Plain(NonFinite::String),
+        };
+        let context = Context { wrapping, utf8: server_is_utf8(), memory: Memory::new(c"s3_export encoders") };
+        let (columns, folders) = {
+            let _long = context.memory.enter();
+            let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns)).transpose()?;
+            let left_out = |name: &str| {
+                partitions
+                    .is_some_and(|partitions| !partitions.include && partitions.columns.iter().any(|column| column == name))
+            };
+            let columns = match format {
+                Format::Json(_) => Columns::Json(encoders(shape, &left_out)?),
+                Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out)?),
+            };
+            (columns, folders)
+        };
+        Ok(RowEncoder { columns, folders, context, row_memory: Memory::new(c"s3_export row") })
+    }
+
+    /// What each file begins with.
+    pub fn prologue(&self) -> Vec<u8> {
+        match &self.columns {
+            Columns::Csv(columns) if columns.style.header => columns.header(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Writes one row as a line.
+    pub fn document(&self, values: &[pg_sys::Datum], nulls: &[bool], out: &mut JsonBuffer) -> Result<()> {
+        // Before the row, not after it: what an error in the last row left behind goes as well.
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        match &self.columns {
+            Columns::Json(columns) => object(columns, values, nulls, &self.context, out)?,
+            Columns::Csv(columns) => columns.record(values, nulls, &self.context, out)?,
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    /// The folder of the row's partition; `None`: rows have none. Before [`Self::document`], whose memory it uses.
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Option<String> {
+        let folders = self.folders.as_ref()?;
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        Some(folders.folder(values, nulls, &self.context))
+    }
+}
+
+impl CsvColumns {
+    fn new(shape: &PgTupleDesc<'_>, style: &CsvStyle, left_out: &dyn Fn(&str) -> bool) -> Result<Self> {
+        if let crate::format::ForceQuote::Columns(names) = &style.force_quote {
+            for name in names {
+                if !shape.iter().any(|attribute| column_name(attribute) == *name) {
+                    return Err(Error::new(
+                        Code::UndefinedColumn,
+                        format!("column \"{name}\" of force_quote is not in the query"),
+                    ));
+                }
+            }
+        }
+        let column = |attribute: &pg_sys::FormData_pg_attribute| {
+            let name = column_name(attribute);
+            (!left_out(&name)).then(|| CsvColumn {
+                encoder: TextEncoder::of_type(attribute.atttypid),
+                forced: style.force_quote.holds(&name),
+                name,
+            })
+        };
+        let columns: Vec<Option<CsvColumn>> = shape.iter().map(column).collect();
+        if columns.iter().flatten().next().is_none() {
+            return Err(Error::new(Code::InvalidParameter, "CSV needs a column")
+                .hint("Set the option partition_columns to \"include\", or export more columns."));
+        }
+        Ok(CsvColumns { style: style.clone(), columns, text: RefCell::default() })
+    }
+
+    fn alone(&self) -> bool {
+        self.columns.iter().flatten().count() == 1
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut out = JsonBuffer::new();
+        for (index, column) in self.columns.iter().flatten().enumerate() {
+            if index > 0 {
+                out.push(self.style.delimiter);
+            }
+            write_value(&mut out, column.name.as_bytes(), &self.style, false, self.alone());
+        }
+        out.push(b'\n');
+        out.into_vec()
+    }
+
+    fn record(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        let alone = self.alone();
+        let mut is_first = true;
+        for ((column, value), null) in self.columns.iter().zip(values).zip(nulls) {
+            let Some(column) = column else { continue };
+            if !std::mem::take(&mut is_first) {
+                out.push(self.style.delimiter);
+            }
+            if *null {
+                out.raw(self.style.null.as_bytes());
+                continue;
+            }
+            let mut text = self.text.borrow_mut();
+            text.truncate(0);
+            column.encoder.write(*value, context, &mut text);
+            if text.failed() {
+                return Err(Error::out_of_memory("the text of a value"));
+            }
+            write_value(out, text.as_slice(), &self.style, column.forced, alone);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Values as Postgres's own text, in UTF-8: for CSV, and for names of partitions.
+//!
+//! Texts never depend on the session: they are those of ISO dates, UTC, `IntervalStyle` `postgres`, shortest floats and bytea in
+//! hex, so that COPY reads them back. The common types are written without their output functions.
+
+use pgrx::pg_sys;
+
+use super::json::JsonBuffer;
+use super::output::{Output, Pins};
+use super::value::payload;
+use super::{Context, datetime, number};
+use crate::pg::to_utf8;
+
+/// How values of one type are written as text.
+pub enum TextEncoder {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Numeric,
+    Text,
+    Date,
+    Time,
+    Timestamp,
+    Timestamptz,
+    /// By the type's output function; whether its values are no nested ones.
+    Output(Output, bool),
+}
+
+impl TextEncoder {
+    /// The encoder of a type; a domain's is its base type's.
+    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+        let mut modifier = -1;
+        // SAFETY: a catalog look-up that writes to a local.
+        let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
+        match base {
+            pg_sys::BOOLOID => TextEncoder::Bool,
+            pg_sys::INT2OID => TextEncoder::Int2,
+            pg_sys::INT4OID => TextEncoder::Int4,
+            pg_sys::INT8OID => TextEncoder::Int8,
+            pg_sys::NUMERICOID => TextEncoder::Numeric,
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => TextEncoder::Text,
+            pg_sys::DATEOID => TextEncoder::Date,
+            pg_sys::TIMEOID => TextEncoder::Time,
+            pg_sys::TIMESTAMPOID => TextEncoder::Timestamp,
+            pg_sys::TIMESTAMPTZOID => TextEncoder::Timestamptz,
+            other => TextEncoder::Output(Output::of_type(other, Pins::Copy), is_scalar(other)),
+        }
+    }
+
+    /// Whether values are names rather than documents.
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, TextEncoder::Output(_, false))
+    }
+
+    /// Writes a value that is not NULL, of the encoder's type.
+    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+        match self {
+            TextEncoder::Bool => out.push(if datum.value() as u8 != 0 { b't' } else { b'f' }),
+            TextEncoder::Int2 => number::integer(out, datum.value() as i16),
+            TextEncoder::Int4 => number::integer(out, datum.value() as i32),
+            TextEncoder::Int8 => number::integer(out, datum.value() as i64),
+            TextEncoder::Numeric => {
+                number::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
+            }
+            TextEncoder::Text => server_text(payload(datum), context, out),
+            TextEncoder::Date => datetime::write_date(out, datum.value() as i32),
+            TextEncoder::Time => datetime::write_time(out, datum.value() as i64),
+            TextEncoder::Timestamp => datetime::write_timestamp(out, datum.value() as i64, b' '),
+            TextEncoder::Timestamptz => datetime::write_timestamptz_utc(out, datum.value() as i64, b' '),
+            TextEncoder::Output(output, _) => output.with_text(datum, context, |text| server_text(text, context, out)),
+        }
+    }
+}
+
+fn is_scalar(type_id: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    let is_nested = unsafe { pg_sys::get_element_type(type_id) != pg_sys::InvalidOid || pg_sys::type_is_rowtype(type_id) };
+    !is_nested && ![pg_sys::JSONOID, pg_sys::JSONBOID, pg_sys::BYTEAOID, pg_sys::XMLOID].contains(&type_id)
+}
+
+fn server_text(text: &[u8], context: &Context, out: &mut JsonBuffer) {
+    if context.utf8 || text.is_ascii() {
+        out.raw(text);
+    } else {
+        out.raw(to_utf8(text).as_bytes());
+    }
+}

@@ -1,0 +1,123 @@
+//! Postgres's own sort, of pairs of a key and bytes: in `work_mem`, then in temporary files that obey `temp_file_limit`.
+
+use pgrx::pg_sys;
+
+use super::{Memory, check_interrupts};
+use crate::error::{Error, Result};
+
+/// What a `bytea` may have, header included.
+const MOST_BYTES: usize = 0x3fff_ffff;
+
+/// Pairs to be sorted by key, byte by byte.
+pub struct Sorter {
+    state: *mut pg_sys::Tuplesortstate,
+    put: *mut pg_sys::TupleTableSlot,
+    got: *mut pg_sys::TupleTableSlot,
+    /// Of one pair.
+    pair_memory: Memory,
+    /// Of all the above. The last field: it goes last.
+    _memory: Memory,
+}
+
+impl Sorter {
+    /// Empty.
+    pub fn new() -> Self {
+        let memory = Memory::new(c"s3_export sort");
+        let (state, put, got) = {
+            let _long = memory.enter();
+            // SAFETY: all is allocated in memory that lives as long as the sorter. Byte strings have an order in every cluster.
+            unsafe {
+                let shape = pg_sys::CreateTemplateTupleDesc(2);
+                for (number, name) in [(1, c"key"), (2, c"bytes")] {
+                    pg_sys::TupleDescInitEntry(shape, number, name.as_ptr(), pg_sys::BYTEAOID, -1, 0);
+                }
+                let mut less = pg_sys::InvalidOid;
+                let (none, no_flag) = (std::ptr::null_mut(), std::ptr::null_mut());
+                pg_sys::get_sort_group_operators(pg_sys::BYTEAOID, true, false, false, &mut less, none, none, no_flag);
+                let (mut column, mut collation, mut nulls_first) = (1, pg_sys::InvalidOid, false);
+                #[cfg(feature = "pg14")]
+                let options = false;
+                #[cfg(not(feature = "pg14"))]
+                let options = pg_sys::TUPLESORT_NONE as std::ffi::c_int;
+                let state = pg_sys::tuplesort_begin_heap(
+                    shape,
+                    1,
+                    &mut column,
+                    &mut less,
+                    &mut collation,
+                    &mut nulls_first,
+                    pg_sys::work_mem,
+                    std::ptr::null_mut(),
+                    options,
+                );
+                let put = pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsVirtual);
+                let got = pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsMinimalTuple);
+                (state, put, got)
+            }
+        };
+        Sorter { state, put, got, pair_memory: Memory::new(c"s3_export pair"), _memory: memory }
+    }
+
+    /// Takes a pair. Errors: 53200 when it is larger than Postgres can sort.
+    pub fn put(&mut self, key: &[u8], bytes: &[u8]) -> Result<()> {
+        self.pair_memory.reset();
+        let _pair = self.pair_memory.enter();
+        let (key, bytes) = (bytea(key)?, bytea(bytes)?);
+        // SAFETY: the slot has two columns; the sort copies what is stored in it.
+        unsafe {
+            pg_sys::ExecClearTuple(self.put);
+            let values = std::slice::from_raw_parts_mut((*self.put).tts_values, 2);
+            values.copy_from_slice(&[key, bytes]);
+            std::slice::from_raw_parts_mut((*self.put).tts_isnull, 2).fill(false);
+            pg_sys::ExecStoreVirtualTuple(self.put);
+            pg_sys::tuplesort_puttupleslot(self.state, self.put);
+        }
+        Ok(())
+    }
+
+    /// Sorts, and gives the pairs to `take`, keys in order.
+    pub fn each(self, mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        // SAFETY: what a slot holds is readable until the next pair is fetched, and `take` keeps none of it.
+        unsafe {
+            pg_sys::tuplesort_performsort(self.state);
+            while pg_sys::tuplesort_gettupleslot(self.state, true, false, self.got, std::ptr::null_mut()) {
+                check_interrupts();
+                pg_sys::slot_getsomeattrs_int(self.got, 2);
+                let values = std::slice::from_raw_parts((*self.got).tts_values, 2);
+                let bytes = |index: usize| pgrx::varlena::varlena_to_byte_slice(values[index].cast_mut_ptr());
+                take(bytes(0), bytes(1))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sorter {
+    fn drop(&mut self) {
+        // On an error, the (sub)transaction's abort closes the files and frees the memory, and may have done so already.
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, ended nowhere else.
+            unsafe {
+                pg_sys::ExecDropSingleTupleTableSlot(self.put);
+                pg_sys::ExecDropSingleTupleTableSlot(self.got);
+                pg_sys::tuplesort_end(self.state);
+            }
+        }
+    }
+}
+
+/// In the current memory. Errors: 53200.
+fn bytea(bytes: &[u8]) -> Result<pg_sys::Datum> {
+    let size = bytes.len() + pg_sys::VARHDRSZ;
+    if size > MOST_BYTES {
+        return Err(Error::out_of_memory("a document to be sorted into its partition"));
+    }
+    // SAFETY: as many bytes as are allocated are written.
+    unsafe {
+        let datum = pg_sys::palloc(size).cast::<pg_sys::varlena>();
+        pgrx::set_varsize_4b(datum, size as i32);
+        let payload = datum.cast::<u8>().add(pg_sys::VARHDRSZ);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), payload, bytes.len());
+        Ok(pg_sys::Datum::from(datum))
+    }
+}

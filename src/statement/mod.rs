@@ -1,0 +1,588 @@
+//! Rockset's statement, pasted whole:
+//!
+//! ```text
+//! INSERT INTO 's3://bucket/prefix'
+//!   INTEGRATION = 'name'   or   CREDENTIALS = (AWS_ROLE = 'arn:…', AWS_EXTERNAL_ID = '…')
+//!   [FORMAT = (TYPE = 'JSON', …)]
+//! SELECT … [PARTITION BY column, …] [HINT(s3_sync_op_output_chunk_size = 2000)] [;]
+//! ```
+//!
+//! Only what stands around the query is read here. The query is a range of the statement, which Postgres is given as it is
+//! written; it ends where, outside of strings, comments and parentheses, one of the last two clauses or a final semicolon begins.
+#![forbid(unsafe_code)]
+
+mod token;
+
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use self::token::{Kind, Token, tokens};
+use crate::options::OPTIONS;
+use crate::request::{Arguments, PermissionArguments};
+
+/// A statement's arguments, and where its query is.
+#[derive(Debug)]
+pub struct Statement {
+    /// What it says.
+    pub arguments: Arguments,
+    /// The query's bytes in it.
+    pub query: Range<usize>,
+}
+
+/// What is wrong with a statement, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SyntaxError {
+    /// In bytes from its beginning.
+    pub at: usize,
+    /// Lower case, no full stop.
+    pub message: String,
+    /// Whole sentences.
+    pub hint: Option<String>,
+}
+
+impl SyntaxError {
+    fn new(at: usize, message: &str) -> Self {
+        SyntaxError { at, message: message.to_owned(), hint: None }
+    }
+
+    fn hint(self, hint: &str) -> Self {
+        SyntaxError { hint: Some(hint.to_owned()), ..self }
+    }
+}
+
+/// Rockset's hint for `output_chunk_size`, the only one.
+const CHUNK_SIZE_HINT: &str = "s3_sync_op_output_chunk_size";
+
+/// Keys of FORMAT beside the options.
+const FORMAT_KEYS: [&str; 6] =
+    ["compression", "include_query_id", "output_chunk_bytes", "output_chunk_size", "type", "wrap_types"];
+
+/// Reads `text`. `backslashes`: as for [`tokens`].
+pub fn parse(text: &str, backslashes: bool) -> Result<Statement, SyntaxError> {
+    let tokens = tokens(text, backslashes)?;
+    Parser { text, tokens, at: 0, backslashes }.statement()
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<Token>,
+    /// Index of the next token.
+    at: usize,
+    backslashes: bool,
+}
+
+/// What the clauses before and after the query say.
+#[derive(Default)]
+struct Clauses {
+    integration: Option<String>,
+    credentials: Option<(String, String)>,
+    format: Option<Vec<(String, Value, usize)>>,
+    partition_by: Option<Vec<String>>,
+    hints: Option<Vec<(String, Value, usize)>>,
+}
+
+impl Parser<'_> {
+    fn statement(mut self) -> Result<Statement, SyntaxError> {
+        const FORM: &str = "A statement begins INSERT INTO 's3://bucket/prefix' INTEGRATION = 'name' SELECT …";
+        if self.tokens.is_empty() {
+            return Err(SyntaxError::new(0, "the statement is empty").hint(FORM));
+        }
+        for keyword in ["INSERT", "INTO"] {
+            if !self.take_word(keyword) {
+                return Err(self.expected(keyword).hint(FORM));
+            }
+        }
+        let uri = self.string("the uri, as 's3://bucket/prefix'")?;
+        let mut clauses = Clauses::default();
+        while !self.at_query() {
+            self.clause_before_query(&mut clauses)?;
+        }
+        let begin = self.position();
+        let end = self.query_end();
+        let query = self.text.get(begin..end).unwrap_or_default().trim_end();
+        let query = begin..begin + query.len();
+        self.clauses_after_query(&mut clauses)?;
+        let permission = match (clauses.integration, clauses.credentials) {
+            (Some(integration), None) => PermissionArguments::Integration(Some(integration)),
+            (None, Some((aws_role, aws_external_id))) => {
+                PermissionArguments::Role { aws_role: Some(aws_role), aws_external_id: Some(aws_external_id) }
+            }
+            (Some(_), Some(_)) => return Err(SyntaxError::new(begin, "INTEGRATION and CREDENTIALS exclude each other")),
+            (None, None) => {
+                return Err(SyntaxError::new(begin, "INTEGRATION or CREDENTIALS is missing")
+                    .hint("Write INTEGRATION = 'name' before the query."));
+            }
+        };
+        let mut arguments = Arguments {
+            uri: Some(uri),
+            permission,
+            query: self.text.get(query.clone()).map(str::to_owned),
+            format: Some("json".to_owned()),
+            compression: Some("none".to_owned()),
+            output_chunk_size: None,
+            output_chunk_bytes: None,
+            partition_by: clauses.partition_by,
+            include_query_id: Some(false),
+            wrap_types: Some(true),
+            options: None,
+        };
+        let mut options = Map::new();
+        for (key, value, at) in clauses.format.unwrap_or_default() {
+            format_item(&mut arguments, &mut options, &key, value, at)?;
+        }
+        for (key, value, at) in clauses.hints.unwrap_or_default() {
+            if key != CHUNK_SIZE_HINT {
+                return Err(unknown("hint", &key, at, &[CHUNK_SIZE_HINT]));
+            }
+            arguments.output_chunk_size = Some(chunk_size(&value, at)?);
+        }
+        arguments.options = Some(Value::Object(options).to_string());
+        Ok(Statement { arguments, query })
+    }
+
+    fn clause_before_query(&mut self, clauses: &mut Clauses) -> Result<(), SyntaxError> {
+        let at = self.position();
+        if self.take_word("INTEGRATION") {
+            self.symbol('=')?;
+            once(&mut clauses.integration, self.string("the name of an integration, in single quotes")?, "INTEGRATION", at)
+        } else if self.take_word("CREDENTIALS") {
+            self.symbol('=')?;
+            once(&mut clauses.credentials, self.credentials()?, "CREDENTIALS", at)
+        } else if self.take_word("FORMAT") {
+            self.symbol('=')?;
+            once(&mut clauses.format, self.items()?, "FORMAT", at)
+        } else {
+            Err(self.expected("INTEGRATION, CREDENTIALS, FORMAT or the query"))
+        }
+    }
+
+    fn credentials(&mut self) -> Result<(String, String), SyntaxError> {
+        let at = self.position();
+        let (mut role, mut external_id) = (None, None);
+        for (key, value, at) in self.items()? {
+            let Value::String(value) = value else {
+                return Err(SyntaxError::new(at, &format!("{} must be a string", key.to_uppercase())));
+            };
+            match key.as_str() {
+                "aws_role" => once(&mut role, value, "AWS_ROLE", at)?,
+                "aws_external_id" => once(&mut external_id, value, "AWS_EXTERNAL_ID", at)?,
+                _ => return Err(unknown("credential", &key, at, &["AWS_ROLE", "AWS_EXTERNAL_ID"])),
+            }
+        }
+        match (role, external_id) {
+            (Some(role), Some(external_id)) => Ok((role, external_id)),
+            (None, _) => Err(SyntaxError::new(at, "AWS_ROLE is missing")),
+            (_, None) => Err(SyntaxError::new(at, "AWS_EXTERNAL_ID is missing")),
+        }
+    }
+
+    /// `(key = value, …)`, keys in lower case, with their positions.
+    fn items(&mut self) -> Result<Vec<(String, Value, usize)>, SyntaxError> {
+        self.symbol('(')?;
+        let mut items: Vec<(String, Value, usize)> = Vec::new();
+        loop {
+            let at = self.position();
+            let key = self.word("a name")?.to_lowercase();
+            if items.iter().any(|(known, ..)| *known == key) {
+                return Err(SyntaxError::new(at, &format!("{} appears more than once", key.to_uppercase())));
+            }
+            self.symbol('=')?;
+            items.push((key, self.value()?, at));
+            if !self.take_symbol(',') {
+                self.symbol(')')?;
+                return Ok(items);
+            }
+        }
+    }
+
+    fn value(&mut self) -> Result<Value, SyntaxError> {
+        let what = "a string, a number, TRUE, FALSE, or a list of strings";
+        if self.take_symbol('(') {
+            let mut list = Vec::new();
+            loop {
+                list.push(Value::String(self.string("a string")?));
+                if !self.take_symbol(',') {
+                    self.symbol(')')?;
+                    return Ok(Value::Array(list));
+                }
+            }
+        }
+        if self.take_word("TRUE") {
+            return Ok(Value::Bool(true));
+        }
+        if self.take_word("FALSE") {
+            return Ok(Value::Bool(false));
+        }
+        if self.kind() == Some(Kind::String) {
+            return self.string(what).map(Value::String);
+        }
+        let negative = self.take_symbol('-');
+        let number = (self.kind() == Some(Kind::Number)).then(|| self.next_text().parse::<i64>().ok()).flatten();
+        let Some(number) = number else { return Err(self.expected(what)) };
+        self.at += 1;
+        Ok(Value::from(if negative { -number } else { number }))
+    }
+
+    fn at_query(&self) -> bool {
+        self.kind() == Some(Kind::Symbol('('))
+            || ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|word| self.is_word(self.at, word))
+    }
+
+    /// Goes to where the query ends: the first token after it, or the end.
+    fn query_end(&mut self) -> usize {
+        let mut depth = 0_i32;
+        while let Some(token) = self.tokens.get(self.at) {
+            match token.kind {
+                Kind::Symbol('(' | '[') => depth += 1,
+                Kind::Symbol(')' | ']') => depth -= 1,
+                Kind::Symbol(';') if depth == 0 && self.at + 1 == self.tokens.len() => break,
+                Kind::Word if depth == 0 && (self.is_partition_by() || self.is_hint_clause()) => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        self.position()
+    }
+
+    fn is_partition_by(&self) -> bool {
+        self.is_word(self.at, "PARTITION") && self.is_word(self.at + 1, "BY")
+    }
+
+    /// A function may be called `hint`, and a column: the clause has a name and an equals sign in its parentheses, nothing but
+    /// the other clause after them, and before it the end of a query.
+    fn is_hint_clause(&self) -> bool {
+        let is_symbol = |index: usize, symbol| self.tokens.get(index).is_some_and(|token| token.kind == Kind::Symbol(symbol));
+        let is_name = self.tokens.get(self.at + 2).is_some_and(|token| token.kind == Kind::Word);
+        if !self.is_word(self.at, "HINT") || !is_symbol(self.at + 1, '(') || !is_name || !is_symbol(self.at + 3, '=') {
+            return false;
+        }
+        let Some(length) = self.tokens.iter().skip(self.at).position(|token| token.kind == Kind::Symbol(')')) else {
+            return true;
+        };
+        let after = self.at + length + 1;
+        let ends = after >= self.tokens.len()
+            || (is_symbol(after, ';') && after + 1 == self.tokens.len())
+            || (self.is_word(after, "PARTITION") && self.is_word(after + 1, "BY"));
+        ends && self.may_end_query(self.at)
+    }
+
+    /// Whether a query may end before that token.
+    fn may_end_query(&self, index: usize) -> bool {
+        const NO_END: [&str; 38] = [
+            "SELECT",
+            "WHERE",
+            "AND",
+            "OR",
+            "NOT",
+            "ON",
+            "BY",
+            "HAVING",
+            "AS",
+            "DISTINCT",
+            "ALL",
+            "CASE",
+            "WHEN",
+            "THEN",
+            "ELSE",
+            "IN",
+            "LIKE",
+            "ILIKE",
+            "SIMILAR",
+            "BETWEEN",
+            "IS",
+            "FROM",
+            "JOIN",
+            "LIMIT",
+            "OFFSET",
+            "USING",
+            "UNION",
+            "EXCEPT",
+            "INTERSECT",
+            "FILTER",
+            "OVER",
+            "VALUES",
+            "WITH",
+            "TABLE",
+            "ONLY",
+            "LATERAL",
+            "ANY",
+            "SOME",
+        ];
+        let Some(before) = index.checked_sub(1).and_then(|before| self.tokens.get(before)) else { return false };
+        match before.kind {
+            Kind::Symbol(symbol) => matches!(symbol, ')' | ']' | '*'),
+            Kind::Word => !NO_END.iter().any(|word| self.is_word(index - 1, word)),
+            _ => true,
+        }
+    }
+
+    fn clauses_after_query(&mut self, clauses: &mut Clauses) -> Result<(), SyntaxError> {
+        while self.at < self.tokens.len() {
+            let at = self.position();
+            if self.is_partition_by() {
+                self.at += 2;
+                once(&mut clauses.partition_by, self.names()?, "PARTITION BY", at)?;
+            } else if self.take_word("HINT") {
+                once(&mut clauses.hints, self.items()?, "HINT", at)?;
+            } else if self.take_symbol(';') && self.at == self.tokens.len() {
+                return Ok(());
+            } else {
+                return Err(self.expected("PARTITION BY, HINT or the end of the statement"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns' names, folded as Postgres folds them.
+    fn names(&mut self) -> Result<Vec<String>, SyntaxError> {
+        let mut names = Vec::new();
+        loop {
+            names.push(match self.kind() {
+                Some(Kind::QuotedName) => {
+                    let quoted = self.next_text();
+                    let name = quoted.get(1..quoted.len() - 1).unwrap_or_default().replace("\"\"", "\"");
+                    self.at += 1;
+                    name
+                }
+                _ => self.word("the name of a column")?.to_ascii_lowercase(),
+            });
+            if !self.take_symbol(',') {
+                return Ok(names);
+            }
+        }
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        self.tokens.get(self.at).map(|token| token.kind)
+    }
+
+    fn text_of(&self, index: usize) -> &str {
+        self.tokens.get(index).and_then(|token| self.text.get(token.span.clone())).unwrap_or_default()
+    }
+
+    fn next_text(&self) -> &str {
+        self.text_of(self.at)
+    }
+
+    /// Where the next token begins, or the text ends.
+    fn position(&self) -> usize {
+        self.tokens.get(self.at).map_or(self.text.len(), |token| token.span.start)
+    }
+
+    fn is_word(&self, index: usize, word: &str) -> bool {
+        self.tokens.get(index).is_some_and(|token| token.kind == Kind::Word) && self.text_of(index).eq_ignore_ascii_case(word)
+    }
+
+    fn take_word(&mut self, word: &str) -> bool {
+        let found = self.is_word(self.at, word);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn take_symbol(&mut self, symbol: char) -> bool {
+        let found = self.kind() == Some(Kind::Symbol(symbol));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn symbol(&mut self, symbol: char) -> Result<(), SyntaxError> {
+        if self.take_symbol(symbol) { Ok(()) } else { Err(self.expected(&format!("\"{symbol}\""))) }
+    }
+
+    fn word(&mut self, what: &str) -> Result<String, SyntaxError> {
+        if self.kind() != Some(Kind::Word) {
+            return Err(self.expected(what));
+        }
+        let word = self.next_text().to_owned();
+        self.at += 1;
+        Ok(word)
+    }
+
+    /// The value of a string in single quotes.
+    fn string(&mut self, what: &str) -> Result<String, SyntaxError> {
+        if self.kind() != Some(Kind::String) {
+            return Err(self.expected(what));
+        }
+        let quoted = self.next_text();
+        if self.backslashes && quoted.contains('\\') {
+            return Err(SyntaxError::new(self.position(), "a string outside of the query must not hold a backslash"));
+        }
+        let value = quoted.get(1..quoted.len() - 1).unwrap_or_default().replace("''", "'");
+        self.at += 1;
+        Ok(value)
+    }
+
+    fn expected(&self, what: &str) -> SyntaxError {
+        let found = match self.tokens.get(self.at) {
+            Some(_) => format!("\"{}\"", self.next_text().chars().take(40).collect::<String>()),
+            None => "the end of the statement".to_owned(),
+        };
+        SyntaxError::new(self.position(), &format!("expected {what}, found {found}"))
+    }
+}
+
+fn once<T>(clause: &mut Option<T>, value: T, name: &str, at: usize) -> Result<(), SyntaxError> {
+    match clause.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(SyntaxError::new(at, &format!("{name} appears more than once"))),
+    }
+}
+
+fn unknown(what: &str, key: &str, at: usize, known: &[&str]) -> SyntaxError {
+    SyntaxError::new(at, &format!("unknown {what} \"{key}\"")).hint(&format!("Known: {}.", known.join(", ")))
+}
+
+/// A key of FORMAT: an argument of `s3_export`, or an option.
+fn format_item(
+    arguments: &mut Arguments,
+    options: &mut Map<String, Value>,
+    key: &str,
+    value: Value,
+    at: usize,
+) -> Result<(), SyntaxError> {
+    let wrong = |takes: &str| SyntaxError::new(at, &format!("{} must be {takes}", key.to_uppercase()));
+    let text = |value: &Value| value.as_str().map(str::to_lowercase).ok_or_else(|| wrong("a string"));
+    let flag = |value: &Value| value.as_bool().ok_or_else(|| wrong("TRUE or FALSE"));
+    match key {
+        "type" => arguments.format = Some(text(&value)?),
+        "compression" => arguments.compression = Some(text(&value)?),
+        "include_query_id" => arguments.include_query_id = Some(flag(&value)?),
+        "wrap_types" => arguments.wrap_types = Some(flag(&value)?),
+        "output_chunk_size" => arguments.output_chunk_size = Some(chunk_size(&value, at)?),
+        "output_chunk_bytes" => arguments.output_chunk_bytes = Some(value.as_i64().ok_or_else(|| wrong("a whole number"))?),
+        _ if OPTIONS.iter().any(|option| option.name == key) => {
+            options.insert(key.to_owned(), value);
+        }
+        _ => {
+            let mut known: Vec<&str> = FORMAT_KEYS.into_iter().chain(OPTIONS.iter().map(|option| option.name)).collect();
+            known.sort_unstable();
+            return Err(unknown("format option", key, at, &known));
+        }
+    }
+    Ok(())
+}
+
+fn chunk_size(value: &Value, at: usize) -> Result<i32, SyntaxError> {
+    let size = value.as_i64().and_then(|size| i32::try_from(size).ok());
+    size.ok_or_else(|| SyntaxError::new(at, "the number of documents a file must be a whole number up to 2147483647"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Statement {
+        parse(text, false).unwrap_or_else(|error| panic!("{text}: {error:?}"))
+    }
+
+    /// The query of a statement with these words after its integration.
+    fn query(rest: &str) -> (String, Statement) {
+        let text = format!("INSERT INTO 's3://b/x' INTEGRATION = 'i' {rest}");
+        let statement = parsed(&text);
+        (text[statement.query.clone()].to_owned(), statement)
+    }
+
+    #[test]
+    fn clauses_are_read_in_any_order_and_case_between_comments() {
+        let text = "-- nightly\ninsert /* a */ Into 's3://b/it''s' format=(type='JSON',include_query_id=true)
+            Integration\n=\n'i' SELECT 1 ; -- done";
+        let statement = parsed(text);
+        let arguments = &statement.arguments;
+        assert_eq!(arguments.uri.as_deref(), Some("s3://b/it's"));
+        assert!(matches!(&arguments.permission, PermissionArguments::Integration(Some(name)) if name == "i"));
+        assert_eq!((arguments.format.as_deref(), arguments.include_query_id), (Some("json"), Some(true)));
+        assert_eq!(arguments.query.as_deref(), Some("SELECT 1"));
+        let role = parsed("INSERT INTO 's3://b' CREDENTIALS = (AWS_EXTERNAL_ID = 'x', AWS_ROLE = 'arn:r') TABLE t");
+        assert!(matches!(role.arguments.permission,
+            PermissionArguments::Role { aws_role: Some(role), aws_external_id: Some(id) } if role == "arn:r" && id == "x"));
+    }
+
+    #[test]
+    fn the_query_is_what_is_written_up_to_the_last_clauses() {
+        for (rest, expected) in [
+            ("SELECT 1", "SELECT 1"),
+            ("SELECT 1;", "SELECT 1"),
+            ("SELECT 1 -- ;\n;", "SELECT 1 -- ;"),
+            ("SELECT ';' ;", "SELECT ';'"),
+            ("(SELECT 1) UNION (SELECT 2)", "(SELECT 1) UNION (SELECT 2)"),
+            ("SELECT a, 'x PARTITION BY a' FROM t PARTITION BY a", "SELECT a, 'x PARTITION BY a' FROM t"),
+            ("SELECT $$ PARTITION BY a $$ AS a", "SELECT $$ PARTITION BY a $$ AS a"),
+            (r"SELECT E'\' PARTITION BY a' AS a", r"SELECT E'\' PARTITION BY a' AS a"),
+            ("SELECT 1 /* PARTITION BY a */", "SELECT 1 /* PARTITION BY a */"),
+            (
+                "SELECT rank() OVER (PARTITION BY a) FROM t PARTITION BY a HINT(s3_sync_op_output_chunk_size=7)",
+                "SELECT rank() OVER (PARTITION BY a) FROM t",
+            ),
+            ("SELECT 1 FROM t WINDOW w AS (PARTITION BY a)", "SELECT 1 FROM t WINDOW w AS (PARTITION BY a)"),
+            ("SELECT hint FROM t", "SELECT hint FROM t"),
+            ("SELECT hint(a = 1)", "SELECT hint(a = 1)"),
+            ("SELECT 1 WHERE hint(a = 1)", "SELECT 1 WHERE hint(a = 1)"),
+            ("SELECT 1 FROM t hint(a, b)", "SELECT 1 FROM t hint(a, b)"),
+            ("SELECT 1 + hint(a = 1)", "SELECT 1 + hint(a = 1)"),
+            ("SELECT x, hint(a = 1) FROM t", "SELECT x, hint(a = 1) FROM t"),
+            ("SELECT 1; SELECT 2", "SELECT 1; SELECT 2"),
+        ] {
+            assert_eq!(query(rest).0, expected);
+        }
+    }
+
+    #[test]
+    fn the_last_clauses_come_in_either_order() {
+        for rest in [
+            "SELECT * FROM t PARTITION BY a, \"B\"\"c\", D HINT(s3_sync_op_output_chunk_size = 2000)",
+            "SELECT * FROM t HINT(S3_SYNC_OP_OUTPUT_CHUNK_SIZE=2000) PARTITION BY A,\"B\"\"c\",d;",
+        ] {
+            let (query, statement) = query(rest);
+            assert_eq!(query, "SELECT * FROM t");
+            assert_eq!(statement.arguments.output_chunk_size, Some(2000));
+            assert_eq!(statement.arguments.partition_by, Some(vec!["a".to_owned(), "B\"c".to_owned(), "d".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn format_takes_every_argument_and_option() {
+        let (_, statement) = query(
+            "FORMAT = (TYPE = 'CSV', COMPRESSION = 'GZIP', WRAP_TYPES = FALSE, OUTPUT_CHUNK_SIZE = 5,
+            OUTPUT_CHUNK_BYTES = 6, DELIMITER = ';', HEADER = TRUE, FORCE_QUOTE = ('a', 'b'), COMPRESSION_LEVEL = -1) SELECT 1",
+        );
+        let arguments = statement.arguments;
+        assert_eq!((arguments.format.as_deref(), arguments.compression.as_deref()), (Some("csv"), Some("gzip")));
+        assert_eq!(
+            (arguments.wrap_types, arguments.output_chunk_size, arguments.output_chunk_bytes),
+            (Some(false), Some(5), Some(6))
+        );
+        let options: Value = serde_json::from_str(&arguments.options.unwrap()).unwrap();
+        let expected =
+            serde_json::json!({"delimiter": ";", "header": true, "force_quote": ["a", "b"], "compression_level": -1});
+        assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn errors_say_where_and_what_is_known() {
+        let error = |text: &str| parse(text, false).unwrap_err();
+        let text = "INSERT INTO 's3://b' INTEGRATION = 'i' SELECT 1 HINT(chunk = 1)";
+        let hint = error(text);
+        assert_eq!((hint.at, hint.message.as_str()), (text.find("chunk").unwrap(), "unknown hint \"chunk\""));
+        assert_eq!(hint.hint.as_deref(), Some("Known: s3_sync_op_output_chunk_size."));
+        assert!(error("INSERT INTO 's3://b' INTEGRATION='i' FORMAT=(KIND='x') SELECT 1").hint.unwrap().contains("delimiter"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_within_itself(text in "(INSERT INTO 's3://b' )?(INTEGRATION = 'i' )?\\PC{0,40}", backslashes: bool) {
+            match parse(&text, backslashes) {
+                Ok(statement) => proptest::prop_assert!(text.get(statement.query).is_some()),
+                Err(error) => proptest::prop_assert!(text.is_char_boundary(error.at)),
+            }
+        }
+
+        #[test]
+        fn any_query_is_kept_as_it_is(inner in "[a-z '\"();=,$-]{0,30}") {
+            let text = format!("INSERT INTO 's3://b' INTEGRATION = 'i' SELECT ({inner})");
+            if let Ok(statement) = parse(&text, false) {
+                proptest::prop_assert!(text[statement.query].starts_with("SELECT ("));
+            }
+        }
+    }
+}
