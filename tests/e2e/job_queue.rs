@@ -74,6 +74,7 @@ fn after_a_restart_any_call_starts_what_is_queued() {
         let (prefix, cut_off) = (db.prefix(), db.prefix());
         let endless = "SELECT i, pg_sleep(0.001)::text AS s FROM generate_series(1, 10000000) i";
         let running = enqueued(&db, &mut client, &cut_off, endless, "output_chunk_size => 10");
+        wait_for_status(&mut client, &running, "RUNNING");
         let queued: Vec<String> = (0..3).map(|_| enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "")).collect();
         wait_for("some files", || (db.bucket.files(&cut_off).len() >= 3).then_some(()));
         drop(client);

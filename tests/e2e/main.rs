@@ -31,6 +31,7 @@ mod privileges;
 mod progress;
 mod queries;
 mod query_errors;
+mod readers;
 mod roles;
 mod s3_errors;
 mod scale;

@@ -1,0 +1,160 @@
+//! What programs make of an export that were not written here: Rockset's client, DuckDB, pandas, pyarrow.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::fixture::{Database, Exported};
+
+/// A folder with the objects of an export, deleted at the end.
+struct Download(PathBuf);
+
+impl Download {
+    fn of(db: &Database, exported: &Exported) -> Self {
+        let folder = std::env::temp_dir().join(&exported.prefix);
+        for object in db.bucket.list(&exported.prefix) {
+            let path = std::env::temp_dir().join(&object.key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, db.bucket.get(&object.key)).unwrap();
+        }
+        Download(folder)
+    }
+
+    /// The rows that a reader makes of it, each as an array of name, type and value.
+    fn rows(&self, reader: &str) -> Vec<Value> {
+        let packages = std::env::var("S3_EXPORT_READERS").expect("run make test");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers/read.py");
+        let mut python = Command::new("/usr/bin/python3");
+        python.arg(script).arg(reader).arg(&self.0).env("PYTHONPATH", packages).env("TZ", "UTC");
+        let output = python.output().unwrap();
+        assert!(output.status.success(), "{reader}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// A column's type and value in a row that a reader makes of it.
+    fn cell(rows: &[Value], row: usize, column: &str) -> (String, Value) {
+        let cells = rows[row].as_array().unwrap();
+        let cell = cells.iter().find(|cell| cell[0] == column).unwrap_or_else(|| panic!("no {column} in {cells:?}"));
+        (cell[1].as_str().unwrap().to_owned(), cell[2].clone())
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i * 10000000000 AS big, i / 4.0::float8 AS f, i * 1.50 AS n,
+        CASE WHEN i = 2 THEN NULL ELSE 'é \"x\",\n' || i END AS t, date '2020-02-28' + i AS d, time '01:02:03.5' AS tm,
+        timestamp '2020-02-28 23:59:59.25' + i * interval '1 day' AS ts, timestamptz '2020-02-28 23:59:59.5+00' AS tz,
+        '\\x00ff'::bytea AS by, ARRAY[i, 2] AS a, i * interval '1 month' AS mi, i * interval '1 second' AS us
+    FROM generate_series(1, 3) i";
+
+#[test]
+fn rocksets_own_client_adapts_every_type() {
+    let db = Database::new("read_rockset");
+    let exported = db.export_with(TYPES, "output_chunk_size => 2, compression => 'gzip'");
+    let rows = Download::of(&db, &exported).rows("rockset");
+    assert_eq!(rows.len(), 3);
+    for (column, type_name, value) in [
+        ("id", "int", json!("1")),
+        ("b", "bool", json!("False")),
+        ("big", "int", json!("10000000000")),
+        ("f", "float", json!("0.25")),
+        ("n", "float", json!("1.5")),
+        ("t", "str", json!("é \"x\",\n1")),
+        ("d", "date", json!("datetime.date(2020, 2, 29)")),
+        ("tm", "time", json!("datetime.time(1, 2, 3, 500000)")),
+        ("ts", "datetime", json!("datetime.datetime(2020, 2, 29, 23, 59, 59, 250000)")),
+        // It knows the type, and leaves the value as the export's documentation has it.
+        ("tz", "dict", json!("{'__rockset_type': 'timestamp', 'value': '1582934399500000'}")),
+        ("a", "list", json!("[1, 2]")),
+        ("us", "timedelta", json!("datetime.timedelta(seconds=1)")),
+    ] {
+        assert_eq!(Download::cell(&rows, 0, column), (type_name.to_owned(), value), "{column}");
+    }
+    assert_eq!(Download::cell(&rows, 1, "t"), ("NoneType".to_owned(), Value::Null));
+    assert!(Download::cell(&rows, 0, "mi").1.as_str().unwrap().contains("1"));
+}
+
+#[test]
+fn plain_json_is_read_without_a_clash_of_types() {
+    let db = Database::new("read_plain");
+    // NaN and infinity among the floats, and dates that no wrapper could express.
+    let query = format!(
+        "{TYPES} UNION ALL SELECT 4, NULL, NULL, 'NaN', 'NaN', '', 'infinity', '24:00:00', '-infinity', '-infinity', '', '{{}}',
+             '1 mon 2 days', '-1 h'"
+    );
+    let plain = r#"wrap_types => false, output_chunk_size => 3, options => '{"nan": "null"}'"#;
+    for compression in ["none", "gzip", "zstd"] {
+        let exported = db.export_with(&query, &format!("{plain}, compression => '{compression}'"));
+        let download = Download::of(&db, &exported);
+        let rows = download.rows("pyarrow_json");
+        assert_eq!(rows.len(), 4);
+        assert_eq!(Download::cell(&rows, 0, "big"), ("int64".to_owned(), json!("10000000000")));
+        assert_eq!(Download::cell(&rows, 0, "f"), ("double".to_owned(), json!("0.25")));
+        assert!(Download::cell(&rows, 0, "d").1.as_str().unwrap().contains("2020"));
+        let rows = download.rows("duckdb_json");
+        assert_eq!(rows.len(), 4);
+        assert_eq!(Download::cell(&rows, 1, "b"), ("BOOLEAN".to_owned(), json!("True")));
+        assert_eq!(Download::cell(&rows, 1, "big"), ("BIGINT".to_owned(), json!("20000000000")));
+        assert_eq!(Download::cell(&rows, 1, "t").1, Value::Null);
+        assert_eq!(Download::cell(&rows, 0, "t").1, json!("é \"x\",\n1"));
+        assert_eq!(Download::cell(&rows, 3, "f").1, Value::Null);
+        if compression == "none" {
+            assert_eq!(download.rows("spark_rules").len(), 4);
+        }
+        if compression != "zstd" {
+            let rows = download.rows("pandas_json");
+            assert_eq!(Download::cell(&rows, 2, "f").1, json!("0.75"));
+        }
+    }
+}
+
+#[test]
+fn partitions_are_columns_again() {
+    let db = Database::new("read_partitions");
+    let query = "SELECT i AS id, (ARRAY['FR', 'a/b=c%', 'é x', '__HIVE_DEFAULT_PARTITION__', NULL, ''])[i] AS country,
+        date '2026-01-01' + i AS day FROM generate_series(1, 6) i";
+    for (arguments, reader) in [
+        ("wrap_types => false, compression => 'gzip'", "duckdb_json"),
+        ("wrap_types => false, compression => 'zstd'", "duckdb_json"),
+        (r#"format => 'csv', options => '{"header": true}'"#, "duckdb_csv"),
+        (r#"format => 'csv', compression => 'zstd', options => '{"header": true}'"#, "duckdb_csv"),
+    ] {
+        let exported = db.export_with(query, &format!("partition_by => '{{country,day}}', {arguments}"));
+        let rows = Download::of(&db, &exported).rows(reader);
+        assert_eq!(rows.len(), 6);
+        for (row, country) in ["FR", "a/b=c%", "é x"].iter().enumerate() {
+            assert_eq!(Download::cell(&rows, row, "country").1, json!(country), "{reader} {arguments}");
+        }
+        assert_eq!(Download::cell(&rows, 4, "country").1, Value::Null);
+        assert_ne!(Download::cell(&rows, 3, "country").1, Value::Null, "a value that looks like NULL's name");
+        assert_ne!(Download::cell(&rows, 5, "country").1, Value::Null, "the empty string");
+        assert!(Download::cell(&rows, 0, "day").1.as_str().unwrap().contains("2026"));
+    }
+}
+
+#[test]
+fn csv_is_read_by_others() {
+    let db = Database::new("read_csv");
+    let query =
+        "SELECT i AS id, i * 1.25 AS n, CASE i WHEN 2 THEN NULL ELSE 'é \"x\", ' || i END AS t, date '2020-02-28' + i AS d,
+        i % 2 = 0 AS b FROM generate_series(1, 3) i";
+    for compression in ["none", "gzip"] {
+        let arguments = format!(
+            r#"format => 'csv', compression => '{compression}', output_chunk_size => 2, options => '{{"header": true}}'"#
+        );
+        let exported = db.export_with(query, &arguments);
+        let download = Download::of(&db, &exported);
+        for reader in ["pandas_csv", "duckdb_csv"] {
+            let rows = download.rows(reader);
+            assert_eq!(rows.len(), 3);
+            assert_eq!(Download::cell(&rows, 0, "t").1, json!("é \"x\", 1"), "{reader}");
+            assert_eq!(Download::cell(&rows, 1, "t").1, Value::Null, "{reader}");
+            assert!(Download::cell(&rows, 2, "n").1.as_str().unwrap().contains("3.75"), "{reader}");
+        }
+    }
+}
