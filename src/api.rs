@@ -11,7 +11,7 @@ use crate::job;
 use crate::options::OPTIONS;
 use crate::pg::backslashes_escape;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
-use crate::pg::errors::raise_at;
+use crate::pg::raised::raise_at;
 use crate::progress;
 use crate::request::{Arguments, PermissionArguments, Request, Statement, required};
 use crate::secret::Secret;

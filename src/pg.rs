@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod errors;
 pub mod limit;
 pub mod lock;
+pub mod raised;
 pub mod sort;
 pub mod sql;
 pub mod transaction;

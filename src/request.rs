@@ -3,13 +3,15 @@
 //! Every wish that the signature knows is either granted, or refused here with 0A000: nothing is silently ignored.
 #![forbid(unsafe_code)]
 
+mod check;
+
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::error::{Code, Error, Result};
-use crate::format::{Algorithm, Compression, CsvStyle, FileType, ForceQuote, Format, NonFinite, Wrapping};
-use crate::options::{Options, SingleFile};
+use crate::format::{Compression, FileType, Format};
+use crate::options::Options;
 use crate::uri::Location;
 
 /// Arguments as SQL gives them: `None` is NULL. `options` is an object's text.
@@ -169,9 +171,6 @@ pub enum Existing {
     Error,
 }
 
-/// What 10,000 parts of 8 MiB hold.
-const DEFAULT_MOST_BYTES: u64 = 10_000 * (8 << 20);
-
 impl Request {
     /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense, 0A000 for one not built yet.
     pub fn from_arguments(arguments: Arguments) -> Result<Self> {
@@ -188,17 +187,21 @@ impl Request {
         let wrap_types = required("wrap_types", arguments.wrap_types)?;
         let chunk_size = positive("output_chunk_size", arguments.output_chunk_size.map(i64::from))?;
         let chunk_bytes = positive("output_chunk_bytes", arguments.output_chunk_bytes)?;
-        refuse_useless(&options, is_csv, arguments.partition_by.is_some())?;
-        refuse_same_names(&options)?;
+        check::refuse_useless(&options, is_csv, arguments.partition_by.is_some())?;
+        check::refuse_same_names(&options)?;
         Ok(Request {
             location,
             permission,
             query,
             statement: None,
-            format: if is_csv { Format::Csv(csv_style(&options)?) } else { Format::Json(wrapping(wrap_types, &options)) },
-            compression: compression(&required("compression", arguments.compression)?, options.compression_level)?,
-            cut: cut(&options, chunk_size, chunk_bytes)?,
-            partitions: partitions(arguments.partition_by, &options)?,
+            format: if is_csv {
+                Format::Csv(check::csv_style(&options)?)
+            } else {
+                Format::Json(check::wrapping(wrap_types, &options))
+            },
+            compression: check::compression(&required("compression", arguments.compression)?, options.compression_level)?,
+            cut: check::cut(&options, chunk_size, chunk_bytes)?,
+            partitions: check::partitions(arguments.partition_by, &options)?,
             include_query_id: required("include_query_id", arguments.include_query_id)?,
             empty_file: options.empty_file.unwrap_or(false),
             manifest_name: options.manifest_name,
@@ -213,124 +216,6 @@ impl Request {
     pub fn file_type(&self) -> FileType {
         FileType::of(&self.format, self.compression)
     }
-}
-
-fn wrapping(wrap_types: bool, options: &Options) -> Wrapping {
-    if wrap_types { Wrapping::Rockset } else { Wrapping::Plain(options.nan.unwrap_or(NonFinite::String)) }
-}
-
-/// Options that would do nothing are taken for mistakes.
-fn refuse_useless(options: &Options, is_csv: bool, is_partitioned: bool) -> Result<()> {
-    let csv = [
-        ("delimiter", options.delimiter.is_some()),
-        ("force_quote", options.force_quote.is_some()),
-        ("header", options.header.is_some()),
-        ("null", options.null.is_some()),
-        ("quote", options.quote.is_some()),
-    ];
-    let needless = csv.into_iter().filter(|_| !is_csv).map(|(name, given)| (name, given, "format \"csv\""));
-    let others = [
-        ("nan", is_csv && options.nan.is_some(), "format \"json\""),
-        ("partition_columns", !is_partitioned && options.include_partition_columns.is_some(), "partition_by"),
-        ("max_file_bytes", options.max_file_bytes.is_some() && !is_single(options), "option \"single_file\""),
-    ];
-    match needless.chain(others).find(|(_, given, _)| *given) {
-        Some((name, _, with)) => Err(Error::new(Code::InvalidParameter, format!("option \"{name}\" goes with {with} only"))),
-        None => Ok(()),
-    }
-}
-
-fn is_single(options: &Options) -> bool {
-    options.single_file.as_ref().is_some_and(|single| *single != SingleFile::No)
-}
-
-fn refuse_same_names(options: &Options) -> Result<()> {
-    let file = match &options.single_file {
-        Some(SingleFile::Named(name)) => Some(name),
-        _ => None,
-    };
-    let names: Vec<&String> =
-        [file, options.manifest_name.as_ref(), options.success_marker.as_ref()].into_iter().flatten().collect();
-    for (index, name) in names.iter().enumerate() {
-        if names.iter().skip(index + 1).any(|other| other == name) {
-            return Err(Error::new(Code::InvalidParameter, format!("two objects of the export would be named \"{name}\"")));
-        }
-    }
-    Ok(())
-}
-
-/// As COPY checks them.
-fn csv_style(options: &Options) -> Result<CsvStyle> {
-    let style = CsvStyle {
-        delimiter: options.delimiter.unwrap_or(b','),
-        quote: options.quote.unwrap_or(b'"'),
-        null: options.null.clone().unwrap_or_default(),
-        header: options.header.unwrap_or(false),
-        force_quote: options.force_quote.clone().unwrap_or(ForceQuote::Columns(Vec::new())),
-    };
-    let clash = if style.delimiter == style.quote {
-        "delimiter and quote must be different"
-    } else if style.null.bytes().any(|byte| byte == style.delimiter) {
-        "delimiter must not appear in null"
-    } else if style.null.bytes().any(|byte| byte == style.quote) {
-        "quote must not appear in null"
-    } else {
-        return Ok(style);
-    };
-    Err(Error::new(Code::InvalidParameter, clash).detail("Postgres could not read such a file."))
-}
-
-fn compression(name: &str, level: Option<i32>) -> Result<Option<Compression>> {
-    let algorithm = match name {
-        "none" if level.is_some() => {
-            let message = "option \"compression_level\" goes with a compression only";
-            return Err(Error::new(Code::InvalidParameter, message));
-        }
-        "none" => return Ok(None),
-        "gzip" => Algorithm::Gzip,
-        "zstd" => Algorithm::Zstd,
-        unknown => return Err(unknown_key("compression", unknown, &["none", "gzip", "zstd"])),
-    };
-    let (level, levels) = (level.unwrap_or(algorithm.default_level()), algorithm.levels());
-    if !levels.contains(&level) {
-        return Err(Error::new(Code::InvalidParameter, "invalid value for option \"compression_level\"").detail(format!(
-            "For {} it takes {} to {}.",
-            algorithm.name(),
-            levels.start(),
-            levels.end()
-        )));
-    }
-    Ok(Some(Compression { algorithm, level }))
-}
-
-fn cut(options: &Options, documents: Option<u64>, bytes: Option<u64>) -> Result<Cut> {
-    let name = match &options.single_file {
-        None | Some(SingleFile::No) => return Ok(Cut::Chunks { documents, bytes }),
-        Some(SingleFile::Numbered) => None,
-        Some(SingleFile::Named(name)) => Some(name.clone()),
-    };
-    if documents.is_some() || bytes.is_some() {
-        return Err(Error::new(Code::InvalidParameter, "a single file is not cut into chunks")
-            .hint("Leave out output_chunk_size and output_chunk_bytes, or the option single_file."));
-    }
-    Ok(Cut::SingleFile { name, most_bytes: options.max_file_bytes.unwrap_or(DEFAULT_MOST_BYTES) })
-}
-
-fn partitions(columns: Option<Vec<String>>, options: &Options) -> Result<Option<Partitions>> {
-    let Some(columns) = columns else { return Ok(None) };
-    let invalid = |message: &str| Err(Error::new(Code::InvalidParameter, message));
-    if columns.is_empty() {
-        return invalid("partition_by must name a column");
-    }
-    if is_single(options) {
-        return invalid("a single file cannot be partitioned");
-    }
-    for (index, column) in columns.iter().enumerate() {
-        if columns.iter().skip(index + 1).any(|other| other == column) {
-            return invalid(&format!("partition_by names column \"{column}\" more than once"));
-        }
-    }
-    Ok(Some(Partitions { columns, include: options.include_partition_columns.unwrap_or(false) }))
 }
 
 /// The error for a key that a set of options does not know: 22023, with the list of those it does.
@@ -364,6 +249,7 @@ fn positive(argument: &str, value: Option<i64>) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{NonFinite, Wrapping};
 
     fn arguments() -> Arguments {
         Arguments {

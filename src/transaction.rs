@@ -9,6 +9,8 @@
 //! waits holds no borrow of the state below, so that the abort callback always finds it. The callbacks for commit and
 //! abort raise nothing and look at no catalog; the one before the commit raises, and so turns it into an abort.
 
+mod undo;
+
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -23,6 +25,7 @@ use pgrx::pg_sys::XactEvent::{
 use pgrx::{pg_guard, pg_sys};
 use uuid::Uuid;
 
+use self::undo::undo;
 use crate::error::{Code, Error, Result, log};
 use crate::manifest::Manifest;
 use crate::names::Destination;
@@ -31,7 +34,7 @@ use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::forget_transaction;
 use crate::pg::limit::TimeLimit;
 use crate::pg::lock;
-use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until, wait_until_quietly};
+use crate::pg::wait::{WaitFor, wait_until};
 use crate::queue;
 use crate::request::Permission;
 use crate::settings;
@@ -39,7 +42,7 @@ use crate::upload::connection::Store;
 use crate::upload::network::{Network, Trust};
 use crate::upload::retry::Patience;
 use crate::upload::runtime::{IoThread, Job, lost_task};
-use crate::upload::{ExportUpload, Packing, Patiences, Remains, Throttle};
+use crate::upload::{ExportUpload, Packing, Patiences, Throttle};
 
 /// The exports of the current top-level transaction.
 #[derive(Default)]
@@ -220,7 +223,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
         }),
         XACT_EVENT_ABORT => quietly(|| {
             let pending = PENDING.take();
-            undo(pending.io.get().map(|io| &io.thread), &pending.exports);
+            undo(pending.io.get().map(|io| &io.thread), &uploads(&pending.exports));
             end(pending);
         }),
         _ => {}
@@ -344,48 +347,11 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
         pending.jobs.retain(|job| job.subtransaction != subtransaction);
         (pending.io.get().map(|io| Rc::clone(&io.thread)), undone)
     });
-    undo(io.as_ref(), &undone);
+    undo(io.as_ref(), &uploads(&undone));
 }
 
-/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
-/// holds the transaction's locks meanwhile, and answers no interrupt.
-fn undo(io: Option<&Rc<IoThread>>, exports: &[PendingExport]) {
-    let Some(io) = io else { return };
-    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
-    let deadline = Instant::now() + limit;
-    let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.upload.clean_up(io, limit)).collect();
-    for (job, export) in jobs.iter().zip(exports) {
-        match wait_until_quietly(io.wake(), deadline + ANSWER_TIME, || job.take().transpose()) {
-            Some(Ok(remains)) => warn_of(&remains, export),
-            Some(Err(_)) | None => warn_of(&Remains::unknown(), export),
-        }
-    }
-}
-
-/// The clean-up keeps to its limit by itself; so much later it is taken for lost.
-const ANSWER_TIME: Duration = Duration::from_millis(500);
-
-fn warn_of(remains: &Remains, export: &PendingExport) {
-    if remains.is_empty() {
-        return;
-    }
-    let id = export.upload.export_id();
-    let more = remains.count - remains.named.len();
-    let mut detail = match remains.named.as_slice() {
-        [] => "The clean-up did not end in time.".to_owned(),
-        _ => format!(
-            "Not known to be deleted: {}{}.",
-            remains.named.join(", "),
-            if more > 0 { format!(" and {more} more") } else { String::new() }
-        ),
-    };
-    if let Some(cause) = &remains.cause {
-        detail = format!("{detail} {}", cause.summary());
-    }
-    Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
-        .detail(detail)
-        .hint("No manifest lists them. Delete the objects whose names hold this export's id.")
-        .warn();
+fn uploads(exports: &[PendingExport]) -> Vec<Rc<ExportUpload>> {
+    exports.iter().map(|export| Rc::clone(&export.upload)).collect()
 }
 
 /// Ends the thread; afterwards the backend has no connection and no thread of ours.

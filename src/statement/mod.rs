@@ -11,13 +11,15 @@
 //! written; it ends where, outside of strings, comments and parentheses, one of the last two clauses or a final semicolon begins.
 #![forbid(unsafe_code)]
 
+mod cursor;
 mod token;
 
 use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use self::token::{Kind, Token, tokens};
+use self::cursor::Cursor;
+use self::token::Kind;
 use crate::options::OPTIONS;
 use crate::request::{Arguments, PermissionArguments};
 
@@ -58,18 +60,9 @@ const CHUNK_SIZE_HINT: &str = "s3_sync_op_output_chunk_size";
 const FORMAT_KEYS: [&str; 6] =
     ["compression", "include_query_id", "output_chunk_bytes", "output_chunk_size", "type", "wrap_types"];
 
-/// Reads `text`. `backslashes`: as for [`tokens`].
+/// Reads `text`. `backslashes`: plain strings have backslash escapes too.
 pub fn parse(text: &str, backslashes: bool) -> Result<Statement, SyntaxError> {
-    let tokens = tokens(text, backslashes)?;
-    Parser { text, tokens, at: 0, backslashes }.statement()
-}
-
-struct Parser<'a> {
-    text: &'a str,
-    tokens: Vec<Token>,
-    /// Index of the next token.
-    at: usize,
-    backslashes: bool,
+    Cursor::new(text, backslashes)?.statement()
 }
 
 /// What the clauses before and after the query say.
@@ -82,7 +75,7 @@ struct Clauses {
     hints: Option<Vec<(String, Value, usize)>>,
 }
 
-impl Parser<'_> {
+impl Cursor<'_> {
     fn statement(mut self) -> Result<Statement, SyntaxError> {
         const FORM: &str = "A statement begins INSERT INTO 's3://bucket/prefix' INTEGRATION = 'name' SELECT …";
         if self.tokens.is_empty() {
@@ -175,53 +168,6 @@ impl Parser<'_> {
             (None, _) => Err(SyntaxError::new(at, "AWS_ROLE is missing")),
             (_, None) => Err(SyntaxError::new(at, "AWS_EXTERNAL_ID is missing")),
         }
-    }
-
-    /// `(key = value, …)`, keys in lower case, with their positions.
-    fn items(&mut self) -> Result<Vec<(String, Value, usize)>, SyntaxError> {
-        self.symbol('(')?;
-        let mut items: Vec<(String, Value, usize)> = Vec::new();
-        loop {
-            let at = self.position();
-            let key = self.word("a name")?.to_lowercase();
-            if items.iter().any(|(known, ..)| *known == key) {
-                return Err(SyntaxError::new(at, &format!("{} appears more than once", key.to_uppercase())));
-            }
-            self.symbol('=')?;
-            items.push((key, self.value()?, at));
-            if !self.take_symbol(',') {
-                self.symbol(')')?;
-                return Ok(items);
-            }
-        }
-    }
-
-    fn value(&mut self) -> Result<Value, SyntaxError> {
-        let what = "a string, a number, TRUE, FALSE, or a list of strings";
-        if self.take_symbol('(') {
-            let mut list = Vec::new();
-            loop {
-                list.push(Value::String(self.string("a string")?));
-                if !self.take_symbol(',') {
-                    self.symbol(')')?;
-                    return Ok(Value::Array(list));
-                }
-            }
-        }
-        if self.take_word("TRUE") {
-            return Ok(Value::Bool(true));
-        }
-        if self.take_word("FALSE") {
-            return Ok(Value::Bool(false));
-        }
-        if self.kind() == Some(Kind::String) {
-            return self.string(what).map(Value::String);
-        }
-        let negative = self.take_symbol('-');
-        let number = (self.kind() == Some(Kind::Number)).then(|| self.next_text().parse::<i64>().ok()).flatten();
-        let Some(number) = number else { return Err(self.expected(what)) };
-        self.at += 1;
-        Ok(Value::from(if negative { -number } else { number }))
     }
 
     fn at_query(&self) -> bool {
@@ -351,74 +297,6 @@ impl Parser<'_> {
                 return Ok(names);
             }
         }
-    }
-
-    fn kind(&self) -> Option<Kind> {
-        self.tokens.get(self.at).map(|token| token.kind)
-    }
-
-    fn text_of(&self, index: usize) -> &str {
-        self.tokens.get(index).and_then(|token| self.text.get(token.span.clone())).unwrap_or_default()
-    }
-
-    fn next_text(&self) -> &str {
-        self.text_of(self.at)
-    }
-
-    /// Where the next token begins, or the text ends.
-    fn position(&self) -> usize {
-        self.tokens.get(self.at).map_or(self.text.len(), |token| token.span.start)
-    }
-
-    fn is_word(&self, index: usize, word: &str) -> bool {
-        self.tokens.get(index).is_some_and(|token| token.kind == Kind::Word) && self.text_of(index).eq_ignore_ascii_case(word)
-    }
-
-    fn take_word(&mut self, word: &str) -> bool {
-        let found = self.is_word(self.at, word);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn take_symbol(&mut self, symbol: char) -> bool {
-        let found = self.kind() == Some(Kind::Symbol(symbol));
-        self.at += usize::from(found);
-        found
-    }
-
-    fn symbol(&mut self, symbol: char) -> Result<(), SyntaxError> {
-        if self.take_symbol(symbol) { Ok(()) } else { Err(self.expected(&format!("\"{symbol}\""))) }
-    }
-
-    fn word(&mut self, what: &str) -> Result<String, SyntaxError> {
-        if self.kind() != Some(Kind::Word) {
-            return Err(self.expected(what));
-        }
-        let word = self.next_text().to_owned();
-        self.at += 1;
-        Ok(word)
-    }
-
-    /// The value of a string in single quotes.
-    fn string(&mut self, what: &str) -> Result<String, SyntaxError> {
-        if self.kind() != Some(Kind::String) {
-            return Err(self.expected(what));
-        }
-        let quoted = self.next_text();
-        if self.backslashes && quoted.contains('\\') {
-            return Err(SyntaxError::new(self.position(), "a string outside of the query must not hold a backslash"));
-        }
-        let value = quoted.get(1..quoted.len() - 1).unwrap_or_default().replace("''", "'");
-        self.at += 1;
-        Ok(value)
-    }
-
-    fn expected(&self, what: &str) -> SyntaxError {
-        let found = match self.tokens.get(self.at) {
-            Some(_) => format!("\"{}\"", self.next_text().chars().take(40).collect::<String>()),
-            None => "the end of the statement".to_owned(),
-        };
-        SyntaxError::new(self.position(), &format!("expected {what}, found {found}"))
     }
 }
 

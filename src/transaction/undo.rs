@@ -1,0 +1,51 @@
+//! Taking back what aborted exports have written, and saying what could not be taken back.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error};
+use crate::pg::wait::{postmaster_is_alive, wait_until_quietly};
+use crate::settings;
+use crate::upload::runtime::{IoThread, Job};
+use crate::upload::{ExportUpload, Remains};
+
+/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
+/// holds the transaction's locks meanwhile, and answers no interrupt.
+pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) {
+    let Some(io) = io else { return };
+    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
+    let deadline = Instant::now() + limit;
+    let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
+    for (job, export) in jobs.iter().zip(exports) {
+        match wait_until_quietly(io.wake(), deadline + ANSWER_TIME, || job.take().transpose()) {
+            Some(Ok(remains)) => warn_of(&remains, export),
+            Some(Err(_)) | None => warn_of(&Remains::unknown(), export),
+        }
+    }
+}
+
+/// The clean-up keeps to its limit by itself; so much later it is taken for lost.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+
+fn warn_of(remains: &Remains, export: &ExportUpload) {
+    if remains.is_empty() {
+        return;
+    }
+    let id = export.export_id();
+    let more = remains.count - remains.named.len();
+    let mut detail = match remains.named.as_slice() {
+        [] => "The clean-up did not end in time.".to_owned(),
+        _ => format!(
+            "Not known to be deleted: {}{}.",
+            remains.named.join(", "),
+            if more > 0 { format!(" and {more} more") } else { String::new() }
+        ),
+    };
+    if let Some(cause) = &remains.cause {
+        detail = format!("{detail} {}", cause.summary());
+    }
+    Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
+        .detail(detail)
+        .hint("No manifest lists them. Delete the objects whose names hold this export's id.")
+        .warn();
+}
