@@ -9,9 +9,9 @@ use crate::export;
 use crate::integration::{self, Kind, NewIntegration};
 use crate::job;
 use crate::options::OPTIONS;
-use crate::pg::backslashes_escape;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
 use crate::pg::raised::raise_at;
+use crate::pg::{backslashes_escape, characters};
 use crate::progress;
 use crate::request::{Arguments, PermissionArguments, Request, Statement, required};
 use crate::secret::Secret;
@@ -75,7 +75,7 @@ fn pasted(call: &Call) -> Result<(Arguments, Request)> {
     let statement = match statement::parse(&text, backslashes_escape()) {
         Ok(statement) => statement,
         Err(error) => {
-            let index = text.get(..error.at).unwrap_or_default().chars().count();
+            let index = characters(text.get(..error.at).unwrap_or_default());
             let wrong = Error::new(Code::Syntax, error.message);
             let wrong = error.hint.map_or(wrong.clone(), |hint| wrong.hint(hint));
             raise_at(&wrong, &text, index)?;
@@ -85,7 +85,7 @@ fn pasted(call: &Call) -> Result<(Arguments, Request)> {
     if matches!(statement.arguments.permission, PermissionArguments::Role { .. }) {
         integration::check_inline_privilege()?;
     }
-    let before = text.get(..statement.query.start).unwrap_or_default().chars().count();
+    let before = characters(text.get(..statement.query.start).unwrap_or_default());
     let request = Request::from_arguments(statement.arguments.clone())?;
     Ok((statement.arguments, Request { statement: Some(Statement { text, before }), ..request }))
 }

@@ -98,7 +98,7 @@ impl RowSink for Documents<'_> {
 
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::new(Code::Internal, "a row came before its shape"))?;
-        match (&mut self.sorter, encoder.folder(values, nulls)) {
+        match (&mut self.sorter, encoder.folder(values, nulls)?) {
             (Some(sorter), Some(folder)) => {
                 self.document.truncate(0);
                 encoder.document(values, nulls, &mut self.document)?;

@@ -82,9 +82,14 @@ impl Manifest {
             separated(number, &entry)
         });
         let checksums = self.checksums().zip(1..).map(|(checksum, number)| separated(number, &checksum));
+        let of_partitions = self.partitions().zip(1..).map(|(partition, number)| separated(number, &partition));
+        let enclose = |text: &str| self.destination.partition(0).map(|_| text.to_owned());
+        let partitions = enclose(",\"partitions\":[").into_iter().chain(of_partitions).chain(enclose("\n]"));
         std::iter::once("{\"entries\":[".to_owned())
             .chain(entries)
             .chain(std::iter::once_with(|| self.between_lists()))
+            .chain(partitions)
+            .chain(std::iter::once(",\"checksums\":[".to_owned()))
             .chain(checksums)
             .chain(std::iter::once("]}}\n".to_owned()))
     }
@@ -94,22 +99,19 @@ impl Manifest {
     }
 
     /// Folders with their counts, in the order of their files.
-    fn partitions(&self) -> Vec<Value> {
-        let partitions = self.destination.partitions();
-        let starts = partitions.iter().map(|(first, _)| usize::try_from(first - 1).unwrap_or(usize::MAX));
-        let ends = starts.clone().skip(1).chain(std::iter::once(self.files.len()));
-        let counts = |start: usize, end: usize| self.files.get(start..end).unwrap_or_default();
-        std::iter::zip(&partitions, std::iter::zip(starts, ends))
-            .map(|((_, folder), (start, end))| {
-                let files = counts(start, end);
-                json!({
-                    "folder": folder,
-                    "num_docs_inserted": files.iter().map(|file| file.documents).sum::<u64>(),
-                    "num_files_written": files.len(),
-                    "num_bytes_written": files.iter().map(|file| file.bytes).sum::<u64>(),
-                })
-            })
-            .collect()
+    fn partitions(&self) -> impl Iterator<Item = Value> + Send + '_ {
+        let index_of = |first: u64| usize::try_from(first - 1).unwrap_or(usize::MAX);
+        (0..).map_while(move |index| {
+            let (first, folder) = self.destination.partition(index)?;
+            let end = self.destination.partition(index + 1).map_or(self.files.len(), |(next, _)| index_of(next));
+            let files = self.files.get(index_of(first)..end).unwrap_or_default();
+            Some(json!({
+                "folder": folder,
+                "num_docs_inserted": files.iter().map(|file| file.documents).sum::<u64>(),
+                "num_files_written": files.len(),
+                "num_bytes_written": files.iter().map(|file| file.bytes).sum::<u64>(),
+            }))
+        })
     }
 
     fn between_lists(&self) -> String {
@@ -128,14 +130,12 @@ impl Manifest {
         });
         if let Some(members) = ours.as_object_mut() {
             members.extend(self.query.as_ref().map(|query| ("query".to_owned(), json!(query))));
-            let partitions = self.partitions();
-            members.extend((!partitions.is_empty()).then(|| ("partitions".to_owned(), Value::Array(partitions))));
         }
         let ours = ours.to_string();
         let meta = json!({"content_length": self.totals.bytes, "record_count": self.totals.documents});
         let author = json!({"name": "s3_export", "version": env!("CARGO_PKG_VERSION")});
         format!(
-            "\n],\"schema\":{},\n\"meta\":{meta},\n\"author\":{author},\n\"s3_export\":{},\"checksums\":[",
+            "\n],\"schema\":{},\n\"meta\":{meta},\n\"author\":{author},\n\"s3_export\":{}",
             json!({ "elements": columns }),
             ours.strip_suffix('}').unwrap_or(&ours),
         )

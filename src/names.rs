@@ -13,7 +13,14 @@ use crate::format::FileType;
 use crate::uri::{Location, invalid};
 
 /// S3's limit for a key, in bytes of UTF-8.
-const MAX_KEY_BYTES: usize = 1024;
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// The error for a partition with such a value, or folder.
+pub fn too_long(name: &[u8]) -> Error {
+    let beginning: String = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).chars().take(100).collect();
+    Error::new(Code::InvalidParameter, "a partition's files would have keys longer than S3's 1,024 bytes")
+        .detail(format!("The partition is {beginning}…"))
+}
 
 /// What an object of an export is, by its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,16 +156,15 @@ impl Destination {
         drop(partitions);
         // With room for the longest file number.
         if self.file_key(number).len() + 14 > MAX_KEY_BYTES {
-            return Err(Error::new(Code::InvalidParameter, "a partition's files would have keys longer than S3's 1,024 bytes")
-                .detail(format!("The partition is {}…", folder.chars().take(100).collect::<String>())));
+            return Err(too_long(folder.as_bytes()));
         }
         Ok(())
     }
 
-    /// Folders of the partitions, each with the number of its first file.
-    pub fn partitions(&self) -> Vec<(u64, String)> {
+    /// The folder of the partition with this index, from 0, and the number of its first file.
+    pub fn partition(&self, index: usize) -> Option<(u64, String)> {
         let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
-        partitions.iter().map(|(first, folder)| (*first, folder.trim_end_matches('/').to_owned())).collect()
+        partitions.get(index).map(|(first, folder)| (*first, folder.trim_end_matches('/').to_owned()))
     }
 
     fn partition_of(&self, number: u64) -> String {
@@ -203,6 +209,12 @@ impl Destination {
     /// Whether the key of the only file is of the user's making, so that it may be another object's.
     pub fn has_named_file(&self) -> bool {
         self.naming.file.is_some()
+    }
+
+    /// Whether the key is of the user's making, so that it may be another object's.
+    pub fn is_named(&self, key: &str) -> bool {
+        let named_file = self.naming.file.as_deref().map(|name| self.location.key(name));
+        [named_file, self.manifest_copy_key(), self.success_marker_key()].iter().flatten().any(|named| named == key)
     }
 
     /// The key of the manifest's second copy, if there is to be one.
@@ -298,7 +310,8 @@ mod tests {
                     assert_eq!(name.export_id, destination.export_id());
                     assert!(name.manifest_keys.contains(&destination.manifest_key()), "{name:?}");
                 }
-                assert_eq!(destination.clone().partitions().len(), 2);
+                assert_eq!(destination.clone().partition(1), Some((3, "country=NL/a=2".to_owned())));
+                assert_eq!(destination.partition(2), None);
                 let error = destination.begin_partition(10, &format!("a={}", "x".repeat(1000))).unwrap_err();
                 assert_eq!(error.code(), Code::InvalidParameter);
             }

@@ -246,6 +246,9 @@ fn force_quote(value: &Value) -> Option<ForceQuote> {
     }
 }
 
+/// A folder that an export may have.
+const ANY_EXPORT: &str = "01a20fdb-b929-7267-a31a-d4ee50573122";
+
 /// A last segment of a key. Names of the form that exports give are theirs alone: `cleanup` goes by them.
 fn object_name(value: &Value) -> Option<String> {
     let is_fine = |name: &String| {
@@ -253,7 +256,7 @@ fn object_name(value: &Value) -> Option<String> {
             && name.len() <= 255
             && !matches!(name.as_str(), "." | "..")
             && !name.contains(|character: char| character == '/' || character.is_control())
-            && ObjectName::parse(name).is_none()
+            && [name.clone(), format!("{ANY_EXPORT}/{name}")].iter().all(|key| ObjectName::parse(key).is_none())
     };
     text(value).filter(is_fine)
 }
@@ -311,6 +314,7 @@ mod tests {
             ("manifest_name", r#""a/b""#),
             ("manifest_name", r#""..""#),
             ("manifest_name", r#""_01a20fdb-b929-7267-a31a-d4ee50573122.manifest""#),
+            ("single_file", r#""000001.json""#),
             ("manifest_query", "1"),
             ("max_file_bytes", "0"),
             ("max_file_bytes", "5497558138881"),

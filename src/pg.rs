@@ -155,6 +155,13 @@ pub fn check_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// Characters of `text`, as the server counts them: bytes, where it knows no encoding.
+pub fn characters(text: &str) -> usize {
+    // SAFETY: reads a global that is set once, when the backend connects.
+    let knows_none = unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_SQL_ASCII as c_int };
+    if knows_none { text.len() } else { text.chars().count() }
+}
+
 /// Whether backslashes escape in plain strings: `standard_conforming_strings` is off.
 pub fn backslashes_escape() -> bool {
     // SAFETY: reads a setting.

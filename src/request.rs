@@ -187,7 +187,7 @@ impl Request {
         let wrap_types = required("wrap_types", arguments.wrap_types)?;
         let chunk_size = positive("output_chunk_size", arguments.output_chunk_size.map(i64::from))?;
         let chunk_bytes = positive("output_chunk_bytes", arguments.output_chunk_bytes)?;
-        check::refuse_useless(&options, is_csv, arguments.partition_by.is_some())?;
+        check::refuse_useless(&options, is_csv, wrap_types, arguments.partition_by.is_some())?;
         check::refuse_same_names(&options)?;
         Ok(Request {
             location,
@@ -202,7 +202,7 @@ impl Request {
             compression: check::compression(&required("compression", arguments.compression)?, options.compression_level)?,
             cut: check::cut(&options, chunk_size, chunk_bytes)?,
             partitions: check::partitions(arguments.partition_by, &options)?,
-            include_query_id: required("include_query_id", arguments.include_query_id)?,
+            include_query_id: check::include_query_id(required("include_query_id", arguments.include_query_id)?, &options)?,
             empty_file: options.empty_file.unwrap_or(false),
             manifest_name: options.manifest_name,
             manifest_query: options.manifest_query.unwrap_or(false),
@@ -321,6 +321,7 @@ mod tests {
         for (format, compression, options) in [
             ("json", "none", r#"{"delimiter":";"}"#),
             ("json", "none", r#"{"header":false}"#),
+            ("json", "none", r#"{"nan":"null"}"#),
             ("csv", "none", r#"{"nan":"null"}"#),
             ("csv", "none", r#"{"delimiter":"\""}"#),
             ("csv", "none", r#"{"null":"a,b"}"#),

@@ -39,6 +39,8 @@ thread_local! {
     static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
     /// Among the workers that run.
     static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
+    /// The job that it was started for.
+    static ASSIGNED: Cell<Option<Uuid>> = const { Cell::new(None) };
     /// Whether others see to what is queued from here on.
     static HANDED_ON: Cell<bool> = const { Cell::new(false) };
 }
@@ -85,6 +87,7 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
         pg_sys::BackgroundWorkerUnblockSignals();
     }
     let assignment = Assignment::of_this_worker();
+    ASSIGNED.set(Some(assignment.export_id));
     let is_superuser = assignment.connect();
     // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
@@ -144,6 +147,8 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock) {
         Ok(())
     });
     let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
+    // The query may have unlocked it, and the transaction has let go of it now.
+    lock.retake();
     // What comes from here on is not the export any more.
     let _ignored = CancelsIgnored::begin();
     if let Err(raised) = ended {
@@ -241,17 +246,21 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
         message: "the worker of the export was terminated".to_owned(),
         ..Raised::default()
     };
+    let claimed = CLAIMED.take();
     // First, since an error would end both: here it is FATAL.
     let recorded = in_transaction(|| {
         set_local(c"synchronous_commit", c"local");
-        CLAIMED.take().map_or(Ok(true), |id| table::end(id, Status::Running, Status::Error, &terminated, Locked::Skip))
+        claimed.map_or(Ok(true), |id| table::end(id, Status::Running, Status::Error, &terminated, Locked::Skip))
     });
     set_own(None);
     let start = Instant::now();
     while in_transaction(|| Ok(queue::is_anybody_committing())) == Ok(true) && start.elapsed() < LAST_WAIT {
         std::thread::sleep(queue::ROOM_PAUSE);
     }
-    if let Err(raised) = recorded.and_then(|_| in_transaction(queue::start_queued)) {
+    // A job that could not be claimed would be started once more, and so for ever.
+    let unclaimed = ASSIGNED.get().filter(|_| claimed.is_none());
+    let started = in_transaction(|| unclaimed.map_or_else(queue::start_queued, queue::start_queued_after));
+    if let Err(raised) = recorded.map(drop).and(started.map(drop)) {
         log(format!("the end of an export could not be written down: {}", raised.message));
     }
 }

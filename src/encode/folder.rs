@@ -6,6 +6,7 @@ use super::json::JsonBuffer;
 use super::text::TextEncoder;
 use super::{Context, column_name};
 use crate::error::{Code, Error, Result};
+use crate::names::{MAX_KEY_BYTES, too_long};
 use crate::partition::{NULL, escape};
 
 /// Writes folders for rows of one shape.
@@ -26,8 +27,16 @@ impl FolderEncoder {
     pub fn new(shape: &PgTupleDesc<'_>, names: &[String]) -> Result<Self> {
         let mut columns = Vec::new();
         for name in names {
-            let found = shape.iter().enumerate().find(|(_, attribute)| column_name(attribute) == *name);
-            let Some((index, attribute)) = found else {
+            let mut found = shape.iter().enumerate().filter(|(_, attribute)| column_name(attribute) == *name);
+            let (first, second) = (found.next(), found.next());
+            if second.is_some() {
+                return Err(Error::new(
+                    Code::DuplicateColumn,
+                    format!("column \"{name}\" of partition_by appears more than once"),
+                )
+                .hint("Name the columns apart with AS."));
+            }
+            let Some((index, attribute)) = first else {
                 let known: Vec<String> = shape.iter().map(column_name).collect();
                 return Err(Error::new(
                     Code::UndefinedColumn,
@@ -50,7 +59,8 @@ impl FolderEncoder {
     }
 
     /// The folder of a row, without a slash at either end.
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context) -> String {
+    /// Errors: 22023 when it is longer than any key, 53200.
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context) -> Result<String> {
         let mut folder = String::new();
         for column in &self.columns {
             if !folder.is_empty() {
@@ -65,11 +75,20 @@ impl FolderEncoder {
                         TextEncoder::Bool => text.raw(if value.value() as u8 != 0 { b"true" } else { b"false" }),
                         _ => column.encoder.write(*value, context, &mut text),
                     }
+                    if text.failed() {
+                        return Err(Error::out_of_memory("the name of a partition"));
+                    }
+                    if text.len() > MAX_KEY_BYTES {
+                        return Err(too_long(text.as_slice()));
+                    }
                     escape(&String::from_utf8_lossy(text.as_slice()), &mut folder);
                 }
                 _ => folder.push_str(NULL),
             }
         }
-        folder
+        if folder.len() > MAX_KEY_BYTES {
+            return Err(too_long(folder.as_bytes()));
+        }
+        Ok(folder)
     }
 }

@@ -90,11 +90,11 @@ impl RowEncoder {
     }
 
     /// The folder of the row's partition; `None`: rows have none. Before [`Self::document`], whose memory it uses.
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Option<String> {
-        let folders = self.folders.as_ref()?;
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<Option<String>> {
+        let Some(folders) = &self.folders else { return Ok(None) };
         self.row_memory.reset();
         let _row = self.row_memory.enter();
-        Some(folders.folder(values, nulls, &self.context))
+        folders.folder(values, nulls, &self.context).map(Some)
     }
 }
 
@@ -102,10 +102,10 @@ impl CsvColumns {
     fn new(shape: &PgTupleDesc<'_>, style: &CsvStyle, left_out: &dyn Fn(&str) -> bool) -> Result<Self> {
         if let crate::format::ForceQuote::Columns(names) = &style.force_quote {
             for name in names {
-                if !shape.iter().any(|attribute| column_name(attribute) == *name) {
+                if left_out(name) || !shape.iter().any(|attribute| column_name(attribute) == *name) {
                     return Err(Error::new(
                         Code::UndefinedColumn,
-                        format!("column \"{name}\" of force_quote is not in the query"),
+                        format!("column \"{name}\" of force_quote is not in the files"),
                     ));
                 }
             }

@@ -224,7 +224,7 @@ pub enum Which<'a> {
     Any,
     /// These.
     Only(&'a [Uuid]),
-    /// Those that were enqueued later than this one.
+    /// Those that were enqueued later than this one, if that is still QUEUED.
     After(Uuid),
 }
 
@@ -243,6 +243,8 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
              FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid, pg_database AS d
              WHERE j.status = 'QUEUED' AND d.datname = current_database() AND j.database_oid = d.oid
                    AND ($argument ->> 'after' IS NULL
+                        OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
+                                       WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = 'QUEUED')
                         OR j.queued_at > (SELECT a.queued_at FROM s3_export.jobs AS a
                                           WHERE a.export_id = ($argument ->> 'after')::uuid))
                    AND ($argument ->> 'only' IS NULL

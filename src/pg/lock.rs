@@ -135,6 +135,11 @@ impl SessionLock {
 }
 
 impl SessionLock {
+    /// Takes it once more, for the rest of the process.
+    pub fn retake(&self) {
+        take(self.lock, self.mode, Owner::Session, Wait::Yes);
+    }
+
     /// Holds it until the end of the current transaction as well: `pg_advisory_unlock_all` takes the session's locks away.
     pub fn hold_in_transaction(&self) {
         if self.mode == ALONE { self.lock.hold_alone() } else { self.lock.hold() }

@@ -14,7 +14,7 @@ pub fn wrapping(wrap_types: bool, options: &Options) -> Wrapping {
 }
 
 /// Options that would do nothing are taken for mistakes.
-pub fn refuse_useless(options: &Options, is_csv: bool, is_partitioned: bool) -> Result<()> {
+pub fn refuse_useless(options: &Options, is_csv: bool, wrap_types: bool, is_partitioned: bool) -> Result<()> {
     let csv = [
         ("delimiter", options.delimiter.is_some()),
         ("force_quote", options.force_quote.is_some()),
@@ -24,7 +24,7 @@ pub fn refuse_useless(options: &Options, is_csv: bool, is_partitioned: bool) -> 
     ];
     let needless = csv.into_iter().filter(|_| !is_csv).map(|(name, given)| (name, given, "format \"csv\""));
     let others = [
-        ("nan", is_csv && options.nan.is_some(), "format \"json\""),
+        ("nan", (is_csv || wrap_types) && options.nan.is_some(), "wrap_types => false"),
         ("partition_columns", !is_partitioned && options.include_partition_columns.is_some(), "partition_by"),
         ("max_file_bytes", options.max_file_bytes.is_some() && !is_single(options), "option \"single_file\""),
     ];
@@ -32,6 +32,14 @@ pub fn refuse_useless(options: &Options, is_csv: bool, is_partitioned: bool) -> 
         Some((name, _, with)) => Err(Error::new(Code::InvalidParameter, format!("option \"{name}\" goes with {with} only"))),
         None => Ok(()),
     }
+}
+
+/// A file of a name of its own lies in no folder.
+pub fn include_query_id(include: bool, options: &Options) -> Result<bool> {
+    if include && matches!(options.single_file, Some(SingleFile::Named(_))) {
+        return Err(Error::new(Code::InvalidParameter, "include_query_id does not go with a single file of a name of its own"));
+    }
+    Ok(include)
 }
 
 fn is_single(options: &Options) -> bool {

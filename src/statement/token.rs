@@ -145,6 +145,19 @@ impl Scanner<'_> {
         }
     }
 
+    /// Whether a string goes on after blanks with a line break; then it is after the quote.
+    fn continues_string(&mut self) -> Result<bool, SyntaxError> {
+        let end = self.at;
+        self.skip_blanks()?;
+        let blanks = self.text.get(end..self.at).unwrap_or_default();
+        if blanks.contains(['\n', '\r']) && self.rest().starts_with('\'') {
+            self.at += 1;
+            return Ok(true);
+        }
+        self.at = end;
+        Ok(false)
+    }
+
     /// To the end of what began with that quote, which stands for itself when doubled.
     fn until_quote(&mut self, start: usize, quote: char, what: &str) -> Result<(), SyntaxError> {
         loop {
@@ -191,11 +204,16 @@ impl Scanner<'_> {
         if prefix("e'") {
             self.at += 2;
             self.string_body(start, true)?;
+            // What goes on after a line break is of the same kind.
+            while self.continues_string()? {
+                self.string_body(start, true)?;
+            }
             return Ok(Kind::OtherString);
         }
         if prefix("b'") || prefix("x'") || prefix("n'") {
+            let backslashes = self.backslashes && prefix("n'");
             self.at += 2;
-            self.string_body(start, false)?;
+            self.string_body(start, backslashes)?;
             return Ok(Kind::OtherString);
         }
         if prefix("u&'") {
@@ -236,6 +254,7 @@ mod tests {
             ("'it''s' -- no 'string'\n", vec![String]),
             ("'a\\' 'b'", vec![String, String]),
             (r"E'a\'b' e'''\\'", vec![OtherString, OtherString]),
+            ("E'a'\n  '\\'b' 'c'", vec![OtherString, String]),
             ("$$a'b$$ $x$ $$ $x$", vec![OtherString, OtherString]),
             ("a$b$ $1", vec![Word, Symbol('$'), Number]),
             ("/* a /* b */ ' */ x", vec![Word]),

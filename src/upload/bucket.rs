@@ -184,7 +184,8 @@ impl Bucket {
         match self.send_put(object, body, checksum, condition, &lost).await {
             Err(failure) if condition.is_some() && failure.status == Some(412) => {
                 // After a lost answer it may be an attempt of ours that has made it.
-                let head = if lost.load(Ordering::Relaxed) { self.head(&object.key).await? } else { None };
+                let unknown = |failure| Failure { maybe_done: true, ..failure };
+                let head = if lost.load(Ordering::Relaxed) { self.head(&object.key).await.map_err(unknown)? } else { None };
                 match head.filter(|head| head.is_of(object)) {
                     Some(head) => Ok(Written { version_id: head.version_id, answer_lost: false }),
                     None => Err(self.taken(object)),

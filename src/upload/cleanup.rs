@@ -130,10 +130,15 @@ fn url_of(shared: &Shared, role: Role) -> Option<String> {
 async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
     // Asked for, and cut off before there was an answer with an id.
     for key in &leftovers.creating {
-        let failed = match timeout_at(deadline, shared.bucket.abort_uploads_of(key, None)).await {
-            Ok(Ok(())) => continue,
+        // Another upload of a key of the user's making may be another export's.
+        let abort = async {
+            let is_named = shared.destination.is_named(key);
+            if is_named { Ok(false) } else { shared.bucket.abort_uploads_of(key, None).await.map(|()| true) }
+        };
+        let failed = match timeout_at(deadline, abort).await {
+            Ok(Ok(true)) => continue,
             Ok(Err(failure)) => Some(failure.error),
-            Err(_) => None,
+            Ok(Ok(false)) | Err(_) => None,
         };
         remains.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
     }
@@ -153,27 +158,34 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
 async fn delete_announcements(shared: &Shared, all: &[Announcement], deadline: Instant, remains: &mut Remains) {
     for Announcement { role, version_id, is_unknown } in all {
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
-        if !is_unknown || is_ours(shared, &object, deadline).await {
+        let is_known = !is_unknown && version_id.is_some();
+        if is_known || is_ours(shared, &object, deadline, remains).await {
             let deletion = Deletion { key: object.key, version_id: version_id.clone() };
             delete_singly(shared, &[&deletion], deadline, remains).await;
         }
     }
 }
 
-/// Of an object whose request was not answered: under a name of the user's there may be somebody else's.
-async fn is_ours(shared: &Shared, object: &Object, deadline: Instant) -> bool {
+/// Under a name of the user's there may be somebody else's object by now. One that cannot be looked at is left, and named.
+async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, remains: &mut Remains) -> bool {
     if object.claim.is_none() {
         return true;
     }
-    let head = timeout_at(deadline, shared.bucket.head_once(&object.key)).await;
-    matches!(head, Ok(Ok(Some(head))) if head.is_of(object))
+    let cause = match timeout_at(deadline, shared.bucket.head_once(&object.key)).await {
+        Ok(Ok(head)) => return head.is_some_and(|head| head.is_of(object)),
+        Ok(Err(failure)) => Some(failure.error),
+        Err(_) => None,
+    };
+    remains.keep([shared.destination.url(&object.key)].into_iter(), cause);
+    false
 }
 
 async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
     // The only file may have a name of the user's.
-    let named = all.first().filter(|file| file.is_unknown && shared.destination.has_named_file());
+    let may_be_others = |file: &&LeftoverFile| file.is_unknown || file.version_id.is_none();
+    let named = all.first().filter(may_be_others).filter(|_| shared.destination.has_named_file());
     if let Some(object) = named.and_then(|file| Object::of(&shared.destination, Role::File(file.number)))
-        && !is_ours(shared, &object, deadline).await
+        && !is_ours(shared, &object, deadline, remains).await
     {
         return;
     }

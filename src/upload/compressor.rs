@@ -1,7 +1,8 @@
 //! Compression of one file, piece by piece, off both the backend's thread and the I/O thread.
 //!
-//! It runs on the runtime's blocking threads, as many at once as there are processors, in slices so short that the end of the
-//! runtime has not long to wait for one. What it gives is held in memory that is reserved fallibly.
+//! It runs on the runtime's blocking threads, in slices so short that the end of the runtime has not long to wait for one. An
+//! encoder may take a hundred megabytes, so a file waits for a permit before it has one. There is one permit more than files that
+//! can be worked on at once: the file that waits for its next piece keeps its own.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -9,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::runtime::lost_task;
 use crate::error::{Error, Result};
@@ -18,14 +19,21 @@ use crate::format::{Algorithm, Compression};
 /// Bytes compressed at a stretch: some tens of milliseconds at the hardest level.
 const SLICE: usize = 128 << 10;
 
-/// One permit a processor, for all exports of the process.
-static PROCESSORS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+/// More threads than these would wait for the one that encodes.
+const MOST_THREADS: usize = 8;
+
+/// For all exports of the process.
+static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Arc::new(Semaphore::new(processors))
+    Arc::new(Semaphore::new(processors.min(MOST_THREADS) + 1))
 });
 
 /// The state of one file's compression.
-pub struct Compressor(Option<Encoder>);
+pub struct Compressor {
+    compression: Compression,
+    /// From the first bytes to the last.
+    encoder: Option<(Encoder, OwnedSemaphorePermit)>,
+}
 
 enum Encoder {
     Gzip(GzEncoder<Packed>),
@@ -49,46 +57,56 @@ impl Write for Packed {
 }
 
 impl Compressor {
-    /// Of a new file. Errors: 53200.
-    pub fn new(compression: Compression) -> Result<Self> {
-        let encoder = match compression.algorithm {
-            Algorithm::Gzip => {
-                let level = flate2::Compression::new(compression.level.unsigned_abs());
-                Encoder::Gzip(GzEncoder::new(Packed::default(), level))
-            }
-            Algorithm::Zstd => {
-                let encoder = zstd::stream::write::Encoder::new(Packed::default(), compression.level);
-                Encoder::Zstd(encoder.and_then(with_checksum).map_err(|_| out_of_memory())?)
-            }
-        };
-        Ok(Compressor(Some(encoder)))
+    /// Of a new file; it takes nothing yet.
+    pub fn new(compression: Compression) -> Self {
+        Compressor { compression, encoder: None }
     }
 
-    /// Takes in `bytes`; appends to `packed` what has come out. Errors: 53200.
-    pub async fn write(&mut self, bytes: &Bytes, packed: &mut Vec<u8>) -> Result<()> {
+    /// Takes in `bytes`; appends to `packed` what has come out. `is_last`: the file ends with them. Errors: 53200.
+    pub async fn write(&mut self, bytes: &Bytes, is_last: bool, packed: &mut Vec<u8>) -> Result<()> {
+        let (mut encoder, permit) = match self.encoder.take() {
+            Some(begun) => begun,
+            None => {
+                let permit = Arc::clone(&PERMITS).acquire_owned().await.map_err(|_| lost_task())?;
+                // A small file takes a small encoder, where it is known to be one.
+                (Encoder::new(self.compression, is_last.then_some(bytes.len()))?, permit)
+            }
+        };
         for start in (0..bytes.len()).step_by(SLICE) {
             let slice = bytes.slice(start..bytes.len().min(start + SLICE));
-            let mut encoder = self.0.take().ok_or_else(lost_task)?;
-            let (encoder, output) = elsewhere(move || {
+            let output;
+            (encoder, output) = elsewhere(move || {
                 let output = encoder.write(&slice);
                 (encoder, output)
             })
             .await?;
-            self.0 = Some(encoder);
             append(packed, &output.map_err(|_| out_of_memory())?)?;
         }
+        if is_last {
+            let output = elsewhere(move || encoder.finish()).await?;
+            append(packed, &output.map_err(|_| out_of_memory())?)?;
+        } else {
+            self.encoder = Some((encoder, permit));
+        }
         Ok(())
-    }
-
-    /// Ends the file; appends to `packed` what was still to come. Errors: 53200.
-    pub async fn finish(mut self, packed: &mut Vec<u8>) -> Result<()> {
-        let encoder = self.0.take().ok_or_else(lost_task)?;
-        let output = elsewhere(move || encoder.finish()).await?;
-        append(packed, &output.map_err(|_| out_of_memory())?)
     }
 }
 
 impl Encoder {
+    /// `size`: of the whole file, where it is known. Errors: 53200.
+    fn new(compression: Compression, size: Option<usize>) -> Result<Self> {
+        match compression.algorithm {
+            Algorithm::Gzip => {
+                let level = flate2::Compression::new(compression.level.unsigned_abs());
+                Ok(Encoder::Gzip(GzEncoder::new(Packed::default(), level)))
+            }
+            Algorithm::Zstd => {
+                let encoder = zstd::stream::write::Encoder::new(Packed::default(), compression.level);
+                Ok(Encoder::Zstd(encoder.and_then(|encoder| furnished(encoder, size)).map_err(|_| out_of_memory())?))
+            }
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Encoder::Gzip(encoder) => {
@@ -110,11 +128,13 @@ impl Encoder {
     }
 }
 
-/// As the command line writes it, so that a damaged file is found out.
-fn with_checksum<W: Write>(
+/// With a checksum, as the command line writes it, so that a damaged file is found out.
+fn furnished<W: Write>(
     mut encoder: zstd::stream::write::Encoder<'static, W>,
+    size: Option<usize>,
 ) -> io::Result<zstd::stream::write::Encoder<'static, W>> {
     encoder.include_checksum(true)?;
+    encoder.set_pledged_src_size(size.map(|size| size as u64))?;
     Ok(encoder)
 }
 
@@ -130,11 +150,6 @@ fn out_of_memory() -> Error {
 }
 
 async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let permit = Arc::clone(&PROCESSORS).acquire_owned().await.map_err(|_| lost_task())?;
-    let work = move || {
-        let _permit = permit;
-        work()
-    };
     tokio::task::spawn_blocking(work).await.map_err(|_| lost_task())
 }
 
@@ -150,11 +165,10 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut packed = Vec::new();
-            let mut compressor = Compressor::new(Compression { algorithm, level }).unwrap();
-            for piece in pieces {
-                compressor.write(&Bytes::from(piece.clone()), &mut packed).await.unwrap();
+            let mut compressor = Compressor::new(Compression { algorithm, level });
+            for (piece, number) in pieces.iter().zip(1..) {
+                compressor.write(&Bytes::from(piece.clone()), number == pieces.len(), &mut packed).await.unwrap();
             }
-            compressor.finish(&mut packed).await.unwrap();
             packed
         })
     }
@@ -177,13 +191,13 @@ mod tests {
                 assert!(level == 0 || packed.len() < text.len() / 20, "{algorithm:?} {level}: {}", packed.len());
                 assert!(unpacked(algorithm, &packed) == text, "{algorithm:?} {level}");
             }
-            assert_eq!(unpacked(algorithm, &packed(algorithm, 1, &[])), b"");
+            assert_eq!(unpacked(algorithm, &packed(algorithm, 1, &[Vec::new()])), b"");
         }
     }
 
     proptest! {
         #[test]
-        fn any_pieces_are_given_back(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 0..5)) {
+        fn any_pieces_are_given_back(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 1..5)) {
             for algorithm in [Algorithm::Gzip, Algorithm::Zstd] {
                 prop_assert_eq!(unpacked(algorithm, &packed(algorithm, 1, &pieces)), pieces.concat());
             }

@@ -1,7 +1,8 @@
 //! One file out of the pieces that the backend hands over: compressed on the way, if that is asked for.
 //!
 //! Compressed bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
-//! took is given back as they are compressed, and taken for what came of them.
+//! took is given back as they are compressed, and taken for what is sent. What gathers counts for nothing meanwhile: it waits for
+//! the next piece, and the backend may be waiting for room to send that. It is less than a part, and of one file alone.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -33,18 +34,16 @@ pub struct FileWriter {
     compressor: Option<Compressor>,
     /// Compressed and not sent.
     packed: Vec<u8>,
-    /// Room that it takes.
-    held: Option<Lease>,
-    /// Handed to the writer or held.
+    /// Handed to the writer or gathered.
     bytes: u64,
 }
 
 impl FileWriter {
     /// Sends nothing yet.
-    pub fn new(shared: Arc<Shared>, object: Object) -> Result<Self> {
-        let compressor = shared.packing.compression.map(Compressor::new).transpose()?;
+    pub fn new(shared: Arc<Shared>, object: Object) -> Self {
+        let compressor = shared.packing.compression.map(Compressor::new);
         let writer = ObjectWriter::new(Arc::clone(&shared), object);
-        Ok(FileWriter { shared, writer, compressor, packed: Vec::new(), held: None, bytes: 0 })
+        FileWriter { shared, writer, compressor, packed: Vec::new(), bytes: 0 }
     }
 
     /// Takes a piece that another will follow.
@@ -53,7 +52,7 @@ impl FileWriter {
             self.count(body.len())?;
             return self.writer.piece(body, Some(lease)).await;
         }
-        self.pack(body, lease).await?;
+        self.pack(body, lease, false).await?;
         self.send_full_parts().await
     }
 
@@ -63,35 +62,19 @@ impl FileWriter {
             self.count(body.len())?;
             return self.writer.finish(body, documents, Some(lease)).await;
         }
-        self.pack(body, lease).await?;
-        let before = self.packed.len();
-        if let Some(compressor) = self.compressor.take() {
-            compressor.finish(&mut self.packed).await?;
-        }
-        self.hold(before)?;
+        self.pack(body, lease, true).await?;
         self.send_full_parts().await?;
-        self.writer.finish(Bytes::from(self.packed), documents, self.held).await
+        let lease = self.shared.lease(self.packed.len());
+        self.writer.finish(Bytes::from(self.packed), documents, Some(lease)).await
     }
 
-    async fn pack(&mut self, body: Bytes, lease: Lease) -> Result<()> {
+    async fn pack(&mut self, body: Bytes, lease: Lease, is_last: bool) -> Result<()> {
         let before = self.packed.len();
         if let Some(compressor) = &mut self.compressor {
-            compressor.write(&body, &mut self.packed).await?;
+            compressor.write(&body, is_last, &mut self.packed).await?;
         }
         lease.recycle(body);
-        self.hold(before)
-    }
-
-    /// Takes room for what was packed beyond so many bytes.
-    fn hold(&mut self, before: usize) -> Result<()> {
-        let more = self.packed.len() - before;
-        self.count(more)?;
-        let lease = self.shared.lease(more);
-        match &mut self.held {
-            Some(held) => held.join(lease),
-            None => self.held = Some(lease),
-        }
-        Ok(())
+        self.count(self.packed.len() - before)
     }
 
     /// Keeps at least one byte, for the request that ends the file.
@@ -100,8 +83,8 @@ impl FileWriter {
         while self.packed.len() > part {
             let rest = self.packed.split_off(part);
             let full = std::mem::replace(&mut self.packed, rest);
-            let lease = self.held.as_mut().map(|held| held.split(part));
-            self.writer.piece(Bytes::from(full), lease).await?;
+            let lease = self.shared.lease(full.len());
+            self.writer.piece(Bytes::from(full), Some(lease)).await?;
         }
         Ok(())
     }

@@ -218,7 +218,7 @@ fn route(
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
     let object = Object::of(&shared.destination, Role::File(number)).ok_or_else(lost_task)?;
-    let mut writer = FileWriter::new(shared, object)?;
+    let mut writer = FileWriter::new(shared, object);
     while let Some(Sent { piece, lease }) = pieces.recv().await {
         match piece.documents {
             None => writer.piece(piece.body, lease).await?,

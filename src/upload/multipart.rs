@@ -59,9 +59,10 @@ impl Bucket {
             output.upload_id.filter(|id| !id.is_empty()).ok_or_else(unnamed)
         });
         let upload_id = created.await?;
-        // Without the right to list uploads, the bucket's lifecycle rule has to end it.
-        let others_may_exist =
-            lost.load(Ordering::Relaxed) && self.abort_uploads_of(&object.key, Some(&upload_id)).await.is_err();
+        // Without the right to list uploads, the bucket's lifecycle rule has to end it; and so it has where the key is of the
+        // user's making, since another upload of that key may be another export's.
+        let others_may_exist = lost.load(Ordering::Relaxed)
+            && (object.claim.is_some() || self.abort_uploads_of(&object.key, Some(&upload_id)).await.is_err());
         Ok(Created { upload_id, others_may_exist })
     }
 

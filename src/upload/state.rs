@@ -257,18 +257,6 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the other's room over.
-    pub fn join(&mut self, mut other: Lease) {
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
-
-    /// Part of its room, as a lease of its own.
-    pub fn split(&mut self, bytes: usize) -> Lease {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Lease { shared: Arc::clone(&self.shared), bytes }
-    }
-
     /// Gives the bytes' buffer back for the next file, if nobody else holds it.
     pub fn recycle(self, body: Bytes) {
         if body.is_unique() {

@@ -12,7 +12,11 @@ const VALUES: &str = "SELECT i AS id, CASE i % 4 WHEN 0 THEN NULL WHEN 1 THEN ''
         timestamp '2020-02-28 23:59:59.5' + i * interval '1 h' AS ts, timestamptz '2020-02-28 23:59:59.5+02' + i * interval '1 h' AS tz,
         time '00:00:01' + i * interval '1 min' AS tm, i * interval '1 month 2 days 3 h' AS iv, decode(lpad(to_hex(i), 4, '0'), 'hex') AS by,
         ARRAY[i, NULL, 3] AS a, jsonb_build_object('k', i, 'q', '\"') AS j, (i || '.1.1.1')::inet AS ip, ROW(i, 'x,y') AS c,
-        '\\.' AS dot, infinity::float8 AS inf
+        '\\.' AS dot, infinity::float8 AS inf, rpad('c', i % 3, 'c')::char(3) AS ch, i::money AS m, '01:02:03+02'::timetz AS tt,
+        (ARRAY['infinity', '-infinity', '0044-03-15 BC', '20000-01-01'])[1 + i % 4]::date AS far,
+        (ARRAY['infinity', '-infinity', '0044-03-15 12:00+00 BC', '20000-01-01 00:00+00'])[1 + i % 4]::timestamptz AS farther,
+        tstzrange('2020-01-01 00:00+02', NULL) AS rg, (ARRAY['NaN', '1e-20', '-0.00', '1e30'])[1 + i % 4]::numeric AS nu,
+        (ARRAY['NaN', '1e-20', '-0', '1e300'])[1 + i % 4]::float8 AS fl, '\"'::\"char\" AS qc, E'tab\\tand, \\\\' AS e
     FROM generate_series(1, 40) i, (SELECT 'infinity' AS infinity) x";
 
 fn unpacked(name: &str, bytes: &[u8]) -> Vec<u8> {
@@ -150,6 +154,44 @@ fn a_compressed_file_larger_than_a_part_goes_in_parts() {
     assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 600_000);
 }
 
+/// What gathers for the next part counted as on its way, and the backend waited for it, which waited for the backend.
+#[test]
+fn compression_goes_on_where_the_buffer_holds_hardly_a_part() {
+    let db = Database::new("compressed_tight");
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.buffer_memory = '16MB'; SET statement_timeout = '100s'").unwrap();
+    let random = "SELECT i, random()::text || random()::text || random()::text AS t FROM generate_series(1, 500000) i";
+    let parts =
+        r#"compression => 'gzip', options => '{"compression_level": 1, "single_file": true, "max_file_bytes": 150000000000}'"#;
+    for (query, arguments) in
+        [(random, parts), ("SELECT repeat(md5(i::text), 2000000) AS t FROM generate_series(1, 2) i", "compression => 'zstd'")]
+    {
+        let prefix = db.prefix();
+        let exported = db.export_to(&mut client, &prefix, query, arguments).unwrap();
+        let key = db.bucket.files(&prefix)[0].key.clone();
+        let lines = unpacked(&key, &db.bucket.get(&key)).iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines as i64, exported.documents);
+    }
+}
+
+#[test]
+fn csv_and_partitions_of_a_database_of_another_encoding_are_utf8() {
+    let db = Database::with_options("csv_latin1", "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    let statement = format!(
+        "INSERT INTO '{}' INTEGRATION = 'local' FORMAT = (TYPE = 'csv', HEADER = true) SELECT 'ü' AS k, 'é,' AS \"wé\", 1 AS id PARTITION BY k",
+        db.bucket.uri(&prefix)
+    );
+    client.batch_execute(&format!("SELECT s3_export({})", super::fixture::literal(&statement))).unwrap();
+    let key = db.bucket.files(&prefix)[0].key.clone();
+    assert!(key.contains("/k=ü/"), "{key}");
+    assert_eq!(db.bucket.documents(&prefix), ["wé,id", "\"é,\",1"]);
+    let wrong = statement.replace("SELECT 'ü'", "SELECT nope");
+    refused(client.batch_execute(&format!("SELECT s3_export({})", super::fixture::literal(&wrong))))
+        .sqlstate("42703")
+        .points_to("nope");
+}
+
 #[test]
 fn cancel_during_compression_ends_all_threads_and_leaves_nothing_behind() {
     let db = Database::new("compressed_cancel");
@@ -158,7 +200,8 @@ fn cancel_during_compression_ends_all_threads_and_leaves_nothing_behind() {
     let arguments = r#"output_chunk_size => 50000, compression => 'zstd', options => '{"compression_level": 19}'"#;
     let running = client.start(&format!("SELECT {}", db.call(&prefix, query, arguments)));
     let mut witness = db.client();
-    wait_for("some threads", || (threads(running.pid) > 3).then_some(()));
+    // The backend's, the I/O thread, and at least one that compresses.
+    wait_for("some threads", || (threads(running.pid) >= 3).then_some(()));
     assert_eq!(witness.text(&format!("SELECT pg_cancel_backend({})", running.pid)), "t");
     let (client, outcome) = running.join();
     refused(outcome).sqlstate("57014");
@@ -195,11 +238,23 @@ fn a_single_file_has_the_name_it_is_given_and_overwrites_nothing() {
             .detail("Nothing is overwritten");
         assert_eq!(db.bucket.list(&prefix), before);
     }
-    // A marker that is there says what it is to say, and stays when another export is rolled back.
-    let call = db.call(&prefix, "SELECT 1 AS a", r#"options => '{"success_marker": "_SUCCESS"}'"#);
-    client.batch_execute(&format!("SELECT {call}")).unwrap();
-    client.batch_execute(&format!("BEGIN; SELECT {call}; ROLLBACK")).unwrap();
+    // Several parts as well: it is the last request that finds the object there.
+    let large = "SELECT repeat('x', 1000) AS a FROM generate_series(1, 20000)";
+    let named = r#"options => '{"single_file": "all.json"}'"#;
+    refused(db.export_to(&mut client, &prefix, large, named)).sqlstate("42710").message("all.json");
+    client.settle();
+    assert_eq!(db.bucket.list(&prefix), before);
+    assert!(db.bucket.multipart_uploads(&prefix).is_empty());
+    // A marker that is there says what it is to say, and stays when another export's commit fails.
+    let marked =
+        |more: &str| db.call(&prefix, "SELECT 1 AS a", &format!(r#"options => '{{"success_marker": "_SUCCESS"{more}}}'"#));
+    client.batch_execute(&format!("SELECT {}", marked(""))).unwrap();
+    client.batch_execute(&format!("BEGIN; SELECT {}", marked(""))).unwrap();
+    let failing = format!("SELECT {}; COMMIT", marked(r#", "manifest_name": "list.json""#));
+    refused(client.batch_execute(&failing)).sqlstate("42710");
+    client.settle();
     assert_eq!(get("_SUCCESS").len(), 0);
+    assert_eq!(db.bucket.manifests(&prefix).len(), 2);
 }
 
 #[test]
@@ -211,6 +266,22 @@ fn what_a_name_of_ones_own_made_goes_with_a_rollback() {
     let call = db.call(&prefix, "SELECT generate_series(1, 10) AS i", options);
     client.batch_execute(&format!("BEGIN; SELECT {call}; ROLLBACK")).unwrap();
     db.bucket.nothing_left(&prefix);
+    // At the commit: one export has written all of its objects, another fails.
+    let call = db.call(&prefix, "SELECT 1 AS a", options);
+    db.bucket.put(&format!("{prefix}/taken.json"), b"somebody else's");
+    let failing = db.call(&prefix, "SELECT 1 AS a", r#"options => '{"manifest_name": "taken.json"}'"#);
+    refused(client.batch_execute(&format!("BEGIN; SELECT {call}; SELECT {failing}; COMMIT"))).sqlstate("42710");
+    client.settle();
+    assert_eq!(db.bucket.list(&prefix).len(), 1);
+    // What somebody else has put in its place meanwhile is not ours to delete.
+    client.batch_execute(&format!("BEGIN; SELECT {call}")).unwrap();
+    db.bucket.put(&format!("{prefix}/all.json"), b"somebody else's too");
+    client.batch_execute("ROLLBACK").unwrap();
+    client.settle();
+    assert_eq!(db.bucket.get(&format!("{prefix}/all.json")).as_ref(), b"somebody else's too");
+    for name in ["all.json", "taken.json"] {
+        db.bucket.delete(&format!("{prefix}/{name}"));
+    }
     // Another transaction's export of the same name, which came first at the commit.
     client
         .batch_execute(&format!(

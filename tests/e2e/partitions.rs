@@ -76,6 +76,12 @@ fn what_cannot_be_a_partition_is_refused() {
     db.refuse("SELECT 1 AS a", "partition_by => '{}'").sqlstate("22023").message("partition_by");
     db.refuse("SELECT 1 AS a", "partition_by => '{a,a}'").sqlstate("22023").message("more than once");
     db.refuse("SELECT 1 AS a", "partition_by => '{NULL}'").sqlstate("22004");
+    db.refuse("SELECT 1 AS a, 2 AS b, 3 AS a", "partition_by => '{a}', format => 'csv'")
+        .sqlstate("42701")
+        .message("partition_by");
+    db.refuse("SELECT repeat('x', 300000000) AS a, 1 AS b", "partition_by => '{a}'").sqlstate("22023").message("1,024 bytes");
+    let forced = r#"partition_by => '{a}', format => 'csv', options => '{"force_quote": ["a"]}'"#;
+    db.refuse("SELECT 1 AS a, 2 AS b", forced).sqlstate("42703").message("force_quote");
     for value in ["ARRAY[1]", "ROW(1)", "'{}'::jsonb", "'x'::bytea"] {
         db.refuse(&format!("SELECT {value} AS a, 1 AS b"), "partition_by => '{a}'").sqlstate("42804").message("\"a\"");
     }
