@@ -73,10 +73,7 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     let export_id = Uuid::now_v7();
     let options = stored::to_options(arguments);
     export::check(request, export_id)?;
-    // Those of this very transaction would be taken for jobs that anybody could run.
-    if !transaction::has_jobs() {
-        queue::start_queued()?;
-    }
+    look_at_queue()?;
     let settings = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     table::insert(&NewJob {
         export_id,
@@ -89,6 +86,12 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     })?;
     transaction::enqueue(export_id);
     Ok(export_id)
+}
+
+/// Starts what is queued, as far as it may run; not in a transaction with jobs of its own, which would be taken for jobs that
+/// anybody could run.
+fn look_at_queue() -> Result<()> {
+    if transaction::has_jobs() { Ok(()) } else { queue::start_queued().map(drop) }
 }
 
 /// How long to sleep between two looks at a job: from here, growing, up to there.
@@ -109,7 +112,7 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
     // A job that was enqueued just now has its worker on the way.
     let state = visible(export_id)?;
     if state.status != Status::Queued || state.age > LOOK_AT_QUEUE {
-        queue::start_queued()?;
+        look_at_queue()?;
     }
     let (mut sleep, mut next_look) = (FIRST_PAUSE, Instant::now() + LOOK_AT_QUEUE);
     loop {
@@ -123,7 +126,7 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
                 raise_again(&bury(export_id)?)?;
             }
             Status::Queued if Instant::now() >= next_look => {
-                queue::start_queued()?;
+                look_at_queue()?;
                 next_look = Instant::now() + LOOK_AT_QUEUE;
             }
             Status::Queued | Status::Running => {}
@@ -147,9 +150,7 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
         crate::pg::refuse_if_read_only(c"s3_export.cancel()");
     }
     visible(export_id)?;
-    if !transaction::has_jobs() {
-        queue::start_queued()?;
-    }
+    look_at_queue()?;
     loop {
         let state = visible(export_id)?;
         if !has_privileges_of(state.role) {
