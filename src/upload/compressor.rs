@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::runtime::lost_task;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::format::{Algorithm, Compression};
 
 /// Bytes compressed at a stretch: some tens of milliseconds at the hardest level.
@@ -149,8 +150,11 @@ fn out_of_memory() -> Error {
     Error::out_of_memory("a compressed file")
 }
 
+/// Errors: 53200 where the system has no thread to give, at which tokio panics.
 async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| lost_task())
+    let task = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)))
+        .map_err(|_| Error::new(Code::OutOfMemory, "could not create a thread for compression"))?;
+    task.await.map_err(|_| lost_task())
 }
 
 #[cfg(test)]

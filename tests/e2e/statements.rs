@@ -117,7 +117,7 @@ fn a_statement_can_be_a_job() {
 }
 
 #[test]
-fn every_clause_and_option_reaches_the_export() {
+fn what_stands_around_the_query_reaches_the_export_and_the_query_is_left_as_it_is() {
     let (db, mut client) = rockset("statement_clauses");
     let prefix = db.prefix();
     let statement = "insert INTO 's3://analyticsdata/query1' -- with a comment; and a semicolon
