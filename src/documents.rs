@@ -83,8 +83,8 @@ impl<'a> Documents<'a> {
 }
 
 impl RowSink for Documents<'_> {
-    fn expect(&mut self, rows: f64) {
-        self.progress.expect(rows);
+    fn estimate(&mut self, rows: f64) {
+        self.progress.estimate(rows);
     }
 
     fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {

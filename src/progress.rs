@@ -38,6 +38,7 @@ const CALLBACK: i64 = 4;
 /// Tells an export from a COPY.
 const EXPORT_MARK: i64 = i64::from_be_bytes(*b"s3export");
 
+// SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
     /// Postgres's own, undecorated: it only stores a number and cannot raise, and it is called for each row.
     fn pgstat_progress_update_param(index: c_int, value: i64);
@@ -75,7 +76,7 @@ impl Progress {
     }
 
     /// How many rows the planner expects.
-    pub fn expect(&self, rows: f64) {
+    pub fn estimate(&self, rows: f64) {
         self.expected.set(Some(rows));
     }
 

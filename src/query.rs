@@ -49,7 +49,7 @@ impl Query {
                 return Err(Error::new(Code::Internal, "could not prepare the query"));
             }
             if let Some(rows) = expected_rows(plan) {
-                receiver.sink().expect(rows);
+                receiver.sink().estimate(rows);
             }
             let options = pg_sys::SPIExecuteOptions {
                 read_only: true,

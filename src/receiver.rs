@@ -12,7 +12,7 @@ use crate::error::Result;
 /// Takes the rows of one query.
 pub trait RowSink {
     /// May come before all else: how many rows the planner expects.
-    fn expect(&mut self, _rows: f64) {}
+    fn estimate(&mut self, _rows: f64) {}
     /// Comes first, with the shape of the rows.
     fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
     /// Comes for each row. The values are readable until it returns.

@@ -48,12 +48,15 @@ thread_local! {
 /// A transaction's result, or what it raised.
 type Ended<T> = std::result::Result<T, Box<Raised>>;
 
+// SAFETY: declared as Postgres declares them, of the type that `pqsignal` takes.
 unsafe extern "C-unwind" {
     /// Postgres's own handlers, undecorated: a signal handler must not set up what catches errors.
     fn die(signal: c_int);
     fn StatementCancelHandler(signal: c_int);
 }
 
+/// # Safety
+/// Only called by the kernel, as the handler of SIGINT.
 unsafe extern "C-unwind" fn cancel(signal: c_int) {
     CANCELLED.store(true, Ordering::Relaxed);
     // SAFETY: it is made to be called from here.

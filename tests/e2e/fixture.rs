@@ -12,7 +12,7 @@ mod bucket;
 mod cluster;
 mod environment;
 mod gateway;
-mod job;
+pub mod job;
 mod process;
 mod proxy;
 mod refusal;
@@ -174,6 +174,11 @@ impl Database {
     pub fn call(&self, prefix: &str, query: &str, arguments: &str) -> String {
         let comma = if arguments.is_empty() { "" } else { ", " };
         format!("s3_export('{}', 'local', {}{comma}{arguments})", self.bucket.uri(prefix), literal(query))
+    }
+
+    /// As [`Self::call`], of the function that enqueues a job.
+    pub fn call_async(&self, prefix: &str, query: &str, arguments: &str) -> String {
+        self.call(prefix, query, arguments).replacen("s3_export(", "s3_export_async(", 1)
     }
 
     /// The error of an export that must fail and leave nothing: no file, no manifest, no multipart upload.

@@ -149,7 +149,7 @@ fn without_room_for_a_worker_the_commit_fails_and_says_what_to_raise() {
     let db = Database::new("job_no_room");
     let cluster = Cluster::copy_with("-c max_worker_processes=0");
     let mut client = cluster.session(&db.name, "postgres");
-    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("s3_export(", "s3_export_async(");
+    let call = db.call_async(&db.prefix(), "SELECT 1 AS a", "");
     refused(client.batch_execute(&format!("SELECT {call}"))).sqlstate("53400").hint("max_worker_processes");
     assert_eq!(client.text("SELECT count(*) FROM s3_export.jobs"), "0");
 }
@@ -177,7 +177,7 @@ fn a_standby_shows_jobs_and_runs_none() {
     let standby = Cluster::standby();
     let mut there = standby.session(&db.name, "postgres");
     assert_eq!(status(&mut there, &id), "RUNNING", "whose worker is not seen there");
-    let call = db.call(&db.prefix(), "SELECT 1", "").replace("s3_export(", "s3_export_async(");
+    let call = db.call_async(&db.prefix(), "SELECT 1", "");
     refused(there.query(&format!("SELECT {call}"), &[])).sqlstate("25006");
     refused(there.query(&format!("SELECT s3_export.cancel('{id}')"), &[])).sqlstate("25006").message("s3_export.cancel()");
     assert!(cancel_job(&mut client, &id));

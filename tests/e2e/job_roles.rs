@@ -196,10 +196,7 @@ fn a_job_whose_role_or_integration_is_gone_says_so() {
     let of_role = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
     drop(client);
     let mut client = db.client_as(&other);
-    let call = db
-        .call(&db.prefix(), "SELECT 1 AS a", "")
-        .replace("s3_export(", "s3_export_async(")
-        .replace("'local'", "'short-lived'");
+    let call = db.call_async(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'short-lived'");
     let of_integration = client.text(&format!("SELECT {call}"));
     let disconnected = enqueued(&db, &mut client, &db.prefix(), "SELECT 2 AS a", "");
     superuser
@@ -266,7 +263,7 @@ fn each_role_sees_its_own_jobs_and_administrators_see_all() {
     for (role, sqlstate) in [(&stranger, "42704"), (&plain, "42501"), (&admin, "57014")] {
         refused(db.client_as(role).query(&format!("SELECT s3_export.wait('{id}', '50ms')"), &[])).sqlstate(sqlstate);
     }
-    let call = db.call(&db.prefix(), "SELECT 1", "").replace("s3_export(", "s3_export_async(");
+    let call = db.call_async(&db.prefix(), "SELECT 1", "");
     refused(db.client_as(&plain).query(&format!("SELECT {call}"), &[])).sqlstate("42501");
     refused(db.client_as(&admin).query(&format!("SELECT {call}"), &[])).sqlstate("42501");
 

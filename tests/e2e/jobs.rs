@@ -2,35 +2,10 @@
 
 use std::time::Duration;
 
+use super::fixture::job::{ENDLESS, under_way};
 use super::fixture::{
-    Action, Database, Gateway, Integration, Session, cancel_job, ended, enqueued, literal, messages, refused, status, threads,
-    wait_for,
+    Action, Database, Gateway, Integration, cancel_job, ended, enqueued, literal, messages, refused, status, threads, wait_for,
 };
-
-/// Runs for hours, a file about every ten milliseconds.
-const ENDLESS: &str = "SELECT i, pg_sleep(0.001)::text AS s FROM generate_series(1, 10000000) i";
-
-/// One that has written some files and goes on; gives its id and its worker.
-fn under_way(db: &Database, client: &mut Session, prefix: &str) -> (String, i32) {
-    let id = enqueued(db, client, prefix, ENDLESS, "output_chunk_size => 10");
-    wait_for("some files", || (db.bucket.files(prefix).len() >= 3).then_some(()));
-    let pid = client.query_one("SELECT pid FROM s3_export.exports WHERE export_id = $1::text::uuid", &[&id]).unwrap().get(0);
-    (id, pid)
-}
-
-/// A job whose requests never get an answer, and the worker that waits; its files may remain.
-fn hung(db: &Database, client: &mut Session) -> (String, i32, Gateway) {
-    let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Hang);
-    db.create(&Integration { name: "hung", endpoint: gateway.endpoint(), ..Integration::local() });
-    client.batch_execute("SET s3_export.cleanup_timeout = '100ms'").unwrap();
-    let call =
-        db.call(&db.prefix(), "SELECT 1 AS a", "").replace("s3_export(", "s3_export_async(").replace("'local'", "'hung'");
-    let id = client.text(&format!("SELECT {call}"));
-    wait_for("the worker to send something", || (!gateway.requests().is_empty()).then_some(()));
-    let pid = client.query_one("SELECT pid FROM s3_export.exports WHERE export_id = $1::text::uuid", &[&id]).unwrap().get(0);
-    wait_for("the worker to wait for S3", || client.sees_waiting(pid).then_some(()));
-    (id, pid, gateway)
-}
 
 #[test]
 fn a_job_begins_with_the_commit_and_ends_with_its_manifest() {
@@ -134,10 +109,10 @@ fn what_an_export_would_be_refused_for_is_refused_at_once() {
         ("SELECT 1", "options => '{\"timeout\": \"soon\"}'", "22023"),
         ("SELECT 1", "output_chunk_size => 0", "22023"),
     ] {
-        let call = db.call(&prefix, query, arguments).replace("s3_export(", "s3_export_async(");
+        let call = db.call_async(&prefix, query, arguments);
         refused(client.query(&format!("SELECT {call}"), &[])).sqlstate(sqlstate);
     }
-    let call = db.call(&prefix, "SELECT 1", "").replace("s3_export(", "s3_export_async(");
+    let call = db.call_async(&prefix, "SELECT 1", "");
     refused(client.query(&format!("SELECT {}", call.replace("'local'", "'none'")), &[])).sqlstate("42704");
     refused(client.query(&format!("SELECT {}", call.replace("'local'", "NULL")), &[])).sqlstate("22004");
     refused(client.batch_execute(&format!("BEGIN READ ONLY; SELECT {call}"))).sqlstate("25006").message("s3_export_async()");
@@ -205,106 +180,6 @@ fn wait_gives_up_after_its_timeout_and_answers_a_cancel() {
     refused(waiting.join_within(Duration::from_secs(20)).1).sqlstate("57014").message("user request");
     assert_eq!(status(&mut client, &id), "RUNNING", "only the waiting was cancelled");
     assert!(cancel_job(&mut client, &id));
-}
-
-#[test]
-fn cancel_stops_a_job_that_runs_and_leaves_nothing_behind() {
-    let db = Database::new("job_cancel");
-    let (mut client, prefix) = (db.client(), db.prefix());
-    let (id, pid) = under_way(&db, &mut client, &prefix);
-    assert_eq!(
-        client.text(&format!("SELECT documents > 20 AND files > 2 AND bytes > 0 FROM s3_export.exports WHERE pid = {pid}")),
-        "t"
-    );
-    assert!(cancel_job(&mut client, &id));
-    refused(ended(&mut client, &id)).sqlstate("57014").message("user request");
-    assert_eq!(status(&mut client, &id), "CANCELLED");
-    db.bucket.nothing_left(&prefix);
-    assert!(!cancel_job(&mut client, &id), "it has ended");
-    refused(client.query("SELECT s3_export.cancel('01a20fdb-b929-7267-a31a-d4ee50573122')", &[])).sqlstate("42704");
-}
-
-#[test]
-fn cancel_stops_a_job_that_is_queued() {
-    let db = Database::new("job_cancel_queued");
-    let (mut client, prefix, other) = (db.client(), db.prefix(), db.prefix());
-    client.batch_execute(&format!("ALTER DATABASE {} SET s3_export.max_workers = 1", db.name)).unwrap();
-    let mut client = {
-        drop(client);
-        db.client()
-    };
-    let (running, _) = under_way(&db, &mut client, &other);
-    let queued = enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "");
-    assert_eq!(status(&mut client, &queued), "QUEUED");
-    client.batch_execute("BEGIN").unwrap();
-    let own = enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "");
-    assert!(cancel_job(&mut client, &own), "of this very transaction");
-    client.batch_execute("COMMIT").unwrap();
-    assert!(cancel_job(&mut client, &queued));
-    for id in [&queued, &own] {
-        refused(ended(&mut client, id)).sqlstate("57014").message("before it began");
-        assert_eq!(status(&mut client, id), "CANCELLED");
-    }
-    assert!(cancel_job(&mut client, &running));
-    refused(ended(&mut client, &running)).sqlstate("57014");
-    db.bucket.nothing_left(&prefix);
-}
-
-#[test]
-fn cancel_stops_a_job_that_hangs() {
-    let db = Database::new("job_cancel_hung");
-    let mut client = db.client();
-    let (id, pid, _gateway) = hung(&db, &mut client);
-    assert!(cancel_job(&mut client, &id));
-    refused(ended(&mut client, &id)).sqlstate("57014");
-    assert_eq!(status(&mut client, &id), "CANCELLED");
-    wait_for("the worker to be gone", || (threads(pid) == 0).then_some(()));
-}
-
-#[test]
-fn cancel_stops_a_job_that_hangs_in_its_commit() {
-    let db = Database::new("job_cancel_commit");
-    let (mut client, prefix) = (db.client(), db.prefix());
-    let manifest = |request: &super::fixture::Request| request.head.contains(".manifest");
-    let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
-        if manifest(request) && request.head.starts_with("PUT") { Action::Hang } else { Action::Forward }
-    });
-    db.create(&Integration { name: "slow", endpoint: gateway.endpoint(), ..Integration::local() });
-    let call = db.call(&prefix, "SELECT 1 AS a", "").replace("s3_export(", "s3_export_async(").replace("'local'", "'slow'");
-    let id = client.text(&format!("SELECT {call}"));
-    wait_for("the manifest to be sent", || gateway.requests().iter().any(manifest).then_some(()));
-    assert_eq!(status(&mut client, &id), "RUNNING");
-    assert!(cancel_job(&mut client, &id));
-    refused(ended(&mut client, &id)).sqlstate("57014");
-    assert_eq!(status(&mut client, &id), "CANCELLED");
-    db.bucket.nothing_left(&prefix);
-}
-
-#[test]
-fn sigterm_ends_a_worker_that_hangs_and_the_job_says_so() {
-    let db = Database::new("job_sigterm");
-    let mut client = db.client();
-    let (id, pid, _gateway) = hung(&db, &mut client);
-    assert_eq!(client.text(&format!("SELECT pg_terminate_backend({pid})")), "t");
-    wait_for("the worker to be gone", || (threads(pid) == 0).then_some(()));
-    refused(ended(&mut client, &id)).sqlstate("57P01").message("terminated");
-    assert_eq!(status(&mut client, &id), "ERROR");
-}
-
-#[test]
-fn sigterm_to_a_worker_leaves_nothing_behind_and_the_queue_goes_on() {
-    let db = Database::new("job_sigterm_files");
-    db.client().batch_execute(&format!("ALTER DATABASE {} SET s3_export.max_workers = 1", db.name)).unwrap();
-    let (mut client, prefix, other) = (db.client(), db.prefix(), db.prefix());
-    let (id, pid) = under_way(&db, &mut client, &prefix);
-    let next = enqueued(&db, &mut client, &other, "SELECT 1 AS a", "");
-    assert_eq!(client.text(&format!("SELECT pg_terminate_backend({pid})")), "t");
-    // Nobody calls anything of ours meanwhile.
-    let done = format!("SELECT count(*) FROM s3_export.jobs WHERE export_id = '{next}' AND status = 'COMPLETED'");
-    wait_for("the next job", || (client.text(&done) == "1").then_some(()));
-    refused(ended(&mut client, &id)).sqlstate("57P01");
-    db.bucket.nothing_left(&prefix);
-    assert_eq!(db.bucket.manifests(&other).len(), 1);
 }
 
 #[test]
