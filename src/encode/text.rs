@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::json::JsonBuffer;
 use super::output::{Output, Pins};
-use super::value::payload;
+use super::value::{base_type, payload};
 use super::{Context, datetime, number};
 use crate::pg::to_utf8;
 
@@ -30,10 +30,7 @@ pub enum TextEncoder {
 impl TextEncoder {
     /// The encoder of a type; a domain's is its base type's.
     pub fn of_type(type_id: pg_sys::Oid) -> Self {
-        let mut modifier = -1;
-        // SAFETY: a catalog look-up that writes to a local.
-        let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
-        match base {
+        match base_type(type_id) {
             pg_sys::BOOLOID => TextEncoder::Bool,
             pg_sys::INT2OID => TextEncoder::Int2,
             pg_sys::INT4OID => TextEncoder::Int4,

@@ -49,10 +49,7 @@ pub enum Encoder {
 impl Encoder {
     /// The encoder of a type; a domain's is its base type's.
     pub fn of_type(type_id: pg_sys::Oid) -> Self {
-        let mut modifier = -1;
-        // SAFETY: a catalog look-up that writes to a local.
-        let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
-        match base {
+        match base_type(type_id) {
             pg_sys::BOOLOID => Encoder::Bool,
             pg_sys::INT2OID => Encoder::Int2,
             pg_sys::INT4OID => Encoder::Int4,
@@ -128,6 +125,13 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// What a domain is made of; any other type itself.
+pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
+    let mut modifier = -1;
+    // SAFETY: a catalog look-up that writes to a local.
+    unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) }
 }
 
 /// The bytes of a value of variable length, without its header, detoasted into the row's memory.

@@ -324,6 +324,41 @@ fn a_lost_answer_for_a_name_of_ones_own_is_resolved_by_a_look() {
     }
 }
 
+/// Without `s3:GetObject` nobody can tell whose it is: it is left, and named.
+#[test]
+fn an_object_of_ones_own_name_that_cannot_be_looked_at_is_left_and_named() {
+    let db = Database::new("single_no_look");
+    let lost = std::sync::atomic::AtomicBool::new(true);
+    let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
+        let line = request.head.lines().next().unwrap_or_default();
+        if line.starts_with("HEAD") && line.contains(".json") {
+            Action::Answer("HTTP/1.1 403 Forbidden".into(), String::new())
+        } else if line.starts_with("PUT")
+            && line.contains("lost.json")
+            && lost.swap(false, std::sync::atomic::Ordering::Relaxed)
+        {
+            Action::LoseAnswer
+        } else {
+            Action::Forward
+        }
+    });
+    db.create(&Integration { name: "blind", endpoint: gateway.endpoint(), ..Integration::local() });
+    let (mut client, prefix) = (db.client(), db.prefix());
+    client.batch_execute("SET s3_export.cleanup_timeout = '60s'").unwrap();
+    let call = |name: &str| {
+        let options = format!(r#"options => '{{"single_file": "{name}"}}'"#);
+        db.call(&prefix, "SELECT 1 AS a", &options).replace("'local'", "'blind'")
+    };
+    client.batch_execute(&format!("BEGIN; SELECT {}; ROLLBACK", call("kept.json"))).unwrap();
+    refused(client.batch_execute(&format!("SELECT {}", call("lost.json")))).sqlstate("42501");
+    client.settle();
+    let warnings = super::fixture::messages(&client.notices());
+    for name in ["kept.json", "lost.json"] {
+        assert!(warnings.contains(&db.bucket.uri(&format!("{prefix}/{name}"))), "{name}: {warnings}");
+    }
+    assert_eq!(db.bucket.list(&prefix).len(), 2);
+}
+
 #[test]
 fn a_single_file_keeps_to_its_limit_and_to_the_buffer() {
     let db = Database::new("single_limit");
