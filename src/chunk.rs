@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use crate::encode::Append;
 use crate::encode::json::JsonBuffer;
 use crate::error::{Error, Result};
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use pgrx::{PgTupleDesc, pg_sys};
 
 use crate::chunk::{Chunker, Limits, Piece, PieceSink, Totals};
+use crate::encode::Append;
 use crate::encode::json::JsonBuffer;
 use crate::encode::{RowEncoder, describe};
 use crate::error::{Code, Error, Result};

@@ -9,6 +9,8 @@
 //! ARCHITECTURE.md draws the path of a row, and of a failure.
 
 mod api;
+#[cfg(feature = "bench")]
+mod bench;
 mod chunk;
 mod cleanup;
 mod documents;

@@ -9,6 +9,13 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::error::Result;
 
+// SAFETY: declared as Postgres declares it.
+unsafe extern "C-unwind" {
+    /// Postgres's own, undecorated, since it is called for each row: it only finds where values begin, and would raise for a
+    /// table's slot that is not one. No frame between it and the executor has anything to drop.
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
+}
+
 /// Takes the rows of one query.
 pub trait RowSink {
     /// May come before all else: how many rows the planner expects.
@@ -75,7 +82,7 @@ impl<'a> Receiver<'a> {
         // SAFETY: the executor's slot is valid during the call; deformed up to `columns`, its arrays hold as many.
         let (values, nulls) = unsafe {
             if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < self.columns {
-                pg_sys::slot_getsomeattrs_int(slot, self.columns as i32);
+                slot_getsomeattrs_int(slot, self.columns as i32);
             }
             (
                 std::slice::from_raw_parts((*slot).tts_values, self.columns),

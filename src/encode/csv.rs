@@ -1,6 +1,7 @@
 //! One value of CSV, as Postgres's COPY writes it (`CopyAttributeOutCSV` in `src/backend/commands/copyto.c`).
 #![forbid(unsafe_code)]
 
+use super::block::Append;
 use super::json::JsonBuffer;
 use crate::format::CsvStyle;
 

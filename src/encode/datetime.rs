@@ -8,8 +8,8 @@
 //! Days count from 2000-01-01; microseconds from its midnight, in UTC if there is a zone.
 #![forbid(unsafe_code)]
 
-use super::json::JsonBuffer;
-use super::number::{integer, two_digits};
+use super::block::Append;
+use super::number::{eight_digits, four_digits, unsigned};
 
 /// Microseconds of a day without leap seconds, as every day of Postgres is.
 pub const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
@@ -31,6 +31,7 @@ pub struct Calendar {
 impl Calendar {
     /// The day `days` after 2000-01-01; every `i32` has one. Method: C. Neri, L. Schneider,
     /// "Euclidean affine functions and their application to calendar algorithms" (2022), figure 12.
+    #[inline(always)]
     pub const fn from_days(days: i32) -> Self {
         // Years begin on the first of March, so that a leap day ends one, and are counted from so
         // many cycles of 400 years before the year 0 that no `i32` is negative.
@@ -85,91 +86,101 @@ pub fn unix_microseconds(microseconds: i64) -> Option<i128> {
 }
 
 /// Writes a `date`: `2018-01-01`, `0044-03-15 BC`, `infinity`.
-pub fn write_date(out: &mut JsonBuffer, days: i32) {
+#[inline(always)]
+pub fn write_date(out: &mut impl Append, days: i32) {
     match days {
-        i32::MAX => out.raw(b"infinity"),
-        i32::MIN => out.raw(b"-infinity"),
-        _ => write_day(out, days, |_| ()),
+        i32::MAX => out.fixed(b"infinity"),
+        i32::MIN => out.fixed(b"-infinity"),
+        _ => {
+            let day = Calendar::from_days(days);
+            write_day(out, day);
+            write_era(out, day);
+        }
     }
 }
 
 /// Writes a `time`: `12:34:56.5`. `microseconds` is in 0 to [`MICROSECONDS_PER_DAY`], at which it
 /// is `24:00:00`; the nearer of these stands for what is outside.
-pub fn write_time(out: &mut JsonBuffer, microseconds: i64) {
+#[inline(always)]
+pub fn write_time(out: &mut impl Append, microseconds: i64) {
     let microseconds = microseconds.clamp(0, MICROSECONDS_PER_DAY).cast_unsigned();
     let seconds = (microseconds / 1_000_000) as u32;
-    let [h1, h2] = two_digits(seconds / 3600);
-    let [m1, m2] = two_digits(seconds / 60 % 60);
-    let [s1, s2] = two_digits(seconds % 60);
-    out.raw(&[h1, h2, b':', m1, m2, b':', s1, s2]);
+    let minutes = u64::from(four_digits(seconds / 3600 * 100 + seconds / 60 % 60));
+    let seconds = u64::from(four_digits(seconds % 60) >> 16);
+    const COLON: u64 = b':' as u64;
+    let text = minutes & 0xffff | COLON << 16 | minutes >> 16 << 24 | COLON << 40 | seconds << 48;
+    out.fixed(&text.to_le_bytes());
     write_fraction(out, (microseconds % 1_000_000) as u32);
 }
 
 /// Writes a `timestamp` with `separator` between date and time: ` ` as its own text has, `T` as
 /// `to_json` has. `2020-03-02 10:49:33.25`, `0044-03-15 00:00:00 BC`, `infinity`.
-pub fn write_timestamp(out: &mut JsonBuffer, microseconds: i64, separator: u8) {
-    write_moment(out, microseconds, separator, b"");
+#[inline(always)]
+pub fn write_timestamp(out: &mut impl Append, microseconds: i64, separator: u8) {
+    write_moment(out, microseconds, separator, 0);
 }
 
 /// Writes a `timestamptz` in UTC with `separator` between date and time: ` ` as its own text has,
 /// `2020-01-01 00:00:00+00`, or `T` as `to_json` has, `2020-01-01T00:00:00+00:00`.
-pub fn write_timestamptz_utc(out: &mut JsonBuffer, microseconds: i64, separator: u8) {
-    let zone: &[u8] = if separator == b'T' { b"+00:00" } else { b"+00" };
-    write_moment(out, microseconds, separator, zone);
+#[inline(always)]
+pub fn write_timestamptz_utc(out: &mut impl Append, microseconds: i64, separator: u8) {
+    write_moment(out, microseconds, separator, if separator == b'T' { ZONE.len() } else { 3 });
 }
 
-fn write_moment(out: &mut JsonBuffer, microseconds: i64, separator: u8, zone: &[u8]) {
+const ZONE: [u8; 6] = *b"+00:00";
+
+/// `zone`: how much of it is shown.
+#[inline(always)]
+fn write_moment(out: &mut impl Append, microseconds: i64, separator: u8, zone: usize) {
     match microseconds {
-        i64::MAX => out.raw(b"infinity"),
-        i64::MIN => out.raw(b"-infinity"),
+        i64::MAX => out.fixed(b"infinity"),
+        i64::MIN => out.fixed(b"-infinity"),
         _ => {
             // Of 64 bits of microseconds there are 27 bits of days.
-            let days = microseconds.div_euclid(MICROSECONDS_PER_DAY) as i32;
-            write_day(out, days, |out| {
-                out.push(separator);
-                write_time(out, microseconds.rem_euclid(MICROSECONDS_PER_DAY));
-                out.raw(zone);
-            });
+            let day = Calendar::from_days(microseconds.div_euclid(MICROSECONDS_PER_DAY) as i32);
+            write_day(out, day);
+            out.push(separator);
+            write_time(out, microseconds.rem_euclid(MICROSECONDS_PER_DAY));
+            out.block(ZONE, zone);
+            write_era(out, day);
         }
     }
 }
 
-/// Writes the day, at least four digits of the year first, then `time`, then the era if it is BC.
-fn write_day(out: &mut JsonBuffer, days: i32, time: impl FnOnce(&mut JsonBuffer)) {
-    let Calendar { year, month, day } = Calendar::from_days(days);
+/// Writes the day, at least four digits of the year first; the era belongs at the end.
+#[inline(always)]
+fn write_day(out: &mut impl Append, Calendar { year, month, day }: Calendar) {
     let of_era = if year > 0 { year } else { 1 - year }.unsigned_abs();
-    let [m1, m2] = two_digits(month.into());
-    let [d1, d2] = two_digits(day.into());
-    let [y1, y2] = two_digits(of_era / 100);
-    let [y3, y4] = two_digits(of_era);
-    let date = [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2];
+    const HYPHEN: u64 = b'-' as u64;
+    let digits = u64::from(four_digits(u32::from(month) * 100 + u32::from(day)));
+    let (month, day) = (digits & 0xffff, digits >> 16);
     if of_era <= 9999 {
-        out.raw(&date);
+        let text = u64::from(four_digits(of_era)) | HYPHEN << 32 | month << 40 | HYPHEN << 56;
+        out.block((u128::from(text) | u128::from(day) << 64).to_le_bytes(), 10);
     } else {
-        integer(out, of_era);
-        out.raw(&date[4..]);
+        unsigned(out, of_era.into());
+        out.block((HYPHEN | month << 8 | HYPHEN << 24 | day << 32).to_le_bytes(), 6);
     }
-    time(out);
-    if year <= 0 {
-        out.raw(b" BC");
+}
+
+#[inline(always)]
+fn write_era(out: &mut impl Append, day: Calendar) {
+    if day.year <= 0 {
+        out.fixed(b" BC");
     }
 }
 
 /// Writes the millionths of a second after a second: a point and one to six digits, the last of
 /// them not zero, or nothing for 0.
-pub(super) fn write_fraction(out: &mut JsonBuffer, millionths: u32) {
+#[inline(always)]
+pub(super) fn write_fraction(out: &mut impl Append, millionths: u32) {
     if millionths == 0 {
         return;
     }
-    let [a, b] = two_digits(millionths / 10_000);
-    let [c, d] = two_digits(millionths / 100 % 100);
-    let [e, f] = two_digits(millionths % 100);
-    let digits = [b'.', a, b, c, d, e, f];
-    let mut shown = digits.as_slice();
-    while let [rest @ .., b'0'] = shown {
-        shown = rest;
-    }
-    out.raw(shown);
+    // Two zeros before the six digits make room for the point, and for a zero at the end.
+    let digits = eight_digits(millionths) >> 8 & !0xff | u64::from(b'.') | u64::from(b'0') << 56;
+    let zeros = (digits ^ u64::from_le_bytes([b'0'; 8])).leading_zeros() as usize / 8;
+    out.block(digits.to_le_bytes(), 8 - zeros);
 }
 
 #[cfg(test)]

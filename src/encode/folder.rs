@@ -2,6 +2,7 @@
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+use super::block::Append;
 use super::json::JsonBuffer;
 use super::text::TextEncoder;
 use super::{Context, column_name};

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::block::Append;
 use super::json::JsonBuffer;
 use super::output::{Function, output_function};
 use super::{Context, wkb};

@@ -6,6 +6,7 @@
 //! `src/backend/utils/adt/datetime.c`).
 #![forbid(unsafe_code)]
 
+use super::block::Append;
 use super::datetime::{MICROSECONDS_PER_DAY, write_fraction};
 use super::json::JsonBuffer;
 use super::number::integer;

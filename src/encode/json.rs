@@ -5,8 +5,10 @@
 //! dropped, and the owner asks once a document. No writer has an error path to carry.
 #![forbid(unsafe_code)]
 
+use super::block::{self, Append};
+
 /// JSON text under construction. Growth is fallible: a failed reservation sets a flag that sticks,
-/// and later writes are dropped. The text is then incomplete, so ask [`failed`](Self::failed)
+/// and what has no room is dropped. The text is then incomplete, so ask [`failed`](Self::failed)
 /// after each document and use nothing of it if so.
 #[derive(Debug, Default)]
 pub struct JsonBuffer {
@@ -50,11 +52,6 @@ impl JsonBuffer {
         self.failed
     }
 
-    /// Forgets what comes after the first `len` bytes: a document taken back.
-    pub fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(len);
-    }
-
     /// Makes room for `additional` bytes, at least doubling when it must grow; false, here and
     /// from then on, if memory ran out.
     #[inline]
@@ -63,20 +60,17 @@ impl JsonBuffer {
         !self.failed
     }
 
-    /// Appends one byte as it is.
-    #[inline]
-    pub fn push(&mut self, byte: u8) {
-        if self.reserve(1) {
-            self.bytes.push(byte);
-        }
+    /// The bytes themselves, for a cursor.
+    #[inline(always)]
+    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
-    /// Appends `text`, which is JSON already.
-    #[inline]
-    pub fn raw(&mut self, text: &[u8]) {
-        if self.reserve(text.len()) {
-            self.bytes.extend_from_slice(text);
-        }
+    /// Seldom, and so kept out of the writers.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, additional: usize) -> bool {
+        self.reserve(additional)
     }
 
     /// Appends UTF-8 bytes, unchecked, as a quoted JSON string with what Postgres's `escape_json`
@@ -84,30 +78,8 @@ impl JsonBuffer {
     pub fn string(&mut self, text: &[u8]) {
         self.reserve(text.len().saturating_add(2));
         self.push(b'"');
-        let mut rest = text;
-        while let Some(position) = position_of_special(rest) {
-            self.raw(&rest[..position]);
-            self.escape(rest[position]);
-            rest = &rest[position + 1..];
-        }
-        self.raw(rest);
+        string_content(self, text);
         self.push(b'"');
-    }
-
-    fn escape(&mut self, byte: u8) {
-        let short = match byte {
-            b'\x08' => b'b',
-            b'\x0c' => b'f',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            b'"' | b'\\' => byte,
-            _ => {
-                let low = b"0123456789abcdef"[usize::from(byte & 15)];
-                return self.raw(&[b'\\', b'u', b'0', b'0', b'0' + (byte >> 4), low]);
-            }
-        };
-        self.raw(&[b'\\', short]);
     }
 
     /// Appends `bytes` as padded base64 (RFC 4648, section 4), without quotes.
@@ -142,18 +114,108 @@ impl JsonBuffer {
     }
 }
 
-/// Where the first byte to escape is.
-#[inline]
-fn position_of_special(text: &[u8]) -> Option<usize> {
-    let (words, tail) = text.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let marks = specials(u64::from_le_bytes(*word));
-        if marks != 0 {
-            return Some(index * 8 + marks.trailing_zeros() as usize / 8);
+impl Append for JsonBuffer {
+    #[inline(always)]
+    fn block<const N: usize>(&mut self, block: [u8; N], used: usize) {
+        if !block::append(&mut self.bytes, block, used) && self.make_room(N) {
+            block::append(&mut self.bytes, block, used);
         }
     }
-    let special = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    Some(words.len() * 8 + tail.iter().position(special)?)
+
+    #[inline]
+    fn raw(&mut self, text: &[u8]) {
+        if self.reserve(text.len()) {
+            self.bytes.extend_from_slice(text);
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+}
+
+/// Appends what stands between the quotes of a string, for which see [`JsonBuffer::string`].
+#[inline(always)]
+pub fn string_content(out: &mut impl Append, text: &[u8]) {
+    let mut rest = text;
+    while let Some(position) = until_special(out, rest) {
+        escape(out, rest[position]);
+        rest = &rest[position + 1..];
+    }
+}
+
+/// Appends what comes before the first byte to escape, and gives its position; all, if there is none.
+#[inline(always)]
+fn until_special(out: &mut impl Append, text: &[u8]) -> Option<usize> {
+    let mut rest = text;
+    while let Some((block, after)) = rest.split_first_chunk::<16>() {
+        let before = out.length();
+        out.fixed(block);
+        if has_special(block) {
+            let (words, _) = block.as_chunks::<8>();
+            let found = words.iter().zip([0, 8]).find_map(|(word, start)| Some(start + position_in_word(*word)?))?;
+            out.truncate(before + found);
+            return Some(text.len() - rest.len() + found);
+        }
+        rest = after;
+    }
+    if let Some((word, after)) = rest.split_first_chunk::<8>() {
+        let before = out.length();
+        out.fixed(word);
+        if let Some(found) = position_in_word(*word) {
+            out.truncate(before + found);
+            return Some(text.len() - rest.len() + found);
+        }
+        rest = after;
+    }
+    for (index, byte) in rest.iter().enumerate() {
+        if is_special(*byte) {
+            return Some(text.len() - rest.len() + index);
+        }
+        out.push(*byte);
+    }
+    None
+}
+
+#[inline(always)]
+fn escape(out: &mut impl Append, byte: u8) {
+    let short = match byte {
+        b'\x08' => b'b',
+        b'\x0c' => b'f',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        b'"' | b'\\' => byte,
+        _ => {
+            let low = b"0123456789abcdef"[usize::from(byte & 15)];
+            return out.fixed(&[b'\\', b'u', b'0', b'0', b'0' + (byte >> 4), low]);
+        }
+    };
+    out.fixed(&[b'\\', short]);
+}
+
+#[inline(always)]
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// Without a branch a byte, so that the compiler makes it a few instructions on all 16.
+#[inline(always)]
+fn has_special(block: &[u8; 16]) -> bool {
+    block.iter().fold(false, |found, byte| found | is_special(*byte))
+}
+
+/// Where the first byte to escape is.
+#[inline(always)]
+fn position_in_word(word: [u8; 8]) -> Option<usize> {
+    let marks = specials(u64::from_le_bytes(word));
+    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
 }
 
 /// The top bit of each byte to escape, exact up to the lowest one set: a byte less than `n` leaves
@@ -193,11 +255,12 @@ pub(super) mod tests {
     fn finds_a_special_byte_at_every_offset_and_after_every_neighbour() {
         for special in (0..0x20).chain([b'"', b'\\']) {
             for neighbour in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
-                for offset in 0..24 {
-                    let mut bytes = [neighbour; 24];
-                    assert_eq!(position_of_special(&bytes), None);
+                for offset in 0..27 {
+                    let mut bytes = [neighbour; 27];
+                    let found = |bytes: &[u8]| until_special(&mut JsonBuffer::new(), bytes);
+                    assert_eq!(found(&bytes), is_special(neighbour).then_some(0));
                     bytes[offset] = special;
-                    assert_eq!(position_of_special(&bytes), Some(offset));
+                    assert_eq!(found(&bytes), Some(offset));
                 }
             }
         }

@@ -2,15 +2,18 @@
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
 //! Datum. `row` writes a whole row, `value` holds the table of types, `nested` arrays and composites, `output` every type that
-//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `csv`,
-//! `json`, `number`, `datetime`, `interval` and `wkb` are pure.
+//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `block`, `csv`,
+//! `inet`, `json`, `jsonb`, `number`, `datetime`, `interval` and `wkb` are pure.
 
+mod block;
 mod csv;
 pub mod datetime;
 mod folder;
 mod geo;
+mod inet;
 pub mod interval;
 pub mod json;
+mod jsonb;
 mod nested;
 pub mod number;
 mod output;
@@ -23,12 +26,14 @@ use std::ffi::CStr;
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+pub use self::block::Append;
+use self::block::{Blocks, Cursor};
 use self::json::JsonBuffer;
 pub use self::row::RowEncoder;
 use self::value::Encoder;
 use crate::error::{Code, Error, Result};
 use crate::format::Wrapping;
-use crate::manifest::Column;
+use crate::manifest;
 use crate::pg::{Memory, to_utf8};
 
 /// What all encoders of an export share.
@@ -40,17 +45,97 @@ pub struct Context {
     memory: Memory,
 }
 
-/// A column's name as it stands in every document: escaped, with quotes, colon, and the comma or brace before it.
-struct Key(Vec<u8>);
+/// A column of documents.
+struct Column {
+    lead: Lead,
+    encoder: Encoder,
+    /// The lead, and `null`.
+    null: Blocks,
+}
+
+impl Column {
+    /// Of values of that encoder, after `before`.
+    fn new(before: &[u8], encoder: Encoder, wrapping: Wrapping) -> Self {
+        let with = |after: &[u8]| Blocks::new(&[before, after].concat());
+        let lead = Lead { bare: with(b""), typed: with(encoder.opener(wrapping)) };
+        Column { lead, encoder, null: with(b"null") }
+    }
+
+    /// An error goes into `problem`, in place of an earlier one.
+    #[inline(always)]
+    fn write<'a>(
+        &self,
+        value: pg_sys::Datum,
+        is_null: bool,
+        context: &Context,
+        out: Cursor<'a>,
+        problem: &mut Option<Error>,
+    ) -> Cursor<'a> {
+        let start = out.length();
+        let out = self.try_write(value, is_null, context, out, problem);
+        if out.is_full() { self.write_with_more_room(value, is_null, context, out.take_back(start), problem) } else { out }
+    }
+
+    #[inline(always)]
+    fn try_write<'a>(
+        &self,
+        value: pg_sys::Datum,
+        is_null: bool,
+        context: &Context,
+        mut out: Cursor<'a>,
+        problem: &mut Option<Error>,
+    ) -> Cursor<'a> {
+        if is_null {
+            out.blocks(&self.null);
+            return out;
+        }
+        self.encoder.write(value, &self.lead, context, out, problem)
+    }
+
+    /// By itself, since a loop around the other would have the compiler work out for each value what any type might need of it.
+    #[cold]
+    #[inline(never)]
+    fn write_with_more_room<'a>(
+        &self,
+        value: pg_sys::Datum,
+        is_null: bool,
+        context: &Context,
+        out: &'a mut JsonBuffer,
+        problem: &mut Option<Error>,
+    ) -> Cursor<'a> {
+        let start = out.len();
+        let mut out = Cursor::new(out);
+        loop {
+            out.make_room(start, 0);
+            if out.is_full() {
+                // Memory ran out, as the buffer says.
+                return out;
+            }
+            out = self.try_write(value, is_null, context, out, problem);
+            if !out.is_full() {
+                return out;
+            }
+        }
+    }
+}
+
+/// What stands before a value.
+struct Lead {
+    /// A comma or a brace; the column's name, escaped, with quotes and colon.
+    bare: Blocks,
+    /// The same, and what values of the type begin with.
+    typed: Blocks,
+}
 
 /// The columns of this shape, for the manifest.
-pub fn describe(shape: &PgTupleDesc<'_>) -> Vec<Column> {
+pub fn describe(shape: &PgTupleDesc<'_>) -> Vec<manifest::Column> {
     let type_name = |attribute: &pg_sys::FormData_pg_attribute| {
         // SAFETY: a catalog look-up that gives a palloc'd string.
         let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(attribute.atttypid, attribute.atttypmod)) };
         to_utf8(name.to_bytes())
     };
-    shape.iter().map(|attribute| Column { name: column_name(attribute), type_name: type_name(attribute) }).collect()
+    let column = |attribute| manifest::Column { name: column_name(attribute), type_name: type_name(attribute) };
+    shape.iter().map(column).collect()
 }
 
 fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
@@ -58,18 +143,14 @@ fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
     to_utf8(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
 }
 
-/// The encoders of a row's columns; dropped columns of a composite have none, nor have those `left_out`.
-fn encoders(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool) -> Result<Vec<(Key, Encoder)>> {
+/// The columns of a row's documents; `None`: dropped from a composite, or `left_out`.
+fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: Wrapping) -> Result<Vec<Option<Column>>> {
     let mut names = Vec::new();
     let mut columns = Vec::new();
     for attribute in shape.iter() {
-        if attribute.attisdropped {
-            columns.push((Key(Vec::new()), Encoder::Dropped));
-            continue;
-        }
         let name = column_name(attribute);
-        if left_out(&name) {
-            columns.push((Key(Vec::new()), Encoder::Dropped));
+        if attribute.attisdropped || left_out(&name) {
+            columns.push(None);
             continue;
         }
         if names.contains(&name) {
@@ -82,32 +163,31 @@ fn encoders(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool) -> Result<
         key.string(name.as_bytes());
         key.push(b':');
         names.push(name);
-        columns.push((Key(key.into_vec()), Encoder::of_type(attribute.atttypid)));
+        columns.push(Some(Column::new(key.as_slice(), Encoder::of_type(attribute.atttypid), wrapping)));
     }
     Ok(columns)
 }
 
 /// Writes a row's values as an object.
 fn object(
-    columns: &[(Key, Encoder)],
+    columns: &[Option<Column>],
     values: &[pg_sys::Datum],
     nulls: &[bool],
     context: &Context,
     out: &mut JsonBuffer,
 ) -> Result<()> {
     let mut is_empty = true;
-    for (((key, encoder), value), null) in columns.iter().zip(values).zip(nulls) {
-        if matches!(encoder, Encoder::Dropped) {
-            continue;
-        }
+    let mut problem = None;
+    let mut cursor = Cursor::new(out);
+    for ((column, value), null) in columns.iter().zip(values).zip(nulls) {
+        let Some(column) = column else { continue };
         is_empty = false;
-        out.raw(&key.0);
-        if *null {
-            out.raw(b"null");
-        } else {
-            encoder.write(*value, context, out)?;
-        }
+        cursor = column.write(*value, *null, context, cursor, &mut problem);
     }
-    out.raw(if is_empty { b"{}" } else { b"}" });
-    Ok(())
+    let out = cursor.end();
+    if is_empty {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    problem.map_or(Ok(()), Err)
 }

@@ -4,13 +4,15 @@
 //! what they hold; an encoder is made when a type is first met and kept for the export.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+use super::block::{Append, Cursor};
 use super::json::JsonBuffer;
 use super::value::Encoder;
-use super::{Context, Key, encoders, object};
+use super::{Column, Context, columns, object};
 use crate::error::Result;
 
 /// Few types are met in one place, so a list is searched faster than a map.
@@ -37,10 +39,13 @@ pub struct Array {
 }
 
 struct Element {
-    encoder: Encoder,
+    /// As columns without a key: the first of a dimension, and the others.
+    first: Column,
+    next: Column,
     length: i16,
     by_value: bool,
-    alignment: std::ffi::c_char,
+    /// Bytes, a power of two.
+    alignment: usize,
 }
 
 impl Element {
@@ -48,8 +53,15 @@ impl Element {
         let (mut length, mut by_value, mut alignment) = (0, false, 0);
         // SAFETY: a catalog look-up that writes to three locals.
         unsafe { pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut alignment) };
+        let alignment = match alignment as u8 {
+            pg_sys::TYPALIGN_CHAR => 1,
+            pg_sys::TYPALIGN_SHORT => align_of::<i16>(),
+            pg_sys::TYPALIGN_INT => align_of::<i32>(),
+            _ => align_of::<f64>(),
+        };
         let _long = context.memory.enter();
-        Element { encoder: Encoder::of_type(element_type), length, by_value, alignment }
+        let element = |before| Column::new(before, Encoder::of_type(element_type), context.wrapping);
+        Element { first: element(b""), next: element(b","), length, by_value, alignment }
     }
 }
 
@@ -61,60 +73,104 @@ impl Array {
 
     /// Writes the array as an array, nested for several dimensions.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        // SAFETY: the datum is of an array type; detoasted, it is an ArrayType whose dimensions follow its header. What is
-        // allocated goes with the row's memory.
-        let (dimensions, element, values, nulls) = unsafe {
+        // SAFETY: the datum is of an array type; detoasted, it is an ArrayType whose dimensions follow its header. It is
+        // readable while the row's memory is.
+        let (array, dimensions, element_type) = unsafe {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
-            let dimensions =
-                std::slice::from_raw_parts(array.add(1).cast::<i32>(), usize::try_from((*array).ndim).unwrap_or(0));
-            let element_type = (*array).elemtype;
-            let element = self.elements.get(element_type, || Ok(Element::of_type(element_type, context)))?;
-            let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-            pg_sys::deconstruct_array(
-                array,
-                element_type,
-                element.length.into(),
-                element.by_value,
-                element.alignment,
-                &mut values,
-                &mut nulls,
-                &mut count,
-            );
-            let count = usize::try_from(count).unwrap_or(0);
-            (dimensions, element, slice(values, count), slice(nulls, count))
+            let count = usize::try_from((*array).ndim).unwrap_or(0);
+            (array, std::slice::from_raw_parts(array.add(1).cast::<i32>(), count), (*array).elemtype)
         };
-        let mut elements = values.iter().copied().zip(nulls.iter().copied());
-        write_dimension(dimensions, &mut elements, &element.encoder, context, out)
+        let element = self.elements.get(element_type, || Ok(Element::of_type(element_type, context)))?;
+        // SAFETY: an ArrayType, as above, of that type of elements.
+        let mut elements = unsafe { Elements::of(array, dimensions.len(), &element) };
+        write_dimension(dimensions, &mut elements, context, out)
     }
 }
 
-/// # Safety
-/// `start` points to `count` values, unless `count` is 0.
-unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
-    // SAFETY: by the caller's promise.
-    if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(start, count) } }
+/// The elements of an array one after another, where they stand (`deconstruct_array` in `src/backend/utils/adt/arrayfuncs.c`,
+/// which allocates a list of them).
+struct Elements<'a> {
+    element: &'a Element,
+    /// Where the next that is not NULL begins, but for padding.
+    next: *const u8,
+    /// A bit an element, set for those that are not NULL; null: all are.
+    not_null: *const u8,
+    index: usize,
+}
+
+impl<'a> Elements<'a> {
+    /// # Safety
+    /// `array` is detoasted, of so many dimensions and of elements of that type; it is readable for as long as this is used.
+    unsafe fn of(array: *const pg_sys::ArrayType, dimensions: usize, element: &'a Element) -> Self {
+        let start = array.cast::<u8>();
+        // Lengths and lower bounds follow the header.
+        let header = size_of::<pg_sys::ArrayType>() + dimensions * 2 * size_of::<i32>();
+        // SAFETY: by the caller's promise; the offset, where there is one, is within the array, behind the bits.
+        unsafe {
+            let offset = usize::try_from((*array).dataoffset).unwrap_or(0);
+            let (not_null, data) = match offset {
+                0 => (std::ptr::null(), header.next_multiple_of(pg_sys::MAXIMUM_ALIGNOF as usize)),
+                offset => (start.add(header), offset),
+            };
+            Elements { element, next: start.add(data), not_null, index: 0 }
+        }
+    }
+
+    /// The next element; `None`: NULL.
+    ///
+    /// # Safety
+    /// Called no more often than the array has elements.
+    #[inline]
+    unsafe fn next(&mut self) -> Option<pg_sys::Datum> {
+        let Element { length, by_value, alignment, .. } = *self.element;
+        let index = self.index;
+        self.index += 1;
+        // SAFETY: by the caller's promise there is a bit and, unless it says NULL, a value that begins at the next aligned
+        // byte; a value of variable length may begin before that, with a byte that is not zero.
+        unsafe {
+            if !self.not_null.is_null() && *self.not_null.add(index / 8) & 1 << (index % 8) == 0 {
+                return None;
+            }
+            if length != -1 || *self.next == 0 {
+                self.next = self.next.add(self.next.align_offset(alignment));
+            }
+            let start = self.next;
+            let (datum, size) = match length {
+                1 if by_value => (usize::from(*start), 1),
+                2 if by_value => (start.cast::<i16>().read() as usize, 2),
+                4 if by_value => (start.cast::<i32>().read() as usize, 4),
+                8 if by_value => (start.cast::<i64>().read() as usize, 8),
+                -1 => (start.expose_provenance(), pgrx::varlena::varsize_any(start.cast())),
+                -2 => (start.expose_provenance(), CStr::from_ptr(start.cast()).to_bytes_with_nul().len()),
+                fixed => (start.expose_provenance(), usize::try_from(fixed).unwrap_or(0)),
+            };
+            self.next = start.add(size);
+            Some(pg_sys::Datum::from(datum))
+        }
+    }
 }
 
 /// Writes the elements of the outermost of `dimensions`; an array without dimensions is empty.
-fn write_dimension(
-    dimensions: &[i32],
-    elements: &mut impl Iterator<Item = (pg_sys::Datum, bool)>,
-    encoder: &Encoder,
-    context: &Context,
-    out: &mut JsonBuffer,
-) -> Result<()> {
+fn write_dimension(dimensions: &[i32], elements: &mut Elements<'_>, context: &Context, out: &mut JsonBuffer) -> Result<()> {
     out.push(b'[');
     if let Some((length, inner)) = dimensions.split_first() {
         for index in 0..*length {
-            if index > 0 {
-                out.push(b',');
-            }
             if !inner.is_empty() {
-                write_dimension(inner, elements, encoder, context, out)?;
-            } else if let Some((value, false)) = elements.next() {
-                encoder.write(value, context, out)?;
-            } else {
-                out.raw(b"null");
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_dimension(inner, elements, context, out)?;
+                continue;
+            }
+            let element = elements.element;
+            let column = if index == 0 { &element.first } else { &element.next };
+            // SAFETY: an array has as many elements as its dimensions say.
+            let value = unsafe { elements.next() };
+            let (datum, is_null) = (value.unwrap_or_else(pg_sys::Datum::null), value.is_none());
+            let mut problem = None;
+            column.write(datum, is_null, context, Cursor::new(out), &mut problem).end();
+            if let Some(error) = problem {
+                return Err(error);
             }
         }
     }
@@ -128,7 +184,7 @@ pub struct Composite {
 }
 
 struct Shape {
-    columns: Vec<(Key, Encoder)>,
+    columns: Vec<Option<Column>>,
     /// Copied into the encoders' memory, which frees it.
     descriptor: pg_sys::TupleDesc,
 }
@@ -139,7 +195,7 @@ impl Shape {
         // SAFETY: the type stands in a composite value, so it is a row type; the copy is freed with the encoders.
         let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
         // SAFETY: the copy outlives the wrapper, which frees nothing.
-        let columns = encoders(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) }, &|_| false)?;
+        let columns = columns(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) }, &|_| false, context.wrapping)?;
         Ok(Shape { columns, descriptor })
     }
 }

@@ -6,7 +6,7 @@
 //! these come back as [`NonFinite`], for the caller to wrap.
 #![forbid(unsafe_code)]
 
-use super::json::JsonBuffer;
+use super::block::Append;
 
 /// A value that no JSON number can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,23 +40,91 @@ impl NonFinite {
     }
 }
 
-/// Writes an integer of any width.
-pub fn integer(out: &mut JsonBuffer, value: impl itoa::Integer) {
-    out.raw(itoa::Buffer::new().format(value).as_bytes());
+/// Writes an integer.
+#[inline(always)]
+pub fn integer(out: &mut impl Append, value: i64) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    unsigned(out, value.unsigned_abs());
+}
+
+/// As [`integer`], of any that is not negative.
+#[inline(always)]
+pub fn unsigned(out: &mut impl Append, value: u64) {
+    const EIGHT: u64 = 100_000_000;
+    if value < 10_000 {
+        let digits = four_digits(value as u32);
+        let zeros = ((digits ^ ZEROS as u32) | 1 << 31).trailing_zeros() / 8;
+        return out.block((digits >> (zeros * 8)).to_le_bytes(), 4 - zeros as usize);
+    }
+    if value < EIGHT {
+        return leading(out, value as u32);
+    }
+    let (high, low) = (value / EIGHT, (value % EIGHT) as u32);
+    if high < EIGHT {
+        leading(out, high as u32);
+    } else {
+        leading(out, (high / EIGHT) as u32);
+        out.fixed(&eight_digits((high % EIGHT) as u32).to_le_bytes());
+    }
+    out.fixed(&eight_digits(low).to_le_bytes());
+}
+
+/// As [`integer`], of what 64 bits and a sign hold; of others the last 64 bits.
+#[inline(always)]
+pub fn wide_integer(out: &mut impl Append, value: i128) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    unsigned(out, value.unsigned_abs() as u64);
+}
+
+/// Writes a number below 10 to the eighth, without leading zeros.
+#[inline(always)]
+fn leading(out: &mut impl Append, value: u32) {
+    let digits = eight_digits(value);
+    // The last digit is written even if it is a zero.
+    let zeros = ((digits ^ ZEROS) | 1 << 63).trailing_zeros() / 8;
+    out.block((digits >> (zeros * 8)).to_le_bytes(), 8 - zeros as usize);
+}
+
+/// `00000000`
+const ZEROS: u64 = u64::from_le_bytes(*b"00000000");
+
+/// The eight digits of a number below 10 to the eighth, the first in the lowest byte. Halves, then quarters, then digits are
+/// parted in all lanes at once; the multiplications divide by 100 and by 10.
+#[inline(always)]
+pub(super) const fn eight_digits(value: u32) -> u64 {
+    let fours = (value / 10_000) as u64 | ((value % 10_000) as u64) << 32;
+    let hundreds = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
+    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
+    ZEROS + (tens | (twos - 10 * tens) << 8)
+}
+
+/// The last four decimal digits of a number below 43,690, the first in the lowest byte; see [`eight_digits`].
+#[inline(always)]
+pub(super) const fn four_digits(value: u32) -> u32 {
+    let hundreds = ((value * 10_486) >> 20) & 0x7f;
+    let twos = hundreds | (value - 100 * hundreds) << 16;
+    let tens = ((twos * 103) >> 10) & 0x000f_000f;
+    ZEROS as u32 + (tens | (twos - 10 * tens) << 8)
 }
 
 /// Writes the fewest digits that read back as the same double, very large and small ones
 /// with an exponent; negative zero is `-0`. Nothing is written if `value` is not finite.
-pub fn float8(out: &mut JsonBuffer, value: f64) -> Result<(), NonFinite> {
+pub fn float8(out: &mut impl Append, value: f64) -> Result<(), NonFinite> {
     shortest(out, value)
 }
 
 /// As [`float8`], but the digits read back as the same single.
-pub fn float4(out: &mut JsonBuffer, value: f32) -> Result<(), NonFinite> {
+pub fn float4(out: &mut impl Append, value: f32) -> Result<(), NonFinite> {
     shortest(out, value)
 }
 
-fn shortest<F: zmij::Float + Copy + Into<f64>>(out: &mut JsonBuffer, value: F) -> Result<(), NonFinite> {
+#[inline(always)]
+fn shortest<F: zmij::Float + Copy + Into<f64>>(out: &mut impl Append, value: F) -> Result<(), NonFinite> {
     if let Some(special) = NonFinite::of_f64(value.into()) {
         return Err(special);
     }
@@ -69,29 +137,54 @@ fn shortest<F: zmij::Float + Copy + Into<f64>>(out: &mut JsonBuffer, value: F) -
 /// Writes a `numeric` as `numeric_out` does: all digits of its display scale, never an exponent.
 /// `payload` is what follows the varlena header, detoasted. Nothing is written if it is a special
 /// value. Words that a damaged payload lacks count as zero.
-pub fn numeric(out: &mut JsonBuffer, payload: &[u8]) -> Result<(), NonFinite> {
-    const FORM: u16 = 0xc000;
-    const LONG_NEGATIVE: u16 = 0x4000;
-    const SHORT: u16 = 0x8000;
-    const SHORT_NEGATIVE: u16 = 0x2000;
-    const SPECIAL: u16 = 0xc000;
+pub fn numeric(out: &mut impl Append, payload: &[u8]) -> Result<(), NonFinite> {
+    if short_numeric(out, payload) { Ok(()) } else { long_numeric(out, payload) }
+}
 
+/// As [`numeric`], of at most twelve digits before the point and four after it, what most numbers are; `false`: it is another,
+/// and nothing was written.
+#[inline(always)]
+pub fn short_numeric(out: &mut impl Append, payload: &[u8]) -> bool {
+    let (words, _) = payload.as_chunks::<2>();
+    let header = words.first().map_or(0, |word| u16::from_ne_bytes(*word));
+    let (weight, scale) = (short_weight(header), short_scale(header));
+    let is_short = header & FORM == SHORT && (-1..=2).contains(&weight) && scale <= 4;
+    if is_short {
+        if header & SHORT_NEGATIVE != 0 {
+            out.push(b'-');
+        }
+        short_decimal(out, words.get(1..).unwrap_or_default(), (weight + 1).cast_unsigned().into(), scale.into());
+    }
+    is_short
+}
+
+const FORM: u16 = 0xc000;
+const LONG_NEGATIVE: u16 = 0x4000;
+const SHORT: u16 = 0x8000;
+const SHORT_NEGATIVE: u16 = 0x2000;
+const SPECIAL: u16 = 0xc000;
+
+/// Seven bits of two's complement: shifted to the top, then back with the sign.
+#[inline(always)]
+const fn short_weight(header: u16) -> i16 {
+    (header << 9).cast_signed() >> 9
+}
+
+#[inline(always)]
+const fn short_scale(header: u16) -> u16 {
+    (header & 0x1f80) >> 7
+}
+
+/// As [`numeric`], of any.
+fn long_numeric(out: &mut impl Append, payload: &[u8]) -> Result<(), NonFinite> {
     let (words, _) = payload.as_chunks::<2>();
     let word = |index: usize| words.get(index).map_or(0, |word| u16::from_ne_bytes(*word));
     let header = word(0);
     let form = header & FORM;
     let (negative, scale, weight, digits) = match form {
         SPECIAL => return Err(special(header)),
-        SHORT => {
-            // Seven bits of two's complement: shifted to the top, then back with the sign.
-            let weight = (header << 9).cast_signed() >> 9;
-            let scale = (header & 0x1f80) >> 7;
-            (header & SHORT_NEGATIVE != 0, scale, weight, words.get(1..))
-        }
-        _ => {
-            let (scale, weight) = (header & !FORM, word(1).cast_signed());
-            (form == LONG_NEGATIVE, scale, weight, words.get(2..))
-        }
+        SHORT => (header & SHORT_NEGATIVE != 0, short_scale(header), short_weight(header), words.get(1..)),
+        _ => (form == LONG_NEGATIVE, header & !FORM, word(1).cast_signed(), words.get(2..)),
     };
     if negative {
         out.push(b'-');
@@ -108,13 +201,26 @@ fn special(header: u16) -> NonFinite {
     }
 }
 
+/// As [`decimal`], of at most twelve digits before the point and four after it: what most numbers are. `before`: how many of
+/// the base-10000 digits stand before the point.
+#[inline(always)]
+fn short_decimal(out: &mut impl Append, digits: &[[u8; 2]], before: usize, scale: usize) {
+    let group = |index: usize| digits.get(index).map_or(0, |digit| u16::from_ne_bytes(*digit).min(9_999));
+    let whole = (0..before).fold(0, |whole, index| whole * 10_000 + u64::from(group(index)));
+    unsigned(out, whole);
+    if scale > 0 {
+        let fraction = u64::from(b'.') | u64::from(four_digits(group(before).into())) << 8;
+        out.block(fraction.to_le_bytes(), 1 + scale);
+    }
+}
+
 /// Writes base-10000 `digits`, the first of which counts 10000 to the power of `weight`, with
 /// `scale` decimal digits after the point (`get_str_from_var`).
-fn decimal(out: &mut JsonBuffer, digits: &[[u8; 2]], weight: i32, scale: usize) {
+fn decimal(out: &mut impl Append, digits: &[[u8; 2]], weight: i32, scale: usize) {
     let group = |index: i32| {
         let index = usize::try_from(index).ok();
         let digit = index.and_then(|index| digits.get(index));
-        four_digits(digit.map_or(0, |&digit| u16::from_ne_bytes(digit)))
+        four_digits(digit.map_or(0, |&digit| u16::from_ne_bytes(digit).min(9_999)).into()).to_le_bytes()
     };
 
     let first = if weight < 0 { *b"0000" } else { group(0) };
@@ -138,20 +244,9 @@ fn decimal(out: &mut JsonBuffer, digits: &[[u8; 2]], weight: i32, scale: usize) 
     }
 }
 
-/// The last four decimal digits of a number.
-const fn four_digits(number: u16) -> [u8; 4] {
-    let [a, b] = two_digits(number as u32 / 100);
-    let [c, d] = two_digits(number as u32);
-    [a, b, c, d]
-}
-
-/// The last two decimal digits of a number.
-pub(super) const fn two_digits(number: u32) -> [u8; 2] {
-    [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::json::JsonBuffer;
     use super::super::json::tests::text;
     use super::*;
     use proptest::prelude::*;

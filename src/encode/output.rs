@@ -139,10 +139,16 @@ pub fn output_function(type_id: pg_sys::Oid) -> pg_sys::Oid {
 impl Context {
     /// Writes text of the server's encoding as a JSON string.
     pub fn string(&self, server_text: &[u8], out: &mut JsonBuffer) {
-        if self.utf8 || server_text.is_ascii() {
+        if self.is_utf8(server_text) {
             out.string(server_text);
         } else {
             out.string(to_utf8(server_text).as_bytes());
         }
+    }
+
+    /// Whether text of the server's encoding is UTF-8 as it is.
+    #[inline(always)]
+    pub fn is_utf8(&self, server_text: &[u8]) -> bool {
+        self.utf8 || server_text.is_ascii()
     }
 }

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+use super::block::Append;
 use super::csv::write_value;
 use super::folder::FolderEncoder;
 use super::json::JsonBuffer;
 use super::text::TextEncoder;
-use super::value::Encoder;
-use super::{Context, Key, column_name, encoders, object};
+use super::{Column, Context, column_name, columns, object};
 use crate::error::{Code, Error, Result};
 use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
 use crate::pg::{Memory, server_is_utf8};
@@ -25,7 +25,7 @@ pub struct RowEncoder {
 }
 
 enum Columns {
-    Json(Vec<(Key, Encoder)>),
+    Json(Vec<Option<Column>>),
     Csv(CsvColumns),
 }
 
@@ -60,7 +60,7 @@ impl RowEncoder {
                     .is_some_and(|partitions| !partitions.include && partitions.columns.iter().any(|column| column == name))
             };
             let columns = match format {
-                Format::Json(_) => Columns::Json(encoders(shape, &left_out)?),
+                Format::Json(_) => Columns::Json(columns(shape, &left_out, wrapping)?),
                 Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out)?),
             };
             (columns, folders)

@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+use super::block::Append;
 use super::json::JsonBuffer;
 use super::output::{Output, Pins};
 use super::value::{base_type, payload};
@@ -54,8 +55,8 @@ impl TextEncoder {
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
         match self {
             TextEncoder::Bool => out.push(if datum.value() as u8 != 0 { b't' } else { b'f' }),
-            TextEncoder::Int2 => number::integer(out, datum.value() as i16),
-            TextEncoder::Int4 => number::integer(out, datum.value() as i32),
+            TextEncoder::Int2 => number::integer(out, (datum.value() as i16).into()),
+            TextEncoder::Int4 => number::integer(out, (datum.value() as i32).into()),
             TextEncoder::Int8 => number::integer(out, datum.value() as i64),
             TextEncoder::Numeric => {
                 number::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));

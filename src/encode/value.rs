@@ -7,15 +7,18 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
-use super::Context;
+use super::block::{Append, Cursor};
 use super::geo::Geo;
 use super::interval::{Interval, Shape, write_iso8601};
-use super::json::JsonBuffer;
+use super::json::{JsonBuffer, string_content};
 use super::nested::{Array, Composite};
 use super::output::{Output, Pins};
-use super::{datetime, number};
-use crate::error::Result;
+use super::{Context, Lead};
+use super::{datetime, inet, jsonb, number};
+use crate::error::{Error, Result};
 use crate::format::{NonFinite, Wrapping};
 use crate::pg::to_utf8;
 
@@ -30,6 +33,7 @@ pub enum Encoder {
     Float8,
     Numeric,
     Text,
+    Uuid,
     Bytea,
     Date,
     Time,
@@ -41,9 +45,9 @@ pub enum Encoder {
     Array(Array),
     Composite(Composite),
     Geo(Geo),
+    /// With the output function, for IPv6.
+    Inet(Output),
     Output(Output),
-    /// A dropped column of a composite: not written at all.
-    Dropped,
 }
 
 impl Encoder {
@@ -59,6 +63,7 @@ impl Encoder {
             pg_sys::FLOAT8OID => Encoder::Float8,
             pg_sys::NUMERICOID => Encoder::Numeric,
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Encoder::Text,
+            pg_sys::UUIDOID => Encoder::Uuid,
             pg_sys::BYTEAOID => Encoder::Bytea,
             pg_sys::DATEOID => Encoder::Date,
             pg_sys::TIMEOID => Encoder::Time,
@@ -67,6 +72,7 @@ impl Encoder {
             pg_sys::INTERVALOID => Encoder::Interval,
             pg_sys::JSONOID => Encoder::Json,
             pg_sys::JSONBOID => Encoder::Jsonb,
+            pg_sys::INETOID => Encoder::Inet(Output::of_type(pg_sys::INETOID, Pins::Json)),
             pg_sys::ANYARRAYOID => Encoder::Array(Array::new()),
             other => Self::of_other_type(other),
         }
@@ -87,15 +93,99 @@ impl Encoder {
         }
     }
 
-    /// Writes a value that is not NULL, of the encoder's type.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    /// What values begin with, those that need a string without a wrapper excepted.
+    pub fn opener(&self, wrapping: Wrapping) -> &'static [u8] {
+        let wrapped: &[u8] = match self {
+            Encoder::Bytea => br#"{"__rockset_type":"bytes","value":""#,
+            Encoder::Date => br#"{"__rockset_type":"date","value":""#,
+            Encoder::Time => br#"{"__rockset_type":"time","value":""#,
+            Encoder::Timestamp => br#"{"__rockset_type":"datetime","value":""#,
+            Encoder::Timestamptz => br#"{"__rockset_type":"timestamp","value":""#,
+            Encoder::Text | Encoder::Uuid => b"\"",
+            _ => b"",
+        };
+        if wrapping == Wrapping::Rockset || wrapped.is_empty() { wrapped } else { b"\"" }
+    }
+
+    /// Writes a value that is not NULL, of the encoder's type, after its lead. An error goes into `problem`.
+    #[inline(always)]
+    pub fn write<'a>(
+        &self,
+        datum: pg_sys::Datum,
+        lead: &Lead,
+        context: &Context,
+        mut out: Cursor<'a>,
+        problem: &mut Option<Error>,
+    ) -> Cursor<'a> {
         let plain = context.wrapping != Wrapping::Rockset;
         match self {
-            Encoder::Bool => out.raw(if datum.value() as u8 != 0 { b"true" } else { b"false" }),
-            Encoder::Int2 => number::integer(out, datum.value() as i16),
-            Encoder::Int4 => number::integer(out, datum.value() as i32),
-            Encoder::Int8 => number::integer(out, datum.value() as i64),
-            Encoder::Oid => number::integer(out, datum.value() as u32),
+            Encoder::Bool => {
+                out.blocks(&lead.bare);
+                if datum.value() as u8 != 0 { out.fixed(b"true") } else { out.fixed(b"false") }
+            }
+            Encoder::Int2 => integer(i64::from(datum.value() as i16), lead, &mut out),
+            Encoder::Int4 => integer(i64::from(datum.value() as i32), lead, &mut out),
+            Encoder::Int8 => integer(datum.value() as i64, lead, &mut out),
+            Encoder::Oid => integer(i64::from(datum.value() as u32), lead, &mut out),
+            Encoder::Numeric => {
+                let payload = payload(datum);
+                let before = out.length();
+                out.blocks(&lead.bare);
+                if !number::short_numeric(&mut out, payload) {
+                    return Cursor::new(self.write_seldom(datum, lead, context, out.take_back(before), problem));
+                }
+            }
+            Encoder::Text => {
+                let text = payload(datum);
+                if text.len() > LONG_TEXT || !context.is_utf8(text) {
+                    return Cursor::new(self.write_seldom(datum, lead, context, out.end(), problem));
+                }
+                out.blocks(&lead.typed);
+                string_content(&mut out, text);
+                out.push(b'"');
+            }
+            Encoder::Date => date(datum.value() as i32, plain, lead, &mut out),
+            Encoder::Time => time(datum.value() as i64, plain, lead, &mut out),
+            Encoder::Timestamp => timestamp(datum.value() as i64, plain, lead, &mut out),
+            Encoder::Timestamptz => timestamptz(datum.value() as i64, plain, lead, &mut out),
+            other => return Cursor::new(other.write_seldom(datum, lead, context, out.end(), problem)),
+        }
+        out
+    }
+
+    /// Values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
+    #[inline(never)]
+    fn write_seldom<'a>(
+        &self,
+        datum: pg_sys::Datum,
+        lead: &Lead,
+        context: &Context,
+        out: &'a mut JsonBuffer,
+        problem: &mut Option<Error>,
+    ) -> &'a mut JsonBuffer {
+        let plain = context.wrapping != Wrapping::Rockset;
+        match self {
+            Encoder::Bytea => {
+                out.blocks(&lead.typed);
+                bytea(payload(datum), plain, out);
+                return out;
+            }
+            Encoder::Uuid => {
+                out.blocks(&lead.typed);
+                // SAFETY: a uuid, which is passed by reference.
+                uuid(unsafe { *datum.cast_mut_ptr() }, out);
+                return out;
+            }
+            _ => out.blocks(&lead.bare),
+        }
+        if let Err(error) = self.write_after_lead(datum, plain, context, out) {
+            *problem = Some(error);
+        }
+        out
+    }
+
+    fn write_after_lead(&self, datum: pg_sys::Datum, plain: bool, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        match self {
             Encoder::Float4 => {
                 let written = number::float4(out, f32::from_bits(datum.value() as u32));
                 written.unwrap_or_else(|special| non_finite(special, context, out));
@@ -109,23 +199,23 @@ impl Encoder {
                 written.unwrap_or_else(|special| non_finite(special, context, out));
             }
             Encoder::Text => context.string(payload(datum), out),
-            Encoder::Bytea => bytea(payload(datum), plain, out),
-            Encoder::Date => date(datum.value() as i32, plain, out),
-            Encoder::Time => time(datum.value() as i64, plain, out),
-            Encoder::Timestamp => timestamp(datum.value() as i64, plain, out),
-            Encoder::Timestamptz => timestamptz(datum.value() as i64, plain, out),
             Encoder::Interval => interval(&interval_of(datum), plain, out),
-            Encoder::Json => json(payload(datum), context, out),
-            Encoder::Jsonb => jsonb(datum, context, out),
+            Encoder::Json => json_text(payload(datum), context, out),
+            Encoder::Jsonb => jsonb_value(datum, context, out),
             Encoder::Array(array) => return array.write(datum, context, out),
             Encoder::Composite(composite) => return composite.write(datum, context, out),
             Encoder::Geo(geo) => return geo.write(datum, context, out),
+            Encoder::Inet(output) => inet(datum, output, context, out),
             Encoder::Output(output) => output.write(datum, context, out),
-            Encoder::Dropped => {}
+            // `write` has all others.
+            _ => {}
         }
         Ok(())
     }
 }
+
+/// Bytes of a text that is worth the call of a function.
+const LONG_TEXT: usize = 1024;
 
 /// What a domain is made of; any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
@@ -135,15 +225,27 @@ pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
 }
 
 /// The bytes of a value of variable length, without its header, detoasted into the row's memory.
+#[inline(always)]
 pub(super) fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     let value = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: only called for types of variable length, whose datum points to a varlena; it and its detoasted copy are
     // readable until the row ends, and no caller keeps the bytes longer.
     unsafe {
         let is_plain = !pgrx::varlena::varatt_is_1b_e(value) && !pgrx::varlena::varatt_is_4b_c(value);
-        let plain = if is_plain { value } else { pg_sys::pg_detoast_datum_packed(value) };
+        let plain = if is_plain { value } else { detoast(value) };
         pgrx::varlena::varlena_to_byte_slice(plain)
     }
+}
+
+/// Seldom, and so kept out of the writers.
+///
+/// # Safety
+/// `value` points to a varlena.
+#[cold]
+#[inline(never)]
+unsafe fn detoast(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena {
+    // SAFETY: by the caller's promise.
+    unsafe { pg_sys::pg_detoast_datum_packed(value) }
 }
 
 fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffer) {
@@ -155,54 +257,84 @@ fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffe
     }
 }
 
-fn quoted(out: &mut JsonBuffer, text: impl FnOnce(&mut JsonBuffer)) {
+fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) {
+    let start = out.len();
     out.push(b'"');
-    text(out);
-    out.push(b'"');
+    if inet::write_ipv4(out, payload(datum)) {
+        out.push(b'"');
+    } else {
+        out.truncate(start);
+        output.write(datum, context, out);
+    }
+}
+
+#[inline(always)]
+fn integer(value: i64, lead: &Lead, out: &mut impl Append) {
+    out.blocks(&lead.bare);
+    number::integer(out, value);
 }
 
 fn bytea(bytes: &[u8], plain: bool, out: &mut JsonBuffer) {
-    if plain {
-        quoted(out, |out| out.base64(bytes));
+    out.base64(bytes);
+    if plain { out.push(b'"') } else { out.fixed(br#"","encoding":"base64"}"#) }
+}
+
+fn uuid(bytes: [u8; 16], out: &mut JsonBuffer) {
+    let mut text = [0; Hyphenated::LENGTH];
+    Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text);
+    out.fixed(&text);
+    out.push(b'"');
+}
+
+/// Begins a text in quotes: with the lead's opener or, where its wrapper cannot express the value, as a string.
+#[inline(always)]
+fn open_text(fits: bool, lead: &Lead, out: &mut impl Append) {
+    if fits {
+        out.blocks(&lead.typed);
     } else {
-        out.raw(br#"{"__rockset_type":"bytes","value":""#);
-        out.base64(bytes);
-        out.raw(br#"","encoding":"base64"}"#);
+        out.blocks(&lead.bare);
+        out.push(b'"');
     }
 }
 
-/// A quoted text, in a wrapper unless it is to be plain.
-fn maybe_wrapped(type_name: &str, plain: bool, out: &mut JsonBuffer, text: impl FnOnce(&mut JsonBuffer)) {
-    if plain {
-        quoted(out, text);
-    } else {
-        out.wrapped(type_name, |out| quoted(out, text));
+#[inline(always)]
+fn close_text(is_wrapped: bool, out: &mut impl Append) {
+    out.block(*b"\"}", if is_wrapped { 2 } else { 1 });
+}
+
+#[inline(always)]
+fn date(days: i32, plain: bool, lead: &Lead, out: &mut impl Append) {
+    let fits = datetime::date_fits_wrapper(days);
+    open_text(plain || fits, lead, out);
+    datetime::write_date(out, days);
+    close_text(fits && !plain, out);
+}
+
+#[inline(always)]
+fn time(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+    let fits = datetime::time_fits_wrapper(microseconds);
+    open_text(plain || fits, lead, out);
+    datetime::write_time(out, microseconds);
+    close_text(fits && !plain, out);
+}
+
+#[inline(always)]
+fn timestamp(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+    let fits = datetime::timestamp_fits_wrapper(microseconds);
+    open_text(plain || fits, lead, out);
+    datetime::write_timestamp(out, microseconds, if plain || fits { b'T' } else { b' ' });
+    close_text(fits && !plain, out);
+}
+
+#[inline(always)]
+fn timestamptz(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+    let unix = datetime::unix_microseconds(microseconds);
+    open_text(plain || unix.is_some(), lead, out);
+    match unix {
+        Some(unix) if !plain => number::wide_integer(out, unix),
+        _ => datetime::write_timestamptz_utc(out, microseconds, b'T'),
     }
-}
-
-fn date(days: i32, plain: bool, out: &mut JsonBuffer) {
-    let plain = plain || !datetime::date_fits_wrapper(days);
-    maybe_wrapped("date", plain, out, |out| datetime::write_date(out, days));
-}
-
-fn time(microseconds: i64, plain: bool, out: &mut JsonBuffer) {
-    let plain = plain || !datetime::time_fits_wrapper(microseconds);
-    maybe_wrapped("time", plain, out, |out| datetime::write_time(out, microseconds));
-}
-
-fn timestamp(microseconds: i64, plain: bool, out: &mut JsonBuffer) {
-    if plain || datetime::timestamp_fits_wrapper(microseconds) {
-        maybe_wrapped("datetime", plain, out, |out| datetime::write_timestamp(out, microseconds, b'T'));
-    } else {
-        quoted(out, |out| datetime::write_timestamp(out, microseconds, b' '));
-    }
-}
-
-fn timestamptz(microseconds: i64, plain: bool, out: &mut JsonBuffer) {
-    match datetime::unix_microseconds(microseconds) {
-        Some(unix) if !plain => out.wrapped("timestamp", |out| quoted(out, |out| number::integer(out, unix))),
-        _ => quoted(out, |out| datetime::write_timestamptz_utc(out, microseconds, b'T')),
-    }
+    close_text(unix.is_some() && !plain, out);
 }
 
 fn interval_of(datum: pg_sys::Datum) -> Interval {
@@ -213,14 +345,18 @@ fn interval_of(datum: pg_sys::Datum) -> Interval {
 
 fn interval(value: &Interval, plain: bool, out: &mut JsonBuffer) {
     match value.shape() {
-        Shape::Months(months) if !plain => out.wrapped("month_interval", |out| number::integer(out, months)),
+        Shape::Months(months) if !plain => out.wrapped("month_interval", |out| number::integer(out, months.into())),
         Shape::Microseconds(time) if !plain => out.wrapped("microsecond_interval", |out| number::integer(out, time)),
-        _ => quoted(out, |out| write_iso8601(out, value)),
+        _ => {
+            out.push(b'"');
+            write_iso8601(out, value);
+            out.push(b'"');
+        }
     }
 }
 
 /// A line break in `json` stands between tokens, never inside a string, so leaving it out changes no value.
-fn json(server_text: &[u8], context: &Context, out: &mut JsonBuffer) {
+fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) {
     if context.utf8 || server_text.is_ascii() {
         out.without_line_breaks(server_text);
     } else {
@@ -228,12 +364,19 @@ fn json(server_text: &[u8], context: &Context, out: &mut JsonBuffer) {
     }
 }
 
-fn jsonb(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+    if context.utf8 {
+        let start = out.len();
+        if jsonb::write(out, payload(datum)).is_some() {
+            return;
+        }
+        out.truncate(start);
+    }
     // SAFETY: only called for jsonb; detoasted with its full header it is a Jsonb, whose text is palloc'd in the row's memory.
     let text = unsafe {
         let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
         let length = pgrx::varlena::varsize(value.cast()) as i32;
         CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), &mut (*value).root, length))
     };
-    json(text.to_bytes(), context, out);
+    json_text(text.to_bytes(), context, out);
 }

@@ -5,6 +5,7 @@
 //! reads back the same. EWKB is what PostGIS sends and dumps (`liblwgeom/lwout_wkb.c`): WKB with flags in the type.
 #![forbid(unsafe_code)]
 
+use super::block::Append;
 use super::json::JsonBuffer;
 use super::number::float8;
 

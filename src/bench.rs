@@ -1,0 +1,61 @@
+//! What `make bench` measures inside the server: a query without encoding, and encoding without an upload. Built with the
+//! feature `bench` only, and declared by the benchmark itself (benches/), so that no installation has it.
+
+use pgrx::PgTupleDesc;
+use pgrx::pg_sys::Datum;
+
+use crate::encode::Append;
+use crate::encode::RowEncoder;
+use crate::encode::json::JsonBuffer;
+use crate::error::{Code, Error, Result};
+use crate::format::{Format, NonFinite, Wrapping};
+use crate::pg::call::{Call, int8_datum};
+use crate::query::Query;
+use crate::receiver::RowSink;
+use crate::request::required;
+use crate::sql_function;
+
+sql_function!(s3_export_bench_encode, pg_finfo_s3_export_bench_encode, encode);
+
+/// `s3_export_bench_encode(query text, form text) RETURNS bigint`: the bytes that the query's documents take. `form`: `wrapped`,
+/// `plain`, or `rows`, which encodes nothing.
+fn encode(call: &Call) -> Result<Datum> {
+    let query = Query::parse(&required("query", call.text(0))?, None)?;
+    let format = match required("form", call.text(1))?.as_str() {
+        "wrapped" => Some(Format::Json(Wrapping::Rockset)),
+        "plain" => Some(Format::Json(Wrapping::Plain(NonFinite::String))),
+        "rows" => None,
+        other => return Err(Error::new(Code::InvalidParameter, format!("unknown form \"{other}\""))),
+    };
+    let mut sink = Discard { format, encoder: None, buffer: JsonBuffer::new(), bytes: 0 };
+    query.run(&mut sink)?;
+    Ok(int8_datum(sink.bytes + sink.buffer.len() as u64))
+}
+
+/// Bytes that gather before they are thrown away, as many as leave in one piece.
+const PIECE: usize = crate::upload::PART_BYTES;
+
+struct Discard {
+    format: Option<Format>,
+    encoder: Option<RowEncoder>,
+    buffer: JsonBuffer,
+    /// Thrown away so far.
+    bytes: u64,
+}
+
+impl RowSink for Discard {
+    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
+        self.encoder = self.format.as_ref().map(|format| RowEncoder::new(shape, format, None)).transpose()?;
+        Ok(())
+    }
+
+    fn row(&mut self, values: &[Datum], nulls: &[bool]) -> Result<()> {
+        let Some(encoder) = &self.encoder else { return Ok(()) };
+        encoder.document(values, nulls, &mut self.buffer)?;
+        if self.buffer.len() >= PIECE {
+            self.bytes += self.buffer.len() as u64;
+            self.buffer.truncate(0);
+        }
+        Ok(())
+    }
+}
