@@ -33,9 +33,11 @@ impl Algorithm {
 
     /// Of `bytes`.
     pub fn of(self, bytes: &[u8]) -> Checksum {
-        let mut running = Running::new(self);
-        running.update(bytes);
-        running.finish()
+        match self {
+            Algorithm::Crc32 => Checksum::Crc32(crc32fast::hash(bytes)),
+            Algorithm::Sha256 => Checksum::sha256(digest::digest(&digest::SHA256, bytes)),
+            Algorithm::None => Checksum::None,
+        }
     }
 }
 
@@ -51,6 +53,12 @@ pub enum Checksum {
 }
 
 impl Checksum {
+    fn sha256(digest: digest::Digest) -> Self {
+        let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest.as_ref());
+        Checksum::Sha256(Box::new(hash))
+    }
+
     /// Big-endian bytes in base64, as S3's headers have it; `None` when there is none.
     pub fn base64(&self) -> Option<String> {
         match self {
@@ -81,12 +89,20 @@ impl Running {
         }
     }
 
-    /// Adds `bytes`.
-    pub fn update(&mut self, bytes: &[u8]) {
+    /// Adds `bytes`, and gives the checksum of them alone. A CRC-32 is worked out once for both.
+    pub fn add(&mut self, bytes: &[u8]) -> Checksum {
         match self {
-            Running::Crc32(hasher) => hasher.update(bytes),
-            Running::Sha256(context) => context.update(bytes),
-            Running::None => {}
+            Running::Crc32(hasher) => {
+                let mut alone = crc32fast::Hasher::new();
+                alone.update(bytes);
+                hasher.combine(&alone);
+                Checksum::Crc32(alone.finalize())
+            }
+            Running::Sha256(context) => {
+                context.update(bytes);
+                Algorithm::Sha256.of(bytes)
+            }
+            Running::None => Checksum::None,
         }
     }
 
@@ -94,11 +110,7 @@ impl Running {
     pub fn finish(self) -> Checksum {
         match self {
             Running::Crc32(hasher) => Checksum::Crc32(hasher.finalize()),
-            Running::Sha256(context) => {
-                let mut hash = [0; digest::SHA256_OUTPUT_LEN];
-                hash.copy_from_slice(context.finish().as_ref());
-                Checksum::Sha256(Box::new(hash))
-            }
+            Running::Sha256(context) => Checksum::sha256(context.finish()),
             Running::None => Checksum::None,
         }
     }
@@ -125,8 +137,8 @@ mod tests {
     fn pieces_add_up_to_the_whole() {
         for algorithm in [Algorithm::Crc32, Algorithm::Sha256, Algorithm::None] {
             let mut running = Running::new(algorithm);
-            running.update(b"1234");
-            running.update(b"56789");
+            assert_eq!(running.add(b"1234"), algorithm.of(b"1234"));
+            assert_eq!(running.add(b"56789"), algorithm.of(b"56789"));
             assert_eq!(running.finish(), algorithm.of(b"123456789"));
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
         }

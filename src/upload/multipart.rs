@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::body::in_frames;
 use super::bucket::{Bucket, headers, mark};
-use super::checksum::Algorithm;
+use super::checksum::{Algorithm, Checksum};
 use super::failure::Failure;
 use super::object::{Object, Part};
 use crate::error::{Code, Error};
@@ -81,12 +81,18 @@ impl Bucket {
         }
     }
 
-    /// Uploads one part; `number` counts from 1.
-    pub async fn put_part(&self, object: &Object, upload_id: &str, number: i32, body: Bytes) -> Result<Part, Failure> {
-        let checksum = self.checksum().of(&body);
+    /// Uploads one part, with the checksum of its own; `number` counts from 1.
+    pub async fn put_part(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        number: i32,
+        body: Bytes,
+        checksum: &Checksum,
+    ) -> Result<Part, Failure> {
         let (step, url) = (object.role.step(), self.url(&object.key));
         self.send(self.patience_for(object.role), step, &url, || async {
-            let (crc32, sha256) = headers(&checksum);
+            let (crc32, sha256) = headers(checksum);
             let request = self
                 .client()
                 .upload_part()

@@ -149,7 +149,8 @@ async fn multipart(
 ) -> Result<String, Failure> {
     for complete in [true, false] {
         let upload_id = bucket.create_multipart(object).await?.upload_id;
-        let part = bucket.put_part(object, &upload_id, 1, body.clone()).await;
+        let checksum = bucket.checksum().of(&body);
+        let part = bucket.put_part(object, &upload_id, 1, body.clone(), &checksum).await;
         let made = match part {
             Ok(part) if complete => {
                 bucket.complete_multipart(object, &upload_id, vec![part], body.len() as u64).await.map(Some)

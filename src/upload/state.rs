@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::PART_BYTES;
 use super::bucket::Bucket;
 use super::file::Packing;
 use super::leftovers::{Announcement, LeftoverFile, Leftovers, OpenMultipart};
@@ -23,7 +24,7 @@ use crate::names::Destination;
 /// reused they leave no holes in the heap.
 const MAX_SPARE_BUFFERS: usize = 1024;
 /// Larger buffers are given back to the system.
-const MAX_SPARE_BYTES: usize = 1 << 20;
+const MAX_SPARE_BYTES: usize = 2 * PART_BYTES;
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -259,13 +260,16 @@ pub struct Lease {
 impl Lease {
     /// Gives the bytes' buffer back for the next file, if nobody else holds it.
     pub fn recycle(self, body: Bytes) {
-        if body.is_unique() {
-            let mut buffer = Vec::from(body);
-            buffer.clear();
-            let mut state = lock(&self.shared.state);
-            if state.spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_BYTES {
-                state.spare.push(buffer);
-            }
+        let used = body.len();
+        let Ok(mut buffer) = body.try_into_mut() else { return };
+        // Else what is in it would be copied.
+        buffer.clear();
+        let buffer = Vec::from(buffer);
+        // One that was mostly empty would take room from others for little.
+        let is_apt = buffer.capacity() <= MAX_SPARE_BYTES && used >= buffer.capacity() / 2;
+        let mut state = lock(&self.shared.state);
+        if is_apt && state.spare.len() < MAX_SPARE_BUFFERS {
+            state.spare.push(buffer);
         }
     }
 }

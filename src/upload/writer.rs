@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::bucket::Written;
-use super::checksum::Running;
+use super::checksum::{Checksum, Running};
 use super::failure::Failure;
 use super::object::{Object, Part, Role};
 use super::runtime::lost_task;
 use super::state::{Lease, Shared};
+use super::throttle::Permit;
 use crate::error::{Code, Error, Result};
 use crate::manifest::FileRecord;
 
@@ -43,13 +44,11 @@ impl ObjectWriter {
 
     /// Sends a piece that another will follow. Returns when it is on its way, not when it has arrived.
     pub async fn piece(&mut self, body: Bytes, lease: Option<Lease>) -> Result<()> {
-        self.count(&body);
         self.part(body, lease).await
     }
 
     /// Sends the last piece and waits until the whole object, of so many documents, is stored and recorded.
     pub async fn finish(mut self, body: Bytes, documents: u64, lease: Option<Lease>) -> Result<()> {
-        self.count(&body);
         if self.multipart.is_some() {
             self.part(body, lease).await?;
             let Self { shared, object, checksum, bytes, multipart } = self;
@@ -57,8 +56,9 @@ impl ObjectWriter {
             let record = FileRecord { bytes, documents, checksum: checksum.finish(), version_id: None };
             return multipart.complete(&shared, object, record).await;
         }
-        let Self { shared, object, checksum, bytes, .. } = self;
-        let record = FileRecord { bytes, documents, checksum: checksum.finish(), version_id: None };
+        let Self { shared, object, .. } = self;
+        let checksum = shared.bucket.checksum().of(&body);
+        let record = FileRecord { bytes: body.len() as u64, documents, checksum, version_id: None };
         let _permit = shared.requests.permit().await;
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
         make(&shared, object.role, record, async move { target.bucket.put(&key, sent, &checksum).await }).await?;
@@ -68,18 +68,15 @@ impl ObjectWriter {
         Ok(())
     }
 
-    fn count(&mut self, body: &Bytes) {
-        self.checksum.update(body);
-        self.bytes += body.len() as u64;
-    }
-
     async fn part(&mut self, body: Bytes, lease: Option<Lease>) -> Result<()> {
         let permit = self.shared.requests.permit().await;
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => self.multipart.insert(Multipart::create(&self.shared, &self.object).await?),
         };
-        multipart.send(&self.shared, &self.object, body, (permit, lease))
+        let checksum = self.checksum.add(&body);
+        self.bytes += body.len() as u64;
+        multipart.send(&self.shared, &self.object, (body, checksum), permit, lease)
     }
 }
 
@@ -101,8 +98,16 @@ impl Multipart {
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), uploaded: Vec::new(), next_number: 1 })
     }
 
-    /// `held` is let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on for nothing.
-    fn send(&mut self, shared: &Arc<Shared>, object: &Object, body: Bytes, held: impl Send + 'static) -> Result<()> {
+    /// `permit` and `lease` are let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on
+    /// for nothing.
+    fn send(
+        &mut self,
+        shared: &Arc<Shared>,
+        object: &Object,
+        (body, checksum): (Bytes, Checksum),
+        permit: Permit,
+        lease: Option<Lease>,
+    ) -> Result<()> {
         while let Some(part) = self.uploading.try_join_next() {
             self.uploaded.push(part.map_err(|_| lost_task())??);
         }
@@ -115,8 +120,12 @@ impl Multipart {
         self.next_number += 1;
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
-            let _held = held;
-            shared.bucket.put_part(&object, &upload_id, number, body).await.map_err(|failure| failure.error)
+            let _permit = permit;
+            let part = shared.bucket.put_part(&object, &upload_id, number, body.clone(), &checksum).await;
+            if let Some(lease) = lease {
+                lease.recycle(body);
+            }
+            part.map_err(|failure| failure.error)
         });
         Ok(())
     }

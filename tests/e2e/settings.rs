@@ -12,8 +12,8 @@ fn each_setting_has_its_default_and_its_bounds() {
     client.batch_execute(LOAD).unwrap();
     for (name, default, low, too_low, too_high) in [
         ("output_chunk_size", "1000", "1", "0", "2147483648"),
-        ("buffer_memory", "64MB", "16MB", "16383kB", "3TB"),
-        ("upload_concurrency", "16", "1", "0", "1025"),
+        ("buffer_memory", "128MB", "16MB", "16383kB", "3TB"),
+        ("upload_concurrency", "128", "1", "0", "1025"),
         ("cleanup_timeout", "5s", "0", "-1", "25d"),
         ("commit_timeout", "1min", "1ms", "0", "25d"),
     ] {
@@ -42,7 +42,7 @@ fn a_user_may_set_the_chunk_size_and_nothing_else() {
         refused(client.batch_execute(&format!("SET s3_export.{setting}"))).sqlstate("42501");
     }
     refused(client.simple_query("SHOW s3_export.key_file")).sqlstate("42501");
-    assert_eq!(client.text("SHOW s3_export.buffer_memory"), "64MB");
+    assert_eq!(client.text("SHOW s3_export.buffer_memory"), "128MB");
     let grant = format!("GRANT SET ON PARAMETER s3_export.buffer_memory TO {role}");
     let mut superuser = db.client();
     superuser.batch_execute(&format!("{LOAD}; {grant}")).unwrap();
