@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test soak lint bench install clean-servers
+.PHONY: help demo demo-stop test soak lint bench bench-encoders bench-instructions install clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -22,11 +22,17 @@ soak: ## two thousand exports in one backend, with faults; prints what grew
 lint: ## formatting, clippy, shellcheck
 	@scripts/lint.sh
 
-bench: ## side by side with what one would use otherwise
-	@scripts/bench.sh
+bench: ## side by side with what one would use otherwise, about half an hour (ROUNDS=5)
+	@scripts/bench.sh $(ROUNDS)
+
+bench-encoders: ## each encoder by itself, by Criterion
+	@cargo bench --manifest-path benches/encoders/Cargo.toml --target-dir target/bench-encoders
+
+bench-instructions: ## machine instructions of a row, by valgrind (FORM=wrapped, plain or rows)
+	@scripts/instructions.sh $(FORM)
 
 install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH)
 	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh
 
-clean-servers: ## stop the servers of demo and test and delete their data
-	@. scripts/common.sh && for kind in test demo; do use_kind $$kind && scripts/servers.sh clean "$$RUN_DIR"; done
+clean-servers: ## stop the servers of demo, test and bench and delete their data
+	@. scripts/common.sh && for kind in test demo bench; do use_kind $$kind && scripts/servers.sh clean "$$RUN_DIR"; done

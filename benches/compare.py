@@ -1,77 +1,146 @@
-"""Runs each statement of the comparison in turn, A B C A B C …, and prints medians and their ratios.
+"""Runs everything in turn, A B C A B C …, and prints the table of README.md: medians and their ratios.
 
-Called by scripts/bench.sh, which starts the servers and sets the environment. The optional argument is the number of
-counted rounds (5).
+    compare.py ROUNDS      called by scripts/bench.sh, which starts the servers and sets the environment
+
+What each tool stores is first fetched back from a real server and counted. Results go to target/bench/results.json and a plot to
+target/bench/results.png.
 """
 
+import json
 import os
 import pathlib
-import shutil
 import statistics
 import subprocess
 import sys
 
-HERE = pathlib.Path(__file__).parent
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-BASELINE = "COPY of row_to_json to /dev/null"
+import measure
+from plot import draw
+from rows import EIGHT_MB, LINEITEM_ROWS, PLAIN, PSQL_COPY, ROWS, RUNS, SIXTY_FOUR_MB
 
-STATEMENTS = {
-    BASELINE: "COPY (SELECT row_to_json(t) FROM wide AS t) TO '/dev/null'",
-    "export to s3s-fs": "SELECT * FROM s3_export('s3://exports/wide', 'sink', 'SELECT * FROM wide')",
-    "export to SeaweedFS": "SELECT * FROM s3_export('s3://exports/wide', 'seaweedfs', 'SELECT * FROM wide')",
-}
-
-INTEGRATIONS = """
-DROP EXTENSION IF EXISTS s3_export;
-CREATE EXTENSION s3_export;
-\\set key `echo "$S3_ACCESS_KEY_ID"`
-\\set secret `echo "$S3_SECRET_ACCESS_KEY"`
-\\set seaweedfs `echo "$S3_ENDPOINT"`
-\\set sink `echo "$SINK_ENDPOINT"`
-SELECT s3_export.create_integration('seaweedfs', :'key', :'secret', endpoint => :'seaweedfs', region => 'us-east-1',
-                                    path_style => true, allowed_locations => '{s3://exports}');
-SELECT s3_export.create_integration('sink', :'key', :'secret', endpoint => :'sink', region => 'us-east-1',
-                                    path_style => true, allowed_locations => '{s3://exports}');
-"""
+ROUNDS = int(sys.argv[1])
+S3 = str(measure.HERE.parent / "scripts" / "s3.py")
 
 
-def psql(script: str) -> str:
-    command = [
-        os.environ["S3_EXPORT_PG_BIN"] + "/psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres",
-        "-h", os.environ["S3_EXPORT_PGHOST"], "-p", os.environ["S3_EXPORT_PGPORT"],
-    ]
-    return subprocess.run(command, input=script, text=True, check=True, stdout=subprocess.PIPE).stdout
+def stored_lines(prefix: str) -> int:
+    """Counted from what the server gives back; what it gave is then deleted."""
+    listed = subprocess.run([S3, "ls", f"s3://exports/{prefix}"], check=True, text=True, stdout=subprocess.PIPE).stdout
+    keys = [f"s3://exports/{line.split(maxsplit=1)[1]}" for line in listed.splitlines()]
+    lines = 0
+    for start in range(0, len(keys), 200):
+        some = [key for key in keys[start : start + 200] if not key.endswith(".manifest")]
+        fetch = subprocess.Popen([S3, "cat", *some], stdout=subprocess.PIPE)
+        while block := fetch.stdout.read(1 << 20):
+            lines += block.count(b"\n")
+        if fetch.wait() != 0:
+            raise SystemExit(f"could not fetch {prefix}")
+        subprocess.run([S3, "rm", *keys[start : start + 200]], check=True, stdout=subprocess.DEVNULL)
+    return lines
 
 
-def seconds(statement: str) -> float:
-    output = psql(f"\\timing on\n{statement};\n")
-    timings = [line for line in output.splitlines() if line.startswith("Time: ")]
-    return float(timings[-1].split()[1]) / 1000
+def check_tools() -> None:
+    """Each tool once to a server that stores, so that what is timed is known to be whole."""
+    server = os.environ["S3_ENDPOINT"]
+    aws = f"{measure.AWS} --endpoint-url {server} s3 cp - s3://exports"
+    tools = {
+        "ours": lambda: measure.statement(measure.export_sql("seaweedfs", "SELECT * FROM lineitem", f"{PLAIN}, {SIXTY_FOUR_MB}")),
+        "duckdb": lambda: measure.duckdb_export(server, "s3://exports/duckdb"),
+        "psql.json": lambda: measure.shell(f"{PSQL_COPY} | {aws}/psql.json"),
+        "copy.json": lambda: measure.statement(f"COPY (SELECT row_to_json(t) FROM lineitem AS t) TO PROGRAM '{aws}/copy.json'"),
+    }
+    for name, run in tools.items():
+        run()
+        lines = stored_lines(name)
+        print(f"  {name}: {lines:,} lines fetched back", flush=True)
+        if lines != LINEITEM_ROWS:
+            raise SystemExit(f"{name} stored {lines} lines of {LINEITEM_ROWS}")
 
 
-def empty_sink() -> None:
-    """The sink keeps objects in memory, so each round starts with an empty bucket."""
-    bucket = pathlib.Path(os.environ["SINK_ROOT"]) / "exports"
-    shutil.rmtree(bucket)
-    bucket.mkdir()
+def run_all() -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {run.name: [] for run in RUNS}
+    for number in range(ROUNDS + 1):
+        for run in RUNS:
+            measure.reset_sink()
+            seconds = run.seconds()
+            # The manifest's lines come on top.
+            if run.lines is not None and not run.lines <= measure.tally()["lines"] <= run.lines + 10:
+                raise SystemExit(f"{run.name}: {measure.tally()} at the sink, of {run.lines} lines")
+            if number > 0:  # the first warms caches and opens files
+                samples[run.name].append(seconds)
+        print(f"  round {number} of {ROUNDS}", flush=True)
+    return samples
+
+
+def scale() -> list[dict]:
+    """Time and requests a row, as rows grow."""
+    found = []
+    for rows in (1_000_000, 10_000_000, 50_000_000):
+        query = f"SELECT g AS id, g * 1.5 AS amount, 'customer ' || g AS name FROM generate_series(1, {rows}) AS g"
+        measure.reset_sink()
+        seconds = statistics.median(measure.statement(measure.export_sql("tls", query)) for _ in range(3))
+        requests = measure.tally()["requests"] / 3
+        found.append({"rows": rows, "ns_per_row": seconds / rows * 1e9, "requests_per_1000_rows": requests / rows * 1000})
+    return found
+
+
+def memory() -> list[dict]:
+    """Private memory that an export adds, in slow company, so that its buffers are full."""
+    found = []
+    for rows in (1_000_000, 6_000_000, 20_000_000):
+        query = f"SELECT l.* FROM lineitem AS l, generate_series(1, 4) AS again LIMIT {rows}"
+        found.append({"rows": rows, "bytes": measure.peak_memory(measure.export_sql("tls_slow", query))})
+    return found
+
+
+def small() -> dict[str, float]:
+    """Ten rows, against the bare requests: both on a new connection."""
+    query = measure.export_sql("tls", "SELECT * FROM lineitem LIMIT 10")
+    output = measure.psql("LOAD 's3_export';\n\\timing on\n" + f"{query};\n" * 51)
+    times = [float(line.split()[1]) / 1000 for line in output.splitlines() if line.startswith("Time: ")]
+    bodies = [b"x" * 5000, b"x" * 1500]
+    bare = [measure.bare_requests(measure.SINK_TLS, bodies) for _ in range(51)]
+    return {"export": statistics.median(times[2:]), "first": times[1], "requests": statistics.median(bare[1:])}
+
+
+def table(medians: dict[str, float]) -> str:
+    lines = ["| work | ours | s | against | s | ratio | asked for |", "|---|---|---|---|---|---|---|"]
+    for row in ROWS:
+        ours, against = medians[row.ours], medians[row.against]
+        if row.longer is not None:
+            ratio, asked = f"{ours / against:.2f} × its time", f"at most {row.longer}"
+        else:
+            ratio, asked = f"{against / ours:.1f} × as fast", f"at least {row.faster}" if row.faster else ""
+        lines.append(f"| {row.work} | {row.ours} | {ours:.2f} | {row.against} | {against:.2f} | {ratio} | {asked} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    psql(INTEGRATIONS)
-    psql((HERE / "wide.sql").read_text())
-    samples: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for round_number in range(ROUNDS + 1):
-        for name, statement in STATEMENTS.items():
-            elapsed = seconds(statement)
-            if round_number > 0:  # the first warms caches and opens files
-                samples[name].append(elapsed)
-        empty_sink()
-    baseline = statistics.median(samples[BASELINE])
-    print(f"\n16 columns, 1,000,000 rows, {os.cpu_count()} cores, medians of {ROUNDS} rounds\n")
-    print(f"{'':34} {'min':>7} {'median':>7} {'max':>7}   median / baseline")
+    measure.psql((measure.HERE / "tables.sql").read_text())
+    measure.load_lineitem()
+    measure.psql("VACUUM (FREEZE, ANALYZE)")
+    measure.psql((measure.HERE / "extension.sql").read_text())
+    print("Counting back what each tool stores", flush=True)
+    check_tools()
+    print(f"{ROUNDS} rounds of {len(RUNS)} runs, and one before them to warm up", flush=True)
+    samples = run_all()
+    medians = {name: statistics.median(times) for name, times in samples.items()}
+    results = {
+        "cores": os.cpu_count(), "rounds": ROUNDS, "postgres": measure.psql("SHOW server_version;").strip(),
+        "samples": samples, "medians": medians, "scale": scale(), "memory": memory(), "small": small(),
+    }
+    folder = pathlib.Path(os.environ["S3_EXPORT_RUN_DIR"])
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    draw(medians, f"{os.cpu_count()} cores, PostgreSQL {results['postgres']}, medians of {ROUNDS}", folder / "results.png")
+    print(f"\n{os.cpu_count()} cores, medians of {ROUNDS}\n\n{table(medians)}\n")
+    print("| run | min | median | max |\n|---|---|---|---|")
     for name, times in samples.items():
-        median = statistics.median(times)
-        print(f"{name:34} {min(times):6.2f}s {median:6.2f}s {max(times):6.2f}s   {median / baseline:.2f}")
+        print(f"| {name} | {min(times):.2f} | {medians[name]:.2f} | {max(times):.2f} |")
+    print()
+    for line in results["scale"]:
+        print(f"{line['rows']:>11,} rows: {line['ns_per_row']:.0f} ns a row, {line['requests_per_1000_rows']:.3f} requests a thousand rows")
+    for line in results["memory"]:
+        print(f"{line['rows']:>11,} rows: {line['bytes'] / 2**20:.0f} MB of private memory")
+    print("ten rows: {export:.4f} s ({first:.4f} s the first), its requests alone {requests:.4f} s".format(**results["small"]))
+    print(f"\n{folder / 'results.json'} and {folder / 'results.png'} have it all.")
 
 
 main()

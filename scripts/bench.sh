@@ -1,43 +1,36 @@
 #!/usr/bin/env bash
-# Side by side, in one run on one machine: the export against what one would use otherwise. What each row means and the
-# last results are in benches/README.md. Figures are ratios of medians; nothing here fails because a machine is slow.
+# bench.sh [ROUNDS]: side by side, in one run on one machine, the export against what one would use otherwise. What each row means
+# and the last results are in benches/README.md. Figures are ratios of medians; nothing here fails because a machine is slow.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 scripts=$ROOT/scripts
-S3S_FS_VERSION=0.14.1
-"$scripts/setup.sh" demo
-use_kind demo
+"$scripts/setup.sh" bench
+use_kind bench
 
 say "Building s3_export (release) and installing it into $PG_COPY"
 cd "$ROOT"
-cargo pgrx install --release --no-default-features --features "pg$PG_MAJOR" -c "$PG_CONFIG"
+cargo pgrx install --release --no-default-features --features "pg$PG_MAJOR bench" -c "$PG_CONFIG"
+say "Building the sink, an S3 server that counts what it is sent and keeps none of it"
+cargo build --release --locked --manifest-path benches/sink/Cargo.toml --target-dir target/bench-sink
 
-sink=$ROOT/target/tools/bin/s3s-fs
-if [ "$("$sink" --version 2>/dev/null)" != "s3s-fs $S3S_FS_VERSION" ]; then
-	say "Installing s3s-fs $S3S_FS_VERSION, an S3 server that does as little as possible"
-	cargo install s3s-fs --version "=$S3S_FS_VERSION" --locked --features binary --root "$ROOT/target/tools"
-fi
-
-# In memory: this sink is to cost nothing, so that what is measured is the export.
-sink_root=$(mktemp -d /dev/shm/s3_export.XXXXXX)
 sink_pid=
 stop() {
 	[ -z "$sink_pid" ] || kill "$sink_pid" 2>/dev/null || true
-	rm -rf "$sink_root"
 	"$scripts/servers.sh" stop "$RUN_DIR"
 }
 trap stop EXIT
-say "Starting Postgres, SeaweedFS and s3s-fs"
+say "Starting Postgres, SeaweedFS and the sink"
 "$scripts/servers.sh" stop "$RUN_DIR"
 "$scripts/servers.sh" start "$RUN_DIR"
 settings=$("$scripts/servers.sh" env "$RUN_DIR")
 eval "$settings"
-mkdir "$sink_root/exports"
-sink_port=$(free_ports 1)
-"$sink" --host 127.0.0.1 --port "$sink_port" --access-key "$S3_ACCESS_KEY_ID" --secret-key "$S3_SECRET_ACCESS_KEY" \
-	"$sink_root" >"$RUN_DIR/s3s-fs.log" 2>&1 &
+read -ra ports <<<"$(free_ports 4)"
+export SINK_HTTP=http://127.0.0.1:${ports[0]} SINK_TLS=https://127.0.0.1:${ports[1]}
+export SINK_HTTP_SLOW=http://127.0.0.1:${ports[2]} SINK_TLS_SLOW=https://127.0.0.1:${ports[3]}
+export SINK_CERTIFICATE=$RUN_DIR/sink.pem BENCH_TOOLS=${RUN_DIR%/*}/bench-tools
+"$ROOT/target/bench-sink/release/sink" "$SINK_CERTIFICATE" "$SINK_HTTP" "$SINK_TLS" "$SINK_HTTP_SLOW+50ms" "$SINK_TLS_SLOW+50ms" \
+	>"$RUN_DIR/sink.log" 2>&1 &
 sink_pid=$!
 
-export SINK_ENDPOINT=http://127.0.0.1:$sink_port SINK_ROOT=$sink_root
-python3 "$ROOT/benches/compare.py" "$@"
+PYTHONPATH=$BENCH_TOOLS "$STAND_INS_PYTHON" "$ROOT/benches/compare.py" "${1:-5}"

@@ -46,7 +46,7 @@ as_pg() {
 	fi
 }
 
-# use_kind test|demo: where that kind's Postgres, servers and pgrx configuration lie.
+# use_kind test|demo|bench: where that kind's Postgres, servers and pgrx configuration lie.
 use_kind() {
 	local base=$ROOT/target
 	mkdir -p "$base/$1"

@@ -2,7 +2,7 @@
 # servers.sh start|stop|status|env|clean DIR: a private Postgres and a private S3 server (SeaweedFS), on
 # 127.0.0.1 and free ports, so that tests and demo touch nothing of the machine's; for the tests also two stand-ins for
 # AWS, which have STS and IAM. All are thrown away and made anew by each start; `env` prints where they are. DIR is what
-# setup.sh prepared (target/test, target/demo).
+# setup.sh prepared (target/test, target/demo, target/bench).
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -18,7 +18,7 @@ state=$dir/servers.env
 bucket=exports
 # Two, because each checks what the other lets pass (scripts/aws.py says what).
 stand_ins=()
-[ "${dir##*/}" = demo ] || stand_ins=(ministack moto)
+[ "${dir##*/}" != test ] || stand_ins=(ministack moto)
 # The caller's AWS_*, proxies and the like are neither for them nor for aws.py.
 stand_in_env=(env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 HOME="$dir" PYTHONPATH="$packages")
 
@@ -64,6 +64,8 @@ start_postgres() {
 		wal_keep_size = 256MB
 		s3_export.key_file = '$dir/s3_export.keys'
 	EOF
+	# All of the benchmark's tables in memory, so that no disk is measured; a scan of less than a quarter stays there.
+	[ "${dir##*/}" != bench ] || printf '%s\n' "shared_buffers = 4GB" "max_wal_size = 16GB" "jit = off" >>"$data/postgresql.conf"
 	# Where a secret given through SQL would be kept.
 	[ ${#stand_ins[@]} -eq 0 ] || echo "shared_preload_libraries = 'pg_stat_statements'" >>"$data/postgresql.conf"
 	echo "k1 $(head -c 32 /dev/urandom | base64)" | private_file "$dir/s3_export.keys"

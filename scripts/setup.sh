@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh test|demo: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
+# setup.sh test|demo|bench: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
 # nor sudo. The extension goes into a private copy of Debian's Postgres (it is relocatable), so that the
 # machine's own stays untouched and the debug build of the tests never meets the release build of the demo.
 # shellcheck source=scripts/common.sh
@@ -7,7 +7,7 @@
 
 SEAWEEDFS_VERSION=4.48
 kind=${1:-}
-[[ $kind == test || $kind == demo ]] || die "usage: setup.sh test|demo"
+[[ $kind == test || $kind == demo || $kind == bench ]] || die "usage: setup.sh test|demo|bench"
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -78,6 +78,7 @@ if [ "$kind" = test ]; then
 	# pgrx-tests leaves root by no other way.
 	[ -z "$PG_OS_USER" ] || packages+=(sudo)
 fi
+[ "$kind" != bench ] || packages+=(zstd)
 need_packages "${packages[@]}"
 use_kind "$kind"
 [ "$RUN_DIR" = "$ROOT/target/$kind" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
@@ -87,5 +88,6 @@ if [ "$kind" = test ]; then
 	need_python_packages aws-stand-ins "ministack and moto, the stand-ins for AWS"
 	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
 fi
+[ "$kind" != bench ] || need_python_packages bench-tools "the tools to compare with"
 copy_postgres
 write_pgrx_config "$PG_MAJOR"

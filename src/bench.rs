@@ -32,8 +32,8 @@ fn encode(call: &Call) -> Result<Datum> {
     Ok(int8_datum(sink.bytes + sink.buffer.len() as u64))
 }
 
-/// Bytes that gather before they are thrown away, as many as leave in one piece.
-const PIECE: usize = crate::upload::PART_BYTES;
+/// Bytes that gather before they are thrown away: about what a file of a thousand documents has.
+const PIECE: usize = 512 << 10;
 
 struct Discard {
     format: Option<Format>,

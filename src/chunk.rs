@@ -132,29 +132,29 @@ impl<S: PieceSink> Chunker<S> {
 
     /// Ends the file before the document at `start`, which becomes the first of the next.
     fn end_file_before(&mut self, start: usize) -> Result<()> {
-        let mut next = JsonBuffer::from_vec(self.sink.buffer(start));
-        next.raw(&self.prologue);
-        next.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
+        let mut first = JsonBuffer::new();
+        first.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
         self.buffer.truncate(start);
         self.end_file()?;
-        self.buffer = next;
-        self.check_memory()
+        self.buffer.raw(&self.prologue);
+        self.buffer.raw(first.as_slice());
+        if first.failed() { Err(Error::out_of_memory("the buffer of a document")) } else { self.check_memory() }
     }
 
     fn end_file(&mut self) -> Result<()> {
         let documents = std::mem::take(&mut self.documents_in_file);
         self.send_full_parts()?;
-        let room = self.buffer.capacity();
-        let body = self.take_buffer();
+        let (room, expected) = (self.buffer.capacity(), self.buffer.len());
+        let body = self.take_bytes();
         self.send(body, room, Some(documents))?;
+        // After the wait for room, which is when a used one may have come back.
+        self.buffer = JsonBuffer::from_vec(self.sink.buffer(expected));
         self.sent_of_file = 0;
         Ok(())
     }
 
-    /// What is in the buffer; another takes its place, with room for as much, so that it need not grow step by step.
-    fn take_buffer(&mut self) -> Bytes {
-        let next = JsonBuffer::from_vec(self.sink.buffer(self.buffer.len()));
-        Bytes::from(std::mem::replace(&mut self.buffer, next).into_vec())
+    fn take_bytes(&mut self) -> Bytes {
+        Bytes::from(std::mem::take(&mut self.buffer).into_vec())
     }
 
     /// Sends what fills whole parts and keeps at least one byte, so that the piece that ends the file is never empty.
@@ -163,10 +163,15 @@ impl<S: PieceSink> Chunker<S> {
         if self.buffer.len() <= part {
             return Ok(());
         }
-        let mut full = self.take_buffer();
+        // The whole allocation lives as long as one of its parts does; the first answers for what is more than all parts.
+        let (mut room, expected) = (self.buffer.capacity(), self.buffer.len());
+        let mut full = self.take_bytes();
+        room -= (expected - 1) / part * part - part;
         while full.len() > part {
-            self.send(full.split_to(part), part, None)?;
+            self.send(full.split_to(part), room, None)?;
+            room = part;
         }
+        self.buffer = JsonBuffer::from_vec(self.sink.buffer(expected));
         self.buffer.raw(&full);
         self.check_memory()
     }

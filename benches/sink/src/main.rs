@@ -137,10 +137,10 @@ async fn answer(request: Request<Incoming>, tally: &Mutex<Tally>) -> Response<Fu
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match (&head.method, query("uploadId")) {
         (&Method::GET, _) if query("tally").is_some() => {
-            let sum = tally.objects.values().fold(Size::default(), |sum, size| Size {
-                bytes: sum.bytes + size.bytes,
-                lines: sum.lines + size.lines,
-            });
+            let sum = tally
+                .objects
+                .values()
+                .fold(Size::default(), |sum, size| Size { bytes: sum.bytes + size.bytes, lines: sum.lines + size.lines });
             return text(
                 StatusCode::OK,
                 format!("{}\n{}\n{}\n{}\n", tally.requests, tally.objects.len(), sum.bytes, sum.lines),
