@@ -61,8 +61,7 @@ def run_all() -> dict[str, list[float]]:
         for run in RUNS:
             measure.reset_sink()
             seconds = run.seconds()
-            # The manifest's lines come on top.
-            if run.lines is not None and not run.lines <= measure.tally()["lines"] <= run.lines + 10:
+            if run.lines is not None and measure.tally()["lines"] != run.lines:
                 raise SystemExit(f"{run.name}: {measure.tally()} at the sink, of {run.lines} lines")
             if number > 0:  # the first warms caches and opens files
                 samples[run.name].append(seconds)

@@ -34,7 +34,7 @@ def psql(script: str) -> str:
 
 def statement(sql: str, before: str = "") -> float:
     """Seconds of one statement, as psql counts them."""
-    output = psql(f"{before}\n\\timing on\n{sql};\n")
+    output = psql(f"{before};\n\\timing on\n{sql};\n")
     return float(re.findall(r"^Time: ([0-9.]+) ms", output, re.MULTILINE)[-1]) / 1000
 
 

@@ -82,7 +82,7 @@ RUNS = [
     sql("COPY row_to_json | gzip", f"COPY ({JSON}) TO PROGRAM 'gzip -1 >/dev/null'"),
     *both("gzip", LINEITEM, packed("gzip"), None),
     sql("COPY csv", "COPY lineitem TO '/dev/null' (FORMAT csv)"),
-    *both("csv, 8 MB files", LINEITEM, f"format => 'csv', {EIGHT_MB}", LINEITEM_ROWS),
+    *both("csv, 8 MB files", LINEITEM, f"format => 'csv', options => '{{\"header\": false}}', {EIGHT_MB}", LINEITEM_ROWS),
     encode("filter alone, serial", FILTER, "rows", SERIAL),
     encode("filter alone, parallel", FILTER, "rows", PARALLEL),
     export("filter, serial", "tls", FILTER, before=SERIAL),

@@ -20,7 +20,9 @@ trap 'rm -rf "$home"' EXIT
 [ -z "$PG_OS_USER" ] || chown "$PG_OS_USER" "$home"
 as_pg "$bin/initdb" -D "$home/data" -U postgres --encoding=UTF8 --locale=C.UTF-8 --no-sync >/dev/null
 say "Taking $rows rows of lineitem"
-PYTHONPATH=${RUN_DIR%/*}/bench-tools "$STAND_INS_PYTHON" "$ROOT/benches/duckdb_tool.py" lineitem 2>/dev/null | head -n "$rows" >"$home/lineitem.csv"
+# Whoever makes the rows fails when head has enough.
+(PYTHONPATH=${RUN_DIR%/*}/bench-tools "$STAND_INS_PYTHON" "$ROOT/benches/duckdb_tool.py" lineitem 2>/dev/null || true) |
+	head -n "$rows" >"$home/lineitem.csv"
 # In single-user mode a statement is a line.
 {
 	sed -n '/^CREATE UNLOGGED TABLE lineitem/,/;$/p' "$ROOT/benches/tables.sql" | tr '\n' ' ' | sed 's/UNLOGGED//'

@@ -35,16 +35,25 @@ class Client:
         self.connection = connect(self.endpoint.netloc, timeout=30)
 
     def call(self, method, bucket, key="", query=None, body=b""):
+        return self.send(method, bucket, key, query, body).read()
+
+    def blocks(self, bucket, key):
+        """An object of any size, a megabyte at a time."""
+        response = self.send("GET", bucket, key)
+        while block := response.read(1 << 20):
+            yield block
+
+    def send(self, method, bucket, key="", query=None, body=b""):
         path = quote(f"/{bucket}/{key}" if key else f"/{bucket}")
         # The signature covers the parameters in sorted order.
         parameters = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted((query or {}).items()))
         headers = self.sign(method, path, parameters, body)
         self.connection.request(method, f"{path}?{parameters}" if parameters else path, body, headers)
         response = self.connection.getresponse()
-        answer = response.read()
         if response.status >= 300:
-            raise OSError(f"{method} {path}: {response.status} {answer.decode(errors='replace')[:500]}")
-        return answer
+            answer = response.read().decode(errors="replace")
+            raise OSError(f"{method} {path}: {response.status} {answer[:500]}")
+        return response
 
     def sign(self, method, path, parameters, body):
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -91,7 +100,8 @@ def main(command=None, *arguments):
             for size, name in client.objects(bucket, key):
                 print(f"{size:>12} {name}")
         elif command == "cat":
-            sys.stdout.buffer.write(client.call("GET", bucket, key))
+            for block in client.blocks(bucket, key):
+                sys.stdout.buffer.write(block)
         elif command == "put":
             client.call("PUT", bucket, key, body=sys.stdin.buffer.read())
         elif command == "rm":

@@ -3,7 +3,7 @@
 //! `sink CERTIFICATE ADDRESS...` listens at each address, `http://host:port` or `https://host:port`; `+50ms` after it delays each
 //! answer by so much. Its certificate is written to the file CERTIFICATE, in PEM. What it answers is what clients need to write
 //! objects, in one request or in parts; it checks no signature and no checksum. `GET /?tally` tells what came since the last
-//! `POST /?reset`: requests, objects, bytes and lines, one number a line.
+//! `POST /?reset`: requests, objects, bytes and lines, one number a line, the lines without those of manifests.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -137,10 +137,11 @@ async fn answer(request: Request<Incoming>, tally: &Mutex<Tally>) -> Response<Fu
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match (&head.method, query("uploadId")) {
         (&Method::GET, _) if query("tally").is_some() => {
-            let sum = tally
-                .objects
-                .values()
-                .fold(Size::default(), |sum, size| Size { bytes: sum.bytes + size.bytes, lines: sum.lines + size.lines });
+            let mut sum = Size::default();
+            for (key, size) in &tally.objects {
+                sum.bytes += size.bytes;
+                sum.lines += if key.ends_with(".manifest") { 0 } else { size.lines };
+            }
             return text(
                 StatusCode::OK,
                 format!("{}\n{}\n{}\n{}\n", tally.requests, tally.objects.len(), sum.bytes, sum.lines),
