@@ -128,7 +128,7 @@ def main() -> None:
     }
     folder = pathlib.Path(os.environ["S3_EXPORT_RUN_DIR"])
     (folder / "results.json").write_text(json.dumps(results, indent=1))
-    draw(medians, f"{os.cpu_count()} cores, PostgreSQL {results['postgres']}, medians of {ROUNDS}", folder / "results.png")
+    draw(medians, f"{os.cpu_count()} cores, PostgreSQL {results['postgres'].split()[0]}, medians of {ROUNDS}", folder / "results.png")
     print(f"\n{os.cpu_count()} cores, medians of {ROUNDS}\n\n{table(medians)}\n")
     print("| run | min | median | max |\n|---|---|---|---|")
     for name, times in samples.items():

@@ -31,7 +31,6 @@ def draw(medians: dict[str, float], caption: str, file: pathlib.Path) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     axes.margins(x=0.1)
-    axes.set_xlabel("seconds")
+    axes.set_xlabel(f"seconds  ({caption})")
     axes.set_title("TPC-H lineitem (6,001,215 rows) as JSON to an S3 server", loc="left")
-    figure.text(0.99, 0.01, caption, ha="right", fontsize=8, color="#555555")
     figure.savefig(file, dpi=110)

@@ -7,3 +7,4 @@
 mod documents;
 mod encoding;
 mod query;
+mod stored_forms;

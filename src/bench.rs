@@ -52,6 +52,9 @@ impl RowSink for Discard {
     fn row(&mut self, values: &[Datum], nulls: &[bool]) -> Result<()> {
         let Some(encoder) = &self.encoder else { return Ok(()) };
         encoder.document(values, nulls, &mut self.buffer)?;
+        if self.buffer.failed() {
+            return Err(Error::out_of_memory("the buffer of a document"));
+        }
         if self.buffer.len() >= PIECE {
             self.bytes += self.buffer.len() as u64;
             self.buffer.truncate(0);

@@ -93,6 +93,7 @@ impl<S: PieceSink> Chunker<S> {
     }
 
     /// Adds the document that `encode` writes, line break included. Errors: `encode`'s, the sink's, and 53200.
+    #[inline(always)]
     pub fn document(&mut self, encode: impl FnOnce(&mut JsonBuffer) -> Result<()>) -> Result<()> {
         if self.documents_in_file == 0 {
             self.buffer.raw(&self.prologue);
@@ -108,7 +109,13 @@ impl<S: PieceSink> Chunker<S> {
         }
         self.documents_in_file += 1;
         self.totals.documents += 1;
-        if self.documents_in_file == self.limits.documents { self.end_file() } else { self.send_full_parts() }
+        if self.documents_in_file == self.limits.documents {
+            self.end_file()
+        } else if self.buffer.len() > self.limits.part {
+            self.send_full_parts()
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the last file and gives the totals. `at_least_one`: without a document there is a file without one.
@@ -132,6 +139,18 @@ impl<S: PieceSink> Chunker<S> {
 
     /// Ends the file before the document at `start`, which becomes the first of the next.
     fn end_file_before(&mut self, start: usize) -> Result<()> {
+        if self.sent_of_file == 0 && start < self.buffer.len() - start {
+            // What is copied is the smaller of the two, and what is sent takes no more room than it needs. The new file begins
+            // as the old one did.
+            let mut ended = JsonBuffer::new();
+            ended.raw(self.buffer.as_slice().get(..start).unwrap_or_default());
+            let next = std::mem::replace(&mut self.buffer, ended);
+            self.check_memory()?;
+            self.end_file()?;
+            self.buffer = next;
+            self.buffer.remove(self.prologue.len()..start);
+            return Ok(());
+        }
         let mut first = JsonBuffer::new();
         first.raw(self.buffer.as_slice().get(start..).unwrap_or_default());
         self.buffer.truncate(start);
@@ -163,13 +182,13 @@ impl<S: PieceSink> Chunker<S> {
         if self.buffer.len() <= part {
             return Ok(());
         }
-        // The whole allocation lives as long as one of its parts does; the first answers for what is more than all parts.
-        let (mut room, expected) = (self.buffer.capacity(), self.buffer.len());
+        let (mut left, expected) = (self.buffer.capacity(), self.buffer.len());
         let mut full = self.take_bytes();
-        room -= (expected - 1) / part * part - part;
         while full.len() > part {
+            // The whole allocation lives as long as one of its parts does; the last answers for what is more than all parts.
+            let room = if full.len() > 2 * part { part } else { left };
+            left -= room;
             self.send(full.split_to(part), room, None)?;
-            room = part;
         }
         self.buffer = JsonBuffer::from_vec(self.sink.buffer(expected));
         self.buffer.raw(&full);
@@ -213,8 +232,13 @@ mod tests {
     }
 
     fn cut(limits: Limits, documents: &[Vec<u8>]) -> (Files, Totals) {
+        cut_after(b"", limits, documents)
+    }
+
+    fn cut_after(prologue: &[u8], limits: Limits, documents: &[Vec<u8>]) -> (Files, Totals) {
         let mut files = Files::default();
         let mut chunker = Chunker::new(limits, &mut files);
+        chunker.begin_files_with(prologue.to_vec());
         for document in documents {
             chunker
                 .document(|buffer| {
@@ -278,10 +302,12 @@ mod tests {
         #[test]
         fn nothing_is_lost_and_limits_hold(
             sizes in prop::collection::vec(1usize..200, 0..200), count in 1u64..20, bytes in prop::option::of(1u64..500), part in 1usize..300,
+            prologue in prop::collection::vec(Just(255), 0..30),
         ) {
             let all: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(i, size)| vec![u8::try_from(i % 251).unwrap(); *size]).collect();
-            let (files, totals) = cut(Limits { documents: count, bytes, part }, &all);
-            prop_assert_eq!(files.0.iter().flat_map(|f| f.0.clone()).collect::<Vec<_>>(), all.concat());
+            let (files, totals) = cut_after(&prologue, Limits { documents: count, bytes, part }, &all);
+            prop_assert!(files.0.iter().all(|f| f.0.starts_with(&prologue)));
+            prop_assert_eq!(files.0.iter().flat_map(|f| f.0[prologue.len()..].to_vec()).collect::<Vec<_>>(), all.concat());
             prop_assert_eq!(files.0.iter().map(|f| f.1.unwrap()).sum::<u64>(), totals.documents);
             prop_assert_eq!(files.0.len() as u64, totals.files);
             for file in &files.0 {

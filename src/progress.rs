@@ -32,6 +32,11 @@ const ID_LOW: c_int = 17;
 const ROLE: c_int = 18;
 const FILES: c_int = 19;
 
+/// So many documents are shown one by one, for queries that take their time; then, and at each piece of a file, every so many:
+/// for rows of a few bytes it is a twentieth of the time.
+const EACH_IS_SHOWN: u64 = 1000;
+const STEP: u64 = 64;
+
 /// Of COPY TO, and of a callback.
 const COPY_TO: i64 = 2;
 const CALLBACK: i64 = 4;
@@ -81,10 +86,12 @@ impl Progress {
     }
 
     /// One more document.
+    #[inline(always)]
     pub fn document(&self) {
-        self.documents.set(self.documents.get() + 1);
-        if is_ours() {
-            update(DOCUMENTS, self.documents.get());
+        let documents = self.documents.get() + 1;
+        self.documents.set(documents);
+        if (documents <= EACH_IS_SHOWN || documents.is_multiple_of(STEP)) && is_ours() {
+            update(DOCUMENTS, documents);
         }
         if self.interval.is_some() {
             self.notice_when_due();
@@ -96,6 +103,7 @@ impl Progress {
         self.files.set(piece.file);
         self.bytes.set(self.bytes.get() + piece.body.len() as u64);
         if is_ours() {
+            update(DOCUMENTS, self.documents.get());
             update(FILES, self.files.get());
             update(BYTES, self.bytes.get());
         } else {

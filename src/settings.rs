@@ -10,7 +10,7 @@ use crate::pg::{reserve_setting_prefix, to_utf8};
 
 static OUTPUT_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static BUFFER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
-static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(128);
+static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(160);
 static CLEANUP_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static REQUEST_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);

@@ -44,8 +44,7 @@ pub trait Append {
     }
 }
 
-/// Appends the first `used` bytes of `block`; `false`: there is no room for the whole of it, and nothing happened. `used` is at
-/// most `N`.
+/// Appends the first `used` bytes of `block`, at most all; `false`: there is no room for the whole of it, and nothing happened.
 #[inline(always)]
 pub fn append<const N: usize>(bytes: &mut Vec<u8>, block: [u8; N], used: usize) -> bool {
     let Some(spare) = bytes.spare_capacity_mut().first_chunk_mut::<N>() else { return false };
@@ -89,7 +88,7 @@ impl<'a> Cursor<'a> {
         let (start, capacity, length) = (bytes.as_mut_ptr(), bytes.capacity(), bytes.len());
         let mut cursor = Cursor { buffer, start, limit: capacity.wrapping_sub(SLACK), length };
         if capacity - length < SLACK {
-            cursor.make_room(length, 0);
+            cursor.make_room(length);
         }
         cursor
     }
@@ -117,22 +116,22 @@ impl<'a> Cursor<'a> {
         self.length > self.limit
     }
 
-    /// Forgets what comes after the first `length` bytes, which had room, and makes room for `additional` more, twice as much
-    /// as there was at the least. Where memory runs out, the buffer says so, and the cursor is full still.
+    /// Forgets what comes after the first `length` bytes, which had room, and makes room for more than there was. Where memory
+    /// runs out, the buffer says so, and the cursor is full still.
     #[inline(always)]
-    pub fn make_room(&mut self, length: usize, additional: usize) {
-        (self.start, self.limit, self.length) = grow(self.buffer, length, additional);
+    pub fn make_room(&mut self, length: usize) {
+        (self.start, self.limit, self.length) = grow(self.buffer, length);
     }
 }
 
 /// Seldom, and so kept out of the writers. Gives a cursor's start, limit and length.
 #[cold]
 #[inline(never)]
-fn grow(buffer: &mut JsonBuffer, length: usize, additional: usize) -> (*mut u8, usize, usize) {
+fn grow(buffer: &mut JsonBuffer, length: usize) -> (*mut u8, usize, usize) {
     let bytes = buffer.bytes_mut();
     // SAFETY: all before that length was written, by the cursor or before it, and lies within the capacity.
     unsafe { bytes.set_len(length) };
-    let more = (bytes.capacity() - length + 1).max(additional.saturating_add(SLACK)).max(2 * SLACK);
+    let more = (bytes.capacity() - length + 1).max(2 * SLACK);
     if buffer.reserve(more) {
         let bytes = buffer.bytes_mut();
         (bytes.as_mut_ptr(), bytes.capacity() - SLACK, length)
@@ -229,7 +228,7 @@ mod tests {
             let mut cursor = Cursor::new(&mut other);
             write(&mut cursor, &texts, cut);
             while cursor.is_full() {
-                cursor.make_room(6, 0);
+                cursor.make_room(6);
                 write(&mut cursor, &texts, cut);
             }
             let other = cursor.end();

@@ -52,6 +52,11 @@ impl JsonBuffer {
         self.failed
     }
 
+    /// Takes out the bytes of that range, which are there.
+    pub fn remove(&mut self, range: std::ops::Range<usize>) {
+        self.bytes.drain(range);
+    }
+
     /// Makes room for `additional` bytes, at least doubling when it must grow; false, here and
     /// from then on, if memory ran out.
     #[inline]

@@ -2,8 +2,8 @@
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
 //! Datum. `row` writes a whole row, `value` holds the table of types, `nested` arrays and composites, `output` every type that
-//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `block`, `csv`,
-//! `inet`, `json`, `jsonb`, `number`, `datetime`, `interval` and `wkb` are pure.
+//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `csv`,
+//! `inet`, `json`, `jsonb`, `number`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
 
 mod block;
 mod csv;
@@ -61,7 +61,7 @@ impl Column {
         Column { lead, encoder, null: with(b"null") }
     }
 
-    /// An error goes into `problem`, in place of an earlier one.
+    /// An error goes into `problem`, unless there is one; what follows it is not written.
     #[inline(always)]
     fn write<'a>(
         &self,
@@ -106,7 +106,7 @@ impl Column {
         let start = out.len();
         let mut out = Cursor::new(out);
         loop {
-            out.make_room(start, 0);
+            out.make_room(start);
             if out.is_full() {
                 // Memory ran out, as the buffer says.
                 return out;

@@ -125,16 +125,13 @@ impl<'a> Elements<'a> {
         let Element { length, by_value, alignment, .. } = *self.element;
         let index = self.index;
         self.index += 1;
-        // SAFETY: by the caller's promise there is a bit and, unless it says NULL, a value that begins at the next aligned
-        // byte; a value of variable length may begin before that, with a byte that is not zero.
+        // SAFETY: by the caller's promise there is a bit and, unless it says NULL, a value at the next aligned byte. Values of
+        // variable length are aligned as well: what pads them need not be zero, so it cannot be told from a short header.
         unsafe {
             if !self.not_null.is_null() && *self.not_null.add(index / 8) & 1 << (index % 8) == 0 {
                 return None;
             }
-            if length != -1 || *self.next == 0 {
-                self.next = self.next.add(self.next.align_offset(alignment));
-            }
-            let start = self.next;
+            let start = self.next.add(self.next.align_offset(alignment));
             let (datum, size) = match length {
                 1 if by_value => (usize::from(*start), 1),
                 2 if by_value => (start.cast::<i16>().read() as usize, 2),

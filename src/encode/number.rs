@@ -103,9 +103,10 @@ pub(super) const fn eight_digits(value: u32) -> u64 {
     ZEROS + (tens | (twos - 10 * tens) << 8)
 }
 
-/// The last four decimal digits of a number below 43,690, the first in the lowest byte; see [`eight_digits`].
+/// The four digits of a number below 10,000, the first in the lowest byte; see [`eight_digits`].
 #[inline(always)]
 pub(super) const fn four_digits(value: u32) -> u32 {
+    debug_assert!(value < 10_000);
     let hundreds = ((value * 10_486) >> 20) & 0x7f;
     let twos = hundreds | (value - 100 * hundreds) << 16;
     let tens = ((twos * 103) >> 10) & 0x000f_000f;
@@ -223,14 +224,18 @@ fn decimal(out: &mut impl Append, digits: &[[u8; 2]], weight: i32, scale: usize)
         four_digits(digit.map_or(0, |&digit| u16::from_ne_bytes(digit).min(9_999)).into()).to_le_bytes()
     };
 
-    let first = if weight < 0 { *b"0000" } else { group(0) };
-    let mut shown = first.as_slice();
-    while let [b'0', _, ..] = shown {
-        shown = &shown[1..];
-    }
-    out.raw(shown);
-    for index in 1..=weight {
-        out.raw(&group(index));
+    // Postgres stores no zeros in front; what is damaged may have some, which JSON does not allow.
+    let first = (0..=weight).find(|index| group(*index) != *b"0000");
+    match first {
+        None => out.push(b'0'),
+        Some(first) => {
+            let digits = group(first);
+            let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+            out.raw(&digits[zeros..]);
+            for index in first + 1..=weight {
+                out.raw(&group(index));
+            }
+        }
     }
     if scale > 0 {
         out.push(b'.');
@@ -311,13 +316,35 @@ mod tests {
 
     #[test]
     fn a_damaged_numeric_is_still_a_json_number() {
-        for payload in [&[][..], &[1], &[0, 0, 9], &[0, 0x81, 0xff, 0xff]] {
+        for payload in [&[][..], &[1], &[0, 0, 9], &[0, 0x81, 0xff, 0xff], &[0, 0, 2, 0], &[2, 0x81, 0, 0, 0, 0, 7, 0]] {
             let printed = number(|out| numeric(out, payload));
             assert!(serde_json::from_str::<serde_json::Number>(&printed).is_ok());
         }
     }
 
     proptest! {
+        #[test]
+        fn integers_of_every_length_read_back_the_same(bits in any::<u64>(), shift in 0u32..64, near in -2i128..=2) {
+            let power = 10_i128.pow(shift % 19) + near;
+            for value in [i128::from(bits >> shift), -i128::from(bits >> shift), power, -power] {
+                prop_assert_eq!(text(|out| wide_integer(out, value)), value.to_string());
+                if let Ok(value) = i64::try_from(value) {
+                    prop_assert_eq!(text(|out| integer(out, value)), value.to_string());
+                }
+            }
+        }
+
+        #[test]
+        fn what_most_numerics_are_prints_as_all_do(
+            digits in prop::collection::vec(0u16..10_000, 0..6), weight in -1i16..=2, scale in 0u16..=4, negative in any::<bool>(),
+        ) {
+            let sign = if negative { SHORT_NEGATIVE } else { 0 };
+            let words = [&[SHORT | sign | scale << 7 | weight.cast_unsigned() & 0x7f], &digits[..]].concat();
+            let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let short = text(|out| assert!(short_numeric(out, &payload)));
+            prop_assert_eq!(short, text(|out| long_numeric(out, &payload).unwrap()));
+        }
+
         #[test]
         fn numbers_read_back_the_same(
             whole in any::<i64>(), double in any::<f64>(), single in any::<f32>(),

@@ -77,6 +77,7 @@ impl RowEncoder {
     }
 
     /// Writes one row as a line.
+    #[inline(always)]
     pub fn document(&self, values: &[pg_sys::Datum], nulls: &[bool], out: &mut JsonBuffer) -> Result<()> {
         // Before the row, not after it: what an error in the last row left behind goes as well.
         self.row_memory.reset();
@@ -90,11 +91,19 @@ impl RowEncoder {
     }
 
     /// The folder of the row's partition; `None`: rows have none. Before [`Self::document`], whose memory it uses.
+    #[inline(always)]
     pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<Option<String>> {
-        let Some(folders) = &self.folders else { return Ok(None) };
+        match &self.folders {
+            None => Ok(None),
+            Some(folders) => self.folder_of(folders, values, nulls).map(Some),
+        }
+    }
+
+    #[inline(never)]
+    fn folder_of(&self, folders: &FolderEncoder, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<String> {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
-        folders.folder(values, nulls, &self.context).map(Some)
+        folders.folder(values, nulls, &self.context)
     }
 }
 

@@ -93,7 +93,7 @@ impl Encoder {
         }
     }
 
-    /// What values begin with, those that need a string without a wrapper excepted.
+    /// What the writer of this type leaves to the lead, where a value fits its wrapper.
     pub fn opener(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {
             Encoder::Bytea => br#"{"__rockset_type":"bytes","value":""#,
@@ -107,7 +107,8 @@ impl Encoder {
         if wrapping == Wrapping::Rockset || wrapped.is_empty() { wrapped } else { b"\"" }
     }
 
-    /// Writes a value that is not NULL, of the encoder's type, after its lead. An error goes into `problem`.
+    /// Writes a value that is not NULL, of the encoder's type, after its lead. An error goes into `problem`, unless there is
+    /// one.
     #[inline(always)]
     pub fn write<'a>(
         &self,
@@ -132,13 +133,13 @@ impl Encoder {
                 let before = out.length();
                 out.blocks(&lead.bare);
                 if !number::short_numeric(&mut out, payload) {
-                    return Cursor::new(self.write_seldom(datum, lead, context, out.take_back(before), problem));
+                    return Cursor::new(other_numeric(payload, lead, context, out.take_back(before)));
                 }
             }
             Encoder::Text => {
                 let text = payload(datum);
                 if text.len() > LONG_TEXT || !context.is_utf8(text) {
-                    return Cursor::new(self.write_seldom(datum, lead, context, out.end(), problem));
+                    return Cursor::new(other_text(text, lead, context, out.end()));
                 }
                 out.blocks(&lead.typed);
                 string_content(&mut out, text);
@@ -163,6 +164,10 @@ impl Encoder {
         out: &'a mut JsonBuffer,
         problem: &mut Option<Error>,
     ) -> &'a mut JsonBuffer {
+        if problem.is_some() {
+            // Nothing of this row will be used.
+            return out;
+        }
         let plain = context.wrapping != Wrapping::Rockset;
         match self {
             Encoder::Bytea => {
@@ -194,11 +199,6 @@ impl Encoder {
                 let written = number::float8(out, f64::from_bits(datum.value() as u64));
                 written.unwrap_or_else(|special| non_finite(special, context, out));
             }
-            Encoder::Numeric => {
-                let written = number::numeric(out, payload(datum));
-                written.unwrap_or_else(|special| non_finite(special, context, out));
-            }
-            Encoder::Text => context.string(payload(datum), out),
             Encoder::Interval => interval(&interval_of(datum), plain, out),
             Encoder::Json => json_text(payload(datum), context, out),
             Encoder::Jsonb => jsonb_value(datum, context, out),
@@ -212,6 +212,23 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// Kept out of that loop, too: a number of many digits, or none.
+#[inline(never)]
+fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    out.blocks(&lead.bare);
+    let written = number::numeric(out, payload);
+    written.unwrap_or_else(|special| non_finite(special, context, out));
+    out
+}
+
+/// And a text that is long, or in another encoding.
+#[inline(never)]
+fn other_text<'a>(text: &[u8], lead: &Lead, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    out.blocks(&lead.bare);
+    context.string(text, out);
+    out
 }
 
 /// Bytes of a text that is worth the call of a function.

@@ -13,7 +13,7 @@ fn each_setting_has_its_default_and_its_bounds() {
     for (name, default, low, too_low, too_high) in [
         ("output_chunk_size", "1000", "1", "0", "2147483648"),
         ("buffer_memory", "128MB", "16MB", "16383kB", "3TB"),
-        ("upload_concurrency", "128", "1", "0", "1025"),
+        ("upload_concurrency", "160", "1", "0", "1025"),
         ("cleanup_timeout", "5s", "0", "-1", "25d"),
         ("commit_timeout", "1min", "1ms", "0", "25d"),
     ] {
