@@ -11,7 +11,8 @@ mod tests {
     fn like_row_to_json(query: &str) {
         let ours = try_documents(query, Wrapping::Plain(NonFinite::String)).unwrap();
         let theirs = Spi::connect(|client| {
-            let rows = client.select(&format!("SELECT row_to_json(r)::text FROM ({query}) AS r"), None, &[]).unwrap();
+            let rows =
+                client.select(&format!("SELECT row_to_json(exported)::text FROM ({query}) AS exported"), None, &[]).unwrap();
             rows.map(|row| row.get::<String>(1).unwrap().unwrap()).collect::<Vec<_>>()
         });
         assert!(!ours.is_empty());
@@ -77,9 +78,7 @@ mod tests {
             "SELECT n::bigint AS n, -n::bigint AS m FROM (
                SELECT 10::numeric ^ e + d AS n FROM generate_series(0, 18) AS e, generate_series(-2, 2) AS d) AS x",
         );
-        like_row_to_json(
-            "SELECT '-9223372036854775808'::bigint AS a, 9223372036854775807 AS b, (-32768)::int2 AS c, 4294967295::oid AS d",
-        );
+        like_row_to_json("SELECT '-9223372036854775808'::bigint AS a, 9223372036854775807 AS b, (-32768)::int2 AS c");
     }
 
     #[pg_test]
