@@ -23,6 +23,12 @@ mod tests {
         documents("SELECT ARRAY[x] AS x FROM (SELECT 1 AS a, 2 AS a) AS x");
     }
 
+    /// Once the later column's error took the place of the first.
+    #[pg_test(error = "column \"a\" appears more than once")]
+    fn of_two_columns_that_fail_the_first_is_named() {
+        documents("SELECT x, y FROM (SELECT 1 AS a, 2 AS a) AS x, (SELECT 1 AS b, 2 AS b) AS y");
+    }
+
     #[pg_test]
     fn dropped_columns_of_a_composite_are_not_written() {
         Spi::run("CREATE TABLE t (a int, b int, c int); INSERT INTO t VALUES (1, 2, 3); ALTER TABLE t DROP COLUMN a").unwrap();

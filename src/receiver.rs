@@ -11,8 +11,8 @@ use crate::error::Result;
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
-    /// Postgres's own, undecorated, since it is called for each row: it only finds where values begin, and would raise for a
-    /// table's slot that is not one. No frame between it and the executor has anything to drop.
+    /// Postgres's own, undecorated, since it is called for each row. It finds where the values begin. Should it raise, it jumps
+    /// to the guard around SPI, over frames of ours that have nothing to drop.
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
 }
 

@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::manifest::FileRecord;
 use crate::names::Destination;
 
-/// Used buffers kept for the next files. Together with those under way they are never more than were under way at once, and
-/// reused they leave no holes in the heap.
+/// Used buffers kept for the next files. Together with those under way there are never more of them than were under way at once,
+/// and reused they leave no holes in the heap.
 const MAX_SPARE_BUFFERS: usize = 1024;
 /// Larger buffers are given back to the system.
 const MAX_SPARE_BYTES: usize = 2 * PART_BYTES;

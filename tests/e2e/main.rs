@@ -26,6 +26,7 @@ mod jobs;
 mod large;
 mod manifest;
 mod network;
+mod own_names;
 mod partitions;
 mod privilege_matrix;
 mod privileges;
