@@ -32,14 +32,21 @@ if [ -n "${SOAK:-}" ]; then
 fi
 
 failed=()
+output=$RUN_DIR/output
 say "End-to-end tests"
-cargo test "${features[@]}" --test e2e "${filter[@]}" -- --test-threads=2 || failed+=(end-to-end)
+cargo test "${features[@]}" --test e2e "${filter[@]}" -- --test-threads=2 2>&1 | tee "$output" || failed+=(end-to-end)
 
 say "Tests inside Postgres, and the pure ones"
 # Second, because pgrx-tests puts a build of its own into the copy.
 export CARGO_PGRX_TEST_PGDATA=$pgdata
 if [ -n "$PG_OS_USER" ]; then export CARGO_PGRX_TEST_RUNAS=$PG_OS_USER; fi
-cargo test --no-default-features --features "pg$PG_MAJOR pg_test" --lib "${filter[@]}" || failed+=(in-Postgres)
+cargo test --no-default-features --features "pg$PG_MAJOR pg_test" --lib "${filter[@]}" 2>&1 | tee -a "$output" ||
+	failed+=(in-Postgres)
 
+if [ ${#failed[@]} -gt 0 ]; then
+	say "What failed, again"
+	# A log that is shown in part is shown from its end.
+	grep -aA3 ' panicked at ' "$output" || true
+fi
 [ ${#failed[@]} -eq 0 ] || die "failed: ${failed[*]}"
 say "All tests passed"

@@ -87,11 +87,12 @@ impl Scene {
             if request.step() == step && met.fetch_add(1, Ordering::Relaxed) < times { fault.action() } else { Action::Forward }
         });
         let mut client = db.client();
-        // An attempt has a third of it, which only a fault that hangs uses up.
-        let time = if fault == Fault::Hang { "6s" } else { "60s" };
+        // An attempt has a third of it, which only a fault that hangs uses up. What goes right has time for a busy disk.
+        let time = if fault == Fault::Hang { "12s" } else { "60s" };
+        let cleanup_time = if step == "delete" { "6s" } else { "60s" };
         client
             .batch_execute(&format!(
-                "SET s3_export.request_timeout = '{time}'; SET s3_export.commit_timeout = '{time}'; SET s3_export.cleanup_timeout = '6s'"
+                "SET s3_export.request_timeout = '{time}'; SET s3_export.commit_timeout = '{time}'; SET s3_export.cleanup_timeout = '{cleanup_time}'"
             ))
             .unwrap();
         Integration { name: "faulty", endpoint: gateway.endpoint(), ..Integration::local() }.create(&mut client).unwrap();

@@ -93,7 +93,8 @@ fn what_cannot_be_a_partition_is_refused() {
 fn ten_thousand_partitions_take_no_more_memory_than_one_and_spill_to_disk() {
     let db = Database::new("many_partitions");
     let mut client = db.client();
-    client.batch_execute("SET work_mem = '4MB'; SET jit = off").unwrap();
+    // Else how much of either export waits for the store would differ with the store's speed.
+    client.batch_execute("SET s3_export.buffer_memory = '16MB'; SET work_mem = '4MB'; SET jit = off").unwrap();
     let query = "SELECT i % 10000 AS k, i AS id, repeat('x', 200) AS t FROM generate_series(1, 400000) i";
     let temporary = "SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()";
     let mut peak = |arguments: &str| {
