@@ -168,13 +168,15 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: W
     Ok(columns)
 }
 
-/// Writes a row's values as an object.
-fn object(
+/// Writes a row's values as an object; `end` is its brace and what comes after it, in one write.
+#[inline(always)]
+fn object<const N: usize>(
     columns: &[Option<Column>],
     values: &[pg_sys::Datum],
     nulls: &[bool],
     context: &Context,
     out: &mut JsonBuffer,
+    end: &[u8; N],
 ) -> Result<()> {
     let mut is_empty = true;
     let mut problem = None;
@@ -184,10 +186,17 @@ fn object(
         is_empty = false;
         cursor = column.write(*value, *null, context, cursor, &mut problem);
     }
-    let out = cursor.end();
     if is_empty {
+        let out = cursor.end();
         out.push(b'{');
+        cursor = Cursor::new(out);
     }
-    out.push(b'}');
+    let length = cursor.length();
+    cursor.fixed(end);
+    if cursor.is_full() {
+        cursor.take_back(length).fixed(end);
+    } else {
+        cursor.end();
+    }
     problem.map_or(Ok(()), Err)
 }

@@ -223,7 +223,7 @@ impl Composite {
             let mut values = vec![pg_sys::Datum::null(); shape.columns.len()];
             let mut nulls = vec![true; shape.columns.len()];
             pg_sys::heap_deform_tuple(&mut tuple, shape.descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            object(&shape.columns, &values, &nulls, context, out)
+            object(&shape.columns, &values, &nulls, context, out, b"}")
         }
     }
 }

@@ -83,11 +83,13 @@ impl RowEncoder {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
         match &self.columns {
-            Columns::Json(columns) => object(columns, values, nulls, &self.context, out)?,
-            Columns::Csv(columns) => columns.record(values, nulls, &self.context, out)?,
+            Columns::Json(columns) => object(columns, values, nulls, &self.context, out, b"}\n"),
+            Columns::Csv(columns) => {
+                columns.record(values, nulls, &self.context, out)?;
+                out.push(b'\n');
+                Ok(())
+            }
         }
-        out.push(b'\n');
-        Ok(())
     }
 
     /// The folder of the row's partition; `None`: rows have none. Before [`Self::document`], whose memory it uses.
