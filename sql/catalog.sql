@@ -578,7 +578,7 @@ CREATE FUNCTION pg_catalog.s3_export(
     integration text,
     query text,
     format text DEFAULT 'json',
-    compression text DEFAULT 'none',
+    compression text DEFAULT NULL,
     output_chunk_size int DEFAULT NULL,
     output_chunk_bytes bigint DEFAULT NULL,
     partition_by text[] DEFAULT NULL,
@@ -593,7 +593,7 @@ CREATE FUNCTION pg_catalog.s3_export(
 ) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run';
 COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
-    'runs a query as you and writes its rows to S3 as JSON or CSV, in files of output_chunk_size documents; the manifest follows with the commit. For options see s3_export.options(). Use it in FROM';
+    'runs a query as you and writes its rows to S3 as JSON, CSV or Parquet, in files of output_chunk_size documents; the manifest follows with the commit. For options see s3_export.options(). Use it in FROM';
 -- It sends data out of the database: a privilege of its own.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
@@ -640,7 +640,7 @@ CREATE FUNCTION pg_catalog.s3_export_async(
     integration text,
     query text,
     format text DEFAULT 'json',
-    compression text DEFAULT 'none',
+    compression text DEFAULT NULL,
     output_chunk_size int DEFAULT NULL,
     output_chunk_bytes bigint DEFAULT NULL,
     partition_by text[] DEFAULT NULL,
@@ -661,7 +661,7 @@ CREATE FUNCTION pg_catalog.s3_export_with_role(
     aws_external_id text,
     query text,
     format text DEFAULT 'json',
-    compression text DEFAULT 'none',
+    compression text DEFAULT NULL,
     output_chunk_size int DEFAULT NULL,
     output_chunk_bytes bigint DEFAULT NULL,
     partition_by text[] DEFAULT NULL,

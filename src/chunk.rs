@@ -8,6 +8,7 @@
 //! Only the bytes of one part and one document are held here, so a thousand documents of 10 MB do not need 10 GB.
 #![forbid(unsafe_code)]
 
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 
 use crate::encode::Append;
@@ -25,17 +26,36 @@ pub struct Limits {
     pub part: usize,
 }
 
-/// Some consecutive bytes of a file.
+/// Some consecutive documents of a file, or bytes of them.
 #[derive(Debug)]
 pub struct Piece {
     /// The file's number, from 1.
     pub file: u64,
-    /// The bytes.
-    pub body: Bytes,
+    /// What it brings.
+    pub body: Body,
     /// Memory they take, in bytes: the buffer that holds them may be larger.
     pub room: usize,
     /// Where the file ends with this piece: how many documents it has.
     pub documents: Option<u64>,
+}
+
+/// What a piece brings.
+#[derive(Debug)]
+pub enum Body {
+    /// Bytes of a file's documents.
+    Bytes(Bytes),
+    /// Rows, to be encoded by whoever takes them; their values have about so many bytes.
+    Rows(RecordBatch, usize),
+}
+
+impl Body {
+    /// Bytes, of rows about as many.
+    pub fn len(&self) -> usize {
+        match self {
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Rows(_, bytes) => *bytes,
+        }
+    }
 }
 
 /// Where pieces go, in order.
@@ -198,7 +218,7 @@ impl<S: PieceSink> Chunker<S> {
     fn send(&mut self, body: Bytes, room: usize, documents: Option<u64>) -> Result<()> {
         self.sent_of_file += body.len() as u64;
         self.totals.bytes += body.len() as u64;
-        self.sink.send(Piece { file: self.totals.files, body, room, documents })
+        self.sink.send(Piece { file: self.totals.files, body: Body::Bytes(body), room, documents })
     }
 }
 
@@ -219,8 +239,9 @@ mod tests {
             assert_eq!(self.0.len(), number, "pieces come in the order of their files");
             let file = self.0.last_mut().unwrap();
             assert_eq!(file.1, None, "nothing comes after the end of a file");
-            assert!(!piece.body.is_empty());
-            file.0.extend_from_slice(&piece.body);
+            let Body::Bytes(body) = piece.body else { panic!("rows") };
+            assert!(!body.is_empty());
+            file.0.extend_from_slice(&body);
             file.1 = piece.documents;
             file.2 += 1;
             Ok(())

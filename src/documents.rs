@@ -6,6 +6,9 @@
 //! ```
 //!
 //! With partitions the documents are sorted by their folders, so that one partition is open at a time, however many there are.
+//! Parquet has rows where JSON and CSV have documents, and batches of them for pieces ([`columns`]).
+
+mod columns;
 
 use std::rc::Rc;
 
@@ -16,12 +19,13 @@ use crate::encode::Append;
 use crate::encode::json::JsonBuffer;
 use crate::encode::{RowEncoder, describe};
 use crate::error::{Code, Error, Result};
+use crate::format::Format;
 use crate::manifest::Column;
 use crate::names::Destination;
 use crate::pg::sort::Sorter;
 use crate::pg::wait::WaitFor;
 use crate::progress::Progress;
-use crate::receiver::RowSink;
+use crate::receiver::{Origin, RowSink};
 use crate::request::Request;
 use crate::settings;
 use crate::upload::ExportUpload;
@@ -30,14 +34,25 @@ use crate::upload::ExportUpload;
 pub struct Documents<'a> {
     request: &'a Request,
     destination: &'a Destination,
-    encoder: Option<RowEncoder>,
     columns: Vec<Column>,
     /// With partitions: folders and documents.
     sorter: Option<Sorter>,
+    output: Output<'a>,
+    progress: &'a Progress,
+}
+
+/// What becomes of rows.
+enum Output<'a> {
+    Lines(Box<Lines<'a>>),
+    Columns(Box<columns::Columns<'a>>),
+}
+
+/// Rows by themselves, one after another.
+struct Lines<'a> {
+    encoder: Option<RowEncoder>,
+    chunker: Chunker<Backpressure<'a>>,
     /// The document that goes to the sorter.
     document: JsonBuffer,
-    chunker: Chunker<Backpressure<'a>>,
-    progress: &'a Progress,
 }
 
 impl<'a> Documents<'a> {
@@ -49,28 +64,40 @@ impl<'a> Documents<'a> {
         upload: &'a Rc<ExportUpload>,
         progress: &'a Progress,
     ) -> Self {
-        let sink = Backpressure { upload, budget: settings::buffer_memory(), progress };
-        Documents {
-            request,
-            destination,
-            encoder: None,
-            columns: Vec::new(),
-            sorter: None,
-            document: JsonBuffer::new(),
-            chunker: Chunker::new(limits, sink),
-            progress,
-        }
+        let sink = |budget| Backpressure { upload, budget, progress };
+        let output = match &request.format {
+            // The other half is what encoders hold.
+            Format::Parquet(_) => Output::Columns(Box::new(columns::Columns::new(limits, sink(settings::buffer_memory() / 2)))),
+            Format::Json(_) | Format::Csv(_) => {
+                let chunker = Chunker::new(limits, sink(settings::buffer_memory()));
+                Output::Lines(Box::new(Lines { encoder: None, chunker, document: JsonBuffer::new() }))
+            }
+        };
+        Documents { request, destination, columns: Vec::new(), sorter: None, output, progress }
     }
 
     /// Writes what is not written yet. Gives the totals, bytes as they were before compression, and the columns.
     pub fn finish(self) -> Result<(Totals, Vec<Column>)> {
-        let Documents { request, destination, columns, sorter, mut chunker, .. } = self;
+        let Documents { request, destination, columns, sorter, output, .. } = self;
+        let begin = |next_file, folder: &[u8]| destination.begin_partition(next_file, &String::from_utf8_lossy(folder));
+        let totals = match output {
+            Output::Columns(columns) => columns.finish(sorter, begin, request.empty_file)?,
+            Output::Lines(lines) => lines.finish(sorter, begin, request.empty_file)?,
+        };
+        Ok((totals, columns))
+    }
+}
+
+impl Lines<'_> {
+    /// `begin`: a partition begins with the file of that number, in that folder.
+    fn finish(self, sorter: Option<Sorter>, begin: impl Fn(u64, &[u8]) -> Result<()>, empty_file: bool) -> Result<Totals> {
+        let mut chunker = self.chunker;
         if let Some(sorter) = sorter {
             let mut open: Option<Vec<u8>> = None;
             sorter.each(|folder, document| {
                 if open.as_deref() != Some(folder) {
                     chunker.cut()?;
-                    destination.begin_partition(chunker.next_file(), &String::from_utf8_lossy(folder))?;
+                    begin(chunker.next_file(), folder)?;
                     open = Some(folder.to_owned());
                 }
                 chunker.document(|out| {
@@ -79,8 +106,28 @@ impl<'a> Documents<'a> {
                 })
             })?;
         }
-        Ok((chunker.finish(request.empty_file)?, columns))
+        chunker.finish(empty_file)
     }
+
+    #[inline(always)]
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: Option<&mut Sorter>) -> Result<()> {
+        let encoder = self.encoder.as_ref().ok_or_else(early)?;
+        match (sorter, encoder.folder(values, nulls)?) {
+            (Some(sorter), Some(folder)) => {
+                self.document.truncate(0);
+                encoder.document(values, nulls, &mut self.document)?;
+                if self.document.failed() {
+                    return Err(Error::out_of_memory("the buffer of a document"));
+                }
+                sorter.put(folder.as_bytes(), self.document.as_slice())
+            }
+            _ => self.chunker.document(|out| encoder.document(values, nulls, out)),
+        }
+    }
+}
+
+fn early() -> Error {
+    Error::new(Code::Internal, "a row came before its shape")
 }
 
 impl RowSink for Documents<'_> {
@@ -88,27 +135,31 @@ impl RowSink for Documents<'_> {
         self.progress.estimate(rows);
     }
 
+    fn origins(&mut self, origins: &[Origin]) -> Result<()> {
+        match &mut self.output {
+            Output::Lines(_) => Ok(()),
+            Output::Columns(columns) => columns.look_up(origins),
+        }
+    }
+
     fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
-        let encoder = RowEncoder::new(shape, &self.request.format, self.request.partitions.as_ref())?;
-        self.chunker.begin_files_with(encoder.prologue());
+        match &mut self.output {
+            Output::Lines(lines) => {
+                let encoder = RowEncoder::new(shape, &self.request.format, self.request.partitions.as_ref())?;
+                lines.chunker.begin_files_with(encoder.prologue());
+                lines.encoder = Some(encoder);
+            }
+            Output::Columns(columns) => columns.start(shape, self.request)?,
+        }
         self.sorter = self.request.partitions.as_ref().map(|_| Sorter::new());
         self.columns = describe(shape);
-        self.encoder = Some(encoder);
         Ok(())
     }
 
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
-        let encoder = self.encoder.as_ref().ok_or_else(|| Error::new(Code::Internal, "a row came before its shape"))?;
-        match (&mut self.sorter, encoder.folder(values, nulls)?) {
-            (Some(sorter), Some(folder)) => {
-                self.document.truncate(0);
-                encoder.document(values, nulls, &mut self.document)?;
-                if self.document.failed() {
-                    return Err(Error::out_of_memory("the buffer of a document"));
-                }
-                sorter.put(folder.as_bytes(), self.document.as_slice())?;
-            }
-            _ => self.chunker.document(|out| encoder.document(values, nulls, out))?,
+        match &mut self.output {
+            Output::Lines(lines) => lines.row(values, nulls, self.sorter.as_mut())?,
+            Output::Columns(columns) => columns.row(values, nulls, self.sorter.as_mut())?,
         }
         self.progress.document();
         Ok(())

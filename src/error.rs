@@ -14,6 +14,10 @@ pub enum Code {
     Unsupported,
     /// 08001: the endpoint cannot be reached, or no answer came in time.
     Connection,
+    /// 22003: the format has no such number.
+    NumberRange,
+    /// 22008: the format has no such date or time.
+    DateRange,
     /// 22004: an argument that must have a value is NULL.
     Null,
     /// 22023: an argument or option has a value that makes no sense.
@@ -57,6 +61,8 @@ impl Code {
         match self {
             Code::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Code::Connection => PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+            Code::NumberRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            Code::DateRange => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Code::Null => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Code::InvalidParameter => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Code::Credentials => PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,

@@ -4,13 +4,14 @@
 //! was written.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::chunk::{Limits, Totals};
 use crate::documents::Documents;
 use crate::error::{Code, Error, Result};
-use crate::format::{Format, Wrapping};
+use crate::format::{Compression, Format, Wrapping};
 use crate::integration::{self, Purpose};
 use crate::manifest::Manifest;
 use crate::names::{Destination, Naming};
@@ -23,7 +24,7 @@ use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
-use crate::upload::{Bucket, PART_BYTES, Packing, Patiences, Throttle};
+use crate::upload::{Bucket, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Throttle, most_encoders};
 use crate::uri::Location;
 
 /// What the caller is told.
@@ -49,7 +50,7 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     if request.existing == Existing::Error {
         refuse_existing(&store, &request.location)?;
     }
-    let (limits, packing) = cut(request)?;
+    let (limits, packing) = cut(request, export_id)?;
     let upload = transaction::begin(store, destination.clone(), packing)?;
     let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
     query.run(&mut documents)?;
@@ -106,12 +107,16 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
 }
 
 /// When files end, and how large their parts are. Errors: 53400 when parts of a single file would not fit into the buffer.
-fn cut(request: &Request) -> Result<(Limits, Packing)> {
-    let compression = request.compression;
+fn cut(request: &Request, export_id: Uuid) -> Result<(Limits, Packing)> {
+    let pack = pack(&request.format, request.compression, export_id)?;
     match request.cut {
         Cut::Chunks { documents, bytes } => {
-            let limits = Limits { documents: documents.unwrap_or_else(settings::output_chunk_size), bytes, part: PART_BYTES };
-            Ok((limits, Packing { compression, part: PART_BYTES, most_bytes: u64::MAX }))
+            let (documents, bytes) = match (documents, bytes) {
+                (None, None) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, Some(PARQUET_FILE_BYTES)),
+                (None, Some(_)) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, bytes),
+                _ => (documents.unwrap_or_else(settings::output_chunk_size), bytes),
+            };
+            Ok((Limits { documents, bytes, part: PART_BYTES }, Packing { pack, part: PART_BYTES, most_bytes: u64::MAX }))
         }
         Cut::SingleFile { most_bytes, .. } => {
             let least = usize::try_from(most_bytes.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX);
@@ -122,9 +127,35 @@ fn cut(request: &Request) -> Result<(Limits, Packing)> {
                     .hint("Lower the option max_file_bytes, or raise s3_export.buffer_memory."));
             }
             let limits = Limits { documents: u64::MAX, bytes: None, part };
-            Ok((limits, Packing { compression, part, most_bytes }))
+            Ok((limits, Packing { pack, part, most_bytes }))
         }
     }
+}
+
+/// Bytes of values in a Parquet file where nobody says otherwise: a file that readers of Parquet like has thousands of rows
+/// more than one of JSON, each of which is read by itself.
+const PARQUET_FILE_BYTES: u64 = 256 << 20;
+
+/// What happens to the pieces of a format. Errors: 53400 for row groups that would not fit into the buffer.
+fn pack(format: &Format, compression: Option<Compression>, export_id: Uuid) -> Result<Pack> {
+    let Format::Parquet(style) = format else {
+        return Ok(compression.map_or(Pack::Not, Pack::Compress));
+    };
+    // Half of the memory is for what is on its way; the encoders, each with a row group, have the other.
+    let most = settings::buffer_memory() / 2 / most_encoders();
+    let row_group_bytes = style.row_group_bytes.unwrap_or(most);
+    if row_group_bytes > most {
+        return Err(Error::new(Code::Limit, "row groups of that size do not fit into s3_export.buffer_memory")
+            .detail(format!("They may have {most} bytes, for {} files that are encoded at once.", most_encoders()))
+            .hint("Lower the option row_group_bytes, or raise s3_export.buffer_memory."));
+    }
+    Ok(Pack::Parquet(Arc::new(ParquetLayout {
+        compression,
+        row_group_rows: style.row_group_rows,
+        row_group_bytes,
+        bloom_filter_columns: style.bloom_filter_columns.clone(),
+        export_id: export_id.to_string(),
+    })))
 }
 
 /// S3's limit for one object.

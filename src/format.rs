@@ -8,6 +8,22 @@ pub enum Format {
     Json(Wrapping),
     /// One record a row, as Postgres's COPY writes it.
     Csv(CsvStyle),
+    /// Columns of typed values.
+    Parquet(ParquetStyle),
+}
+
+/// Names of formats in SQL.
+pub const FORMATS: [&str; 3] = ["json", "csv", "parquet"];
+
+/// How Parquet files are laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParquetStyle {
+    /// Most rows of a row group.
+    pub row_group_rows: usize,
+    /// Most bytes of one, encoded and compressed; `None`: as the memory allows.
+    pub row_group_bytes: Option<usize>,
+    /// Columns that have bloom filters.
+    pub bloom_filter_columns: Vec<String>,
 }
 
 /// How values that JSON has no type for are written.
@@ -78,22 +94,39 @@ pub enum Algorithm {
     Gzip,
     /// RFC 8878.
     Zstd,
+    /// Within Parquet.
+    Snappy,
+    /// Within Parquet, as LZ4_RAW.
+    Lz4,
 }
 
 impl Algorithm {
+    /// Of that name in SQL.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Algorithm::Gzip, Algorithm::Zstd, Algorithm::Snappy, Algorithm::Lz4].into_iter().find(|known| known.name() == name)
+    }
+
+    /// Whether a file of any format can be packed by it; the others pack parts of a Parquet file only.
+    pub fn packs_files(self) -> bool {
+        matches!(self, Algorithm::Gzip | Algorithm::Zstd)
+    }
+
     /// Its name in SQL.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Gzip => "gzip",
             Algorithm::Zstd => "zstd",
+            Algorithm::Snappy => "snappy",
+            Algorithm::Lz4 => "lz4",
         }
     }
 
-    /// Levels that it takes, from fast to small. Zstandard's beyond 19 take hundreds of megabytes.
-    pub fn levels(self) -> std::ops::RangeInclusive<i32> {
+    /// Levels that it takes, from fast to small; `None`: it has none. Zstandard's beyond 19 take hundreds of megabytes.
+    pub fn levels(self) -> Option<std::ops::RangeInclusive<i32>> {
         match self {
-            Algorithm::Gzip => 0..=9,
-            Algorithm::Zstd => 1..=19,
+            Algorithm::Gzip => Some(0..=9),
+            Algorithm::Zstd => Some(1..=19),
+            Algorithm::Snappy | Algorithm::Lz4 => None,
         }
     }
 
@@ -102,6 +135,7 @@ impl Algorithm {
         match self {
             Algorithm::Gzip => 6,
             Algorithm::Zstd => 3,
+            Algorithm::Snappy | Algorithm::Lz4 => 0,
         }
     }
 }
@@ -109,19 +143,35 @@ impl Algorithm {
 /// What files are named and announced as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileType {
-    is_csv: bool,
+    kind: Kind,
     compression: Option<Algorithm>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Csv,
+    Parquet,
 }
 
 impl FileType {
     /// Of files of that format, so compressed.
     pub fn of(format: &Format, compression: Option<Compression>) -> Self {
-        FileType { is_csv: matches!(format, Format::Csv(_)), compression: compression.map(|compression| compression.algorithm) }
+        let kind = match format {
+            Format::Json(_) => Kind::Json,
+            Format::Csv(_) => Kind::Csv,
+            Format::Parquet(_) => Kind::Parquet,
+        };
+        FileType { kind, compression: compression.map(|compression| compression.algorithm) }
     }
 
     /// Its name in SQL.
     pub fn format(self) -> &'static str {
-        if self.is_csv { "csv" } else { "json" }
+        match self.kind {
+            Kind::Json => "json",
+            Kind::Csv => "csv",
+            Kind::Parquet => "parquet",
+        }
     }
 
     /// `none`, or its name in SQL.
@@ -131,29 +181,32 @@ impl FileType {
 
     /// What follows a file's number, without the first dot.
     pub fn suffix(self) -> &'static str {
-        match (self.is_csv, self.compression) {
-            (false, None) => "json",
-            (false, Some(Algorithm::Gzip)) => "json.gz",
-            (false, Some(Algorithm::Zstd)) => "json.zst",
-            (true, None) => "csv",
-            (true, Some(Algorithm::Gzip)) => "csv.gz",
-            (true, Some(Algorithm::Zstd)) => "csv.zst",
+        match (self.kind, self.compression) {
+            (Kind::Json, Some(Algorithm::Gzip)) => "json.gz",
+            (Kind::Json, Some(Algorithm::Zstd)) => "json.zst",
+            (Kind::Json, _) => "json",
+            (Kind::Csv, Some(Algorithm::Gzip)) => "csv.gz",
+            (Kind::Csv, Some(Algorithm::Zstd)) => "csv.zst",
+            (Kind::Csv, _) => "csv",
+            // What is packed are its parts.
+            (Kind::Parquet, _) => "parquet",
         }
     }
 
     /// Whether a file of some type ends so.
     pub fn is_suffix(text: &str) -> bool {
-        matches!(text, "json" | "json.gz" | "json.zst" | "csv" | "csv.gz" | "csv.zst")
+        matches!(text, "json" | "json.gz" | "json.zst" | "csv" | "csv.gz" | "csv.zst" | "parquet")
     }
 
     /// Of the `Content-Type` header. There is no `Content-Encoding`, at which clients would unpack a file whose name says that it
     /// is packed.
     pub fn content_type(self) -> &'static str {
-        match (self.is_csv, self.compression) {
+        match (self.kind, self.compression) {
+            (Kind::Parquet, _) => "application/vnd.apache.parquet",
             (_, Some(Algorithm::Gzip)) => "application/gzip",
             (_, Some(Algorithm::Zstd)) => "application/zstd",
-            (false, None) => "application/x-ndjson",
-            (true, None) => "text/csv",
+            (Kind::Json, _) => "application/x-ndjson",
+            (Kind::Csv, _) => "text/csv",
         }
     }
 }
@@ -164,9 +217,9 @@ mod tests {
 
     #[test]
     fn every_suffix_is_known() {
-        for is_csv in [false, true] {
+        for kind in [Kind::Json, Kind::Csv, Kind::Parquet] {
             for compression in [None, Some(Algorithm::Gzip), Some(Algorithm::Zstd)] {
-                assert!(FileType::is_suffix(FileType { is_csv, compression }.suffix()));
+                assert!(FileType::is_suffix(FileType { kind, compression }.suffix()));
             }
         }
         assert!(!FileType::is_suffix("gz") && !FileType::is_suffix("JSON"));

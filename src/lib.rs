@@ -9,6 +9,7 @@
 //! ARCHITECTURE.md draws the path of a row, and of a failure.
 
 mod api;
+mod batches;
 #[cfg(feature = "bench")]
 mod bench;
 mod chunk;

@@ -25,10 +25,17 @@ pub struct Definition {
 }
 
 /// All of them, by name.
-pub const OPTIONS: [Definition; 16] = [
+pub const OPTIONS: [Definition; 19] = [
+    Definition {
+        name: "bloom_filter_columns",
+        default: "`[]`",
+        takes: "an array of columns' names",
+        does: "Parquet: columns that have bloom filters, by which readers skip row groups that lack a value",
+        set: |options, value| set(&mut options.bloom_filter_columns, names(value)),
+    },
     Definition {
         name: "compression_level",
-        default: "6 for gzip, 3 for zstd",
+        default: "6 for gzip, 3 for zstd (1 in Parquet)",
         takes: "a whole number",
         does: "how hard to try: 0 to 9 for gzip, 1 to 19 for zstd",
         set: |options, value| set(&mut options.compression_level, value.as_i64().and_then(|level| i32::try_from(level).ok())),
@@ -122,6 +129,20 @@ pub const OPTIONS: [Definition; 16] = [
         set: |options, value| set(&mut options.quote, character(value)),
     },
     Definition {
+        name: "row_group_bytes",
+        default: "as `buffer_memory` allows",
+        takes: "a whole number from 1",
+        does: "Parquet: most bytes of a row group, encoded and compressed; more than the memory allows is refused (53400)",
+        set: |options, value| set(&mut options.row_group_bytes, at_least_one(value)),
+    },
+    Definition {
+        name: "row_group_rows",
+        default: "122880",
+        takes: "a whole number from 1",
+        does: "Parquet: most rows of a row group",
+        set: |options, value| set(&mut options.row_group_rows, at_least_one(value)),
+    },
+    Definition {
         name: "single_file",
         default: "`false`",
         takes: "true, false, or a name without slashes that no export would give",
@@ -151,6 +172,7 @@ const MOST_OBJECT_BYTES: u64 = 5 << 40;
 /// Options as they were given; `None`: not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    pub bloom_filter_columns: Option<Vec<String>>,
     pub compression_level: Option<i32>,
     pub delimiter: Option<u8>,
     pub empty_file: Option<bool>,
@@ -164,6 +186,8 @@ pub struct Options {
     pub nan: Option<NonFinite>,
     pub null: Option<String>,
     pub quote: Option<u8>,
+    pub row_group_bytes: Option<usize>,
+    pub row_group_rows: Option<usize>,
     pub single_file: Option<SingleFile>,
     pub success_marker: Option<String>,
     pub timeout: Option<Duration>,
@@ -241,9 +265,16 @@ fn include(value: &Value) -> Option<bool> {
 fn force_quote(value: &Value) -> Option<ForceQuote> {
     match value {
         Value::String(all) if all == "*" => Some(ForceQuote::All),
-        Value::Array(names) => names.iter().map(text).collect::<Option<Vec<_>>>().map(ForceQuote::Columns),
-        _ => None,
+        given => names(given).map(ForceQuote::Columns),
     }
+}
+
+fn names(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(text).collect()
+}
+
+fn at_least_one(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|number| *number > 0).and_then(|number| usize::try_from(number).ok())
 }
 
 /// A folder that an export may have.
@@ -299,6 +330,10 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused_with_what_would() {
         for (option, value) in [
+            ("bloom_filter_columns", r#""a""#),
+            ("bloom_filter_columns", "[1]"),
+            ("row_group_bytes", "0"),
+            ("row_group_rows", "-1"),
             ("compression_level", r#""9""#),
             ("compression_level", "1.5"),
             ("delimiter", r#""""#),
@@ -343,6 +378,6 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_list_of_those_known() {
         let error = Options::parse(serde_json::json!({ "headers": true }).as_object().unwrap()).unwrap_err();
         assert_eq!(error.message(), "unknown option \"headers\"");
-        assert!(error.hint_text().unwrap().starts_with("Known: compression_level, delimiter, "));
+        assert!(error.hint_text().unwrap().starts_with("Known: bloom_filter_columns, compression_level, "));
     }
 }

@@ -3,6 +3,8 @@
 //! SPI would run `SELECT 1; DROP TABLE t` whole, so the raw parse tree decides first: one statement, and one that only
 //! reads. What runs is planned with parallel plans allowed, as the caller, in one snapshot.
 
+mod origins;
+
 use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgList, pg_guard, pg_sys};
@@ -10,7 +12,7 @@ use pgrx::{PgList, pg_guard, pg_sys};
 use crate::error::{Code, Error, Result};
 use crate::pg::errors::{QueryErrors, Source};
 use crate::pg::{ActAs, Spi, to_server};
-use crate::receiver::{Receiver, RowSink};
+use crate::receiver::{Origin, Receiver, RowSink};
 use crate::request::Statement;
 
 /// One statement that only reads.
@@ -48,8 +50,9 @@ impl Query {
             if plan.is_null() {
                 return Err(Error::new(Code::Internal, "could not prepare the query"));
             }
-            if let Some(rows) = expected_rows(plan) {
+            if let Some((rows, origins)) = expected(plan) {
                 receiver.sink().estimate(rows);
+                receiver.sink().origins(&origins)?;
             }
             let options = pg_sys::SPIExecuteOptions {
                 read_only: true,
@@ -66,11 +69,11 @@ impl Query {
     }
 }
 
-/// How many rows the planner expects. It plans here what is executed next.
+/// How many rows the planner expects, and where their columns come from. It plans here what is executed next.
 ///
 /// # Safety
 /// `plan` was prepared by SPI, which is still connected.
-unsafe fn expected_rows(plan: pg_sys::SPIPlanPtr) -> Option<f64> {
+unsafe fn expected(plan: pg_sys::SPIPlanPtr) -> Option<(f64, Vec<Origin>)> {
     // SAFETY: by the caller's promise; a plan that was not saved has no owner. Its list holds PlannedStmts.
     unsafe {
         let cached = pg_sys::SPI_plan_get_cached_plan(plan);
@@ -78,10 +81,10 @@ unsafe fn expected_rows(plan: pg_sys::SPIPlanPtr) -> Option<f64> {
             return None;
         }
         let statements = PgList::<pg_sys::PlannedStmt>::from_pg((*cached).stmt_list);
-        let tree = statements.iter_ptr().next().map(|statement| (*statement).planTree).filter(|tree| !tree.is_null());
-        let rows = tree.map(|tree| (*tree).plan_rows);
+        let planned = statements.iter_ptr().next().filter(|statement| !(**statement).planTree.is_null());
+        let expected = planned.map(|planned| ((*(*planned).planTree).plan_rows, origins::origins(plan, &*planned)));
         pg_sys::ReleaseCachedPlan(cached, std::ptr::null_mut());
-        rows
+        expected
     }
 }
 

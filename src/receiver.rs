@@ -16,10 +16,23 @@ unsafe extern "C-unwind" {
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
 }
 
+/// Where a column of a result comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// A table's OID, and the number of its column; `None`: it is worked out.
+    pub column: Option<(pg_sys::Oid, i16)>,
+    /// The query may make it NULL where the table has no NULL.
+    pub may_be_null: bool,
+}
+
 /// Takes the rows of one query.
 pub trait RowSink {
     /// May come before all else: how many rows the planner expects.
     fn estimate(&mut self, _rows: f64) {}
+    /// May come then: where each column of the rows comes from.
+    fn origins(&mut self, _origins: &[Origin]) -> Result<()> {
+        Ok(())
+    }
     /// Comes first, with the shape of the rows.
     fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
     /// Comes for each row. The values are readable until it returns.

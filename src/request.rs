@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Code, Error, Result};
-use crate::format::{Compression, FileType, Format};
+use crate::format::{Compression, FORMATS, FileType, Format};
 use crate::options::Options;
 use crate::uri::Location;
 
@@ -23,9 +23,9 @@ pub struct Arguments {
     pub permission: PermissionArguments,
     /// The SELECT.
     pub query: Option<String>,
-    /// `json`, `csv`
+    /// `json`, `csv`, `parquet`
     pub format: Option<String>,
-    /// `none`, `gzip`, `zstd`
+    /// `none` or an algorithm's name; NULL: what is usual for the format
     pub compression: Option<String>,
     /// Documents a file.
     pub output_chunk_size: Option<i32>,
@@ -177,29 +177,25 @@ impl Request {
         let location = Location::parse(&required("uri", arguments.uri)?)?;
         let permission = Permission::from_arguments(arguments.permission)?;
         let query = required("query", arguments.query)?;
-        let is_csv = match required("format", arguments.format)?.as_str() {
-            "json" => false,
-            "csv" => true,
-            "parquet" => return Err(Error::new(Code::Unsupported, "format \"parquet\" is not supported yet")),
-            unknown => return Err(unknown_key("format", unknown, &["json", "csv"])),
-        };
+        let format = required("format", arguments.format)?;
         let options = Options::parse(&json_object("options", &required("options", arguments.options)?)?)?;
         let wrap_types = required("wrap_types", arguments.wrap_types)?;
         let chunk_size = positive("output_chunk_size", arguments.output_chunk_size.map(i64::from))?;
         let chunk_bytes = positive("output_chunk_bytes", arguments.output_chunk_bytes)?;
-        check::refuse_useless(&options, is_csv, wrap_types, arguments.partition_by.is_some())?;
+        check::refuse_useless(&options, &format, wrap_types, arguments.partition_by.is_some())?;
         check::refuse_same_names(&options)?;
         Ok(Request {
             location,
             permission,
             query,
             statement: None,
-            format: if is_csv {
-                Format::Csv(check::csv_style(&options)?)
-            } else {
-                Format::Json(check::wrapping(wrap_types, &options))
+            compression: check::compression(arguments.compression.as_deref(), options.compression_level, &format)?,
+            format: match format.as_str() {
+                "json" => Format::Json(check::wrapping(wrap_types, &options)),
+                "csv" => Format::Csv(check::csv_style(&options)?),
+                "parquet" => Format::Parquet(check::parquet_style(&options)),
+                unknown => return Err(unknown_key("format", unknown, &FORMATS)),
             },
-            compression: check::compression(&required("compression", arguments.compression)?, options.compression_level)?,
             cut: check::cut(&options, chunk_size, chunk_bytes)?,
             partitions: check::partitions(arguments.partition_by, &options)?,
             include_query_id: check::include_query_id(required("include_query_id", arguments.include_query_id)?, &options)?,

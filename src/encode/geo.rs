@@ -22,6 +22,8 @@ const WGS84: u32 = 4326;
 pub struct Geo {
     /// value → EWKB
     send: Function,
+    /// On a spheroid, rather than on a plane.
+    pub is_geography: bool,
 }
 
 impl Geo {
@@ -30,7 +32,7 @@ impl Geo {
         let output = output_function(type_id);
         let (mut send, mut is_varlena) = (pg_sys::InvalidOid, false);
         // SAFETY: catalog look-ups; the name is a palloc'd string or null.
-        unsafe {
+        let is_geography = unsafe {
             let name = pg_sys::get_func_name(output);
             if name.is_null() || ![c"geometry_out", c"geography_out"].contains(&CStr::from_ptr(name)) {
                 return None;
@@ -40,18 +42,30 @@ impl Geo {
                 return None;
             }
             pg_sys::getTypeBinaryOutputInfo(type_id, &mut send, &mut is_varlena);
-        }
-        Some(Geo { send: Function::new(send) })
+            CStr::from_ptr(name) == c"geography_out"
+        };
+        Some(Geo { send: Function::new(send), is_geography })
     }
 
     /// Writes the value.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        // SAFETY: the type's own send function, which gives a bytea that is not toasted, in the row's memory; the bytes are
-        // not kept longer.
-        let ewkb = unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::SendFunctionCall(self.send.info(), datum).cast()) };
-        write(ewkb, context.wrapping, out)
-            .ok_or_else(|| Error::new(Code::Internal, "the binary form of a geometry is not understood"))
+        write(self.ewkb(datum), context.wrapping, out).ok_or_else(not_understood)
     }
+
+    /// Writes the value as ISO well-known binary.
+    pub fn write_wkb(&self, datum: pg_sys::Datum, out: &mut JsonBuffer) -> Result<()> {
+        wkb::write_iso(self.ewkb(datum), out).ok_or_else(not_understood)
+    }
+
+    /// The bytes are in the row's memory, and not to be kept longer.
+    fn ewkb<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
+        // SAFETY: the type's own send function, which gives a bytea that is not toasted.
+        unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::SendFunctionCall(self.send.info(), datum).cast()) }
+    }
+}
+
+fn not_understood() -> Error {
+    Error::new(Code::Internal, "the binary form of a geometry is not understood")
 }
 
 fn write(ewkb: &[u8], wrapping: Wrapping, out: &mut JsonBuffer) -> Option<()> {

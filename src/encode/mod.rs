@@ -2,9 +2,11 @@
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
 //! Datum. `row` writes a whole row, `value` holds the table of types, `nested` arrays and composites, `output` every type that
-//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `csv`,
+//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `arrow`
+//! has its own table of types, for columns of values rather than documents; `csv`,
 //! `inet`, `json`, `jsonb`, `number`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
 
+mod arrow;
 mod block;
 mod csv;
 pub mod datetime;
@@ -26,6 +28,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+pub use self::arrow::{BatchEncoder, Fact};
 pub use self::block::Append;
 use self::block::{Blocks, Cursor};
 use self::json::JsonBuffer;

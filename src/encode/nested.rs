@@ -42,14 +42,29 @@ struct Element {
     /// As columns without a key: the first of a dimension, and the others.
     first: Column,
     next: Column,
+    layout: Layout,
+}
+
+impl Element {
+    fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
+        let _long = context.memory.enter();
+        let element = |before| Column::new(before, Encoder::of_type(element_type), context.wrapping);
+        Element { first: element(b""), next: element(b","), layout: Layout::of_type(element_type) }
+    }
+}
+
+/// How values of a type stand in an array.
+#[derive(Clone, Copy)]
+pub struct Layout {
     length: i16,
     by_value: bool,
     /// Bytes, a power of two.
     alignment: usize,
 }
 
-impl Element {
-    fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
+impl Layout {
+    /// Of elements of that type.
+    pub fn of_type(element_type: pg_sys::Oid) -> Self {
         let (mut length, mut by_value, mut alignment) = (0, false, 0);
         // SAFETY: a catalog look-up that writes to three locals.
         unsafe { pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut alignment) };
@@ -59,9 +74,48 @@ impl Element {
             pg_sys::TYPALIGN_INT => align_of::<i32>(),
             _ => align_of::<f64>(),
         };
-        let _long = context.memory.enter();
-        let element = |before| Column::new(before, Encoder::of_type(element_type), context.wrapping);
-        Element { first: element(b""), next: element(b","), length, by_value, alignment }
+        Layout { length, by_value, alignment }
+    }
+}
+
+/// An array, detoasted; it is readable while the row's memory is.
+#[derive(Clone, Copy)]
+pub struct OpenArray<'a> {
+    array: *const pg_sys::ArrayType,
+    /// Their lengths; an array without dimensions is empty.
+    pub dimensions: &'a [i32],
+    /// Of what type its elements are.
+    pub element_type: pg_sys::Oid,
+}
+
+impl<'a> OpenArray<'a> {
+    /// Of a datum of an array type.
+    pub fn of(datum: pg_sys::Datum) -> Self {
+        // SAFETY: only called for arrays; detoasted, one is an ArrayType whose dimensions follow its header.
+        unsafe {
+            let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+            let count = usize::try_from((*array).ndim).unwrap_or(0);
+            let dimensions = std::slice::from_raw_parts(array.add(1).cast::<i32>(), count);
+            OpenArray { array, dimensions, element_type: (*array).elemtype }
+        }
+    }
+
+    /// Its elements, `layout` being that of its element type.
+    pub fn elements(self, layout: Layout) -> Elements {
+        let start = self.array.cast::<u8>();
+        // Lengths and lower bounds follow the header.
+        let header = size_of::<pg_sys::ArrayType>() + self.dimensions.len() * 2 * size_of::<i32>();
+        // SAFETY: the offset, where there is one, is within the array, behind the bits.
+        let (not_null, data) = unsafe {
+            match usize::try_from((*self.array).dataoffset).unwrap_or(0) {
+                0 => (std::ptr::null(), header.next_multiple_of(pg_sys::MAXIMUM_ALIGNOF as usize)),
+                offset => (start.add(header), offset),
+            }
+        };
+        let count = self.dimensions.iter().map(|length| usize::try_from(*length).unwrap_or(0)).product::<usize>();
+        let count = if self.dimensions.is_empty() { 0 } else { count };
+        // SAFETY: the values begin within the array.
+        Elements { layout, next: unsafe { start.add(data) }, not_null, index: 0, count }
     }
 }
 
@@ -73,63 +127,42 @@ impl Array {
 
     /// Writes the array as an array, nested for several dimensions.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        // SAFETY: the datum is of an array type; detoasted, it is an ArrayType whose dimensions follow its header. It is
-        // readable while the row's memory is.
-        let (array, dimensions, element_type) = unsafe {
-            let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
-            let count = usize::try_from((*array).ndim).unwrap_or(0);
-            (array, std::slice::from_raw_parts(array.add(1).cast::<i32>(), count), (*array).elemtype)
-        };
-        let element = self.elements.get(element_type, || Ok(Element::of_type(element_type, context)))?;
-        // SAFETY: an ArrayType, as above, of that type of elements.
-        let mut elements = unsafe { Elements::of(array, dimensions.len(), &element) };
-        write_dimension(dimensions, &mut elements, context, out)
+        let array = OpenArray::of(datum);
+        let element = self.elements.get(array.element_type, || Ok(Element::of_type(array.element_type, context)))?;
+        write_dimension(array.dimensions, &element, &mut array.elements(element.layout), context, out)
     }
 }
 
 /// The elements of an array one after another, where they stand (`deconstruct_array` in `src/backend/utils/adt/arrayfuncs.c`,
 /// which allocates a list of them).
-struct Elements<'a> {
-    element: &'a Element,
+pub struct Elements {
+    layout: Layout,
     /// Where the next that is not NULL begins, but for padding.
     next: *const u8,
     /// A bit an element, set for those that are not NULL; null: all are.
     not_null: *const u8,
     index: usize,
+    count: usize,
 }
 
-impl<'a> Elements<'a> {
-    /// # Safety
-    /// `array` is detoasted, of so many dimensions and of elements of that type; it is readable for as long as this is used.
-    unsafe fn of(array: *const pg_sys::ArrayType, dimensions: usize, element: &'a Element) -> Self {
-        let start = array.cast::<u8>();
-        // Lengths and lower bounds follow the header.
-        let header = size_of::<pg_sys::ArrayType>() + dimensions * 2 * size_of::<i32>();
-        // SAFETY: by the caller's promise; the offset, where there is one, is within the array, behind the bits.
-        unsafe {
-            let offset = usize::try_from((*array).dataoffset).unwrap_or(0);
-            let (not_null, data) = match offset {
-                0 => (std::ptr::null(), header.next_multiple_of(pg_sys::MAXIMUM_ALIGNOF as usize)),
-                offset => (start.add(header), offset),
-            };
-            Elements { element, next: start.add(data), not_null, index: 0 }
-        }
-    }
+impl Iterator for Elements {
+    /// `None`: NULL.
+    type Item = Option<pg_sys::Datum>;
 
-    /// The next element; `None`: NULL.
-    ///
-    /// # Safety
-    /// Called no more often than the array has elements.
     #[inline]
-    unsafe fn next(&mut self) -> Option<pg_sys::Datum> {
-        let Element { length, by_value, alignment, .. } = *self.element;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.index == self.count {
+            return None;
+        }
+        let Layout { length, by_value, alignment } = self.layout;
         let index = self.index;
         self.index += 1;
-        // SAFETY: by the caller's promise there is a bit and, unless it says NULL, a value at the next aligned byte. Values of
-        // variable length are aligned as well: what pads them need not be zero, so it cannot be told from a short header.
+        // SAFETY: there is one more element, so there is a bit and, unless it says NULL, a value at the next aligned byte.
+        // Values of variable length are aligned as well: what pads them need not be zero, so it cannot be told from a short
+        // header.
         unsafe {
             if !self.not_null.is_null() && *self.not_null.add(index / 8) & 1 << (index % 8) == 0 {
-                return None;
+                return Some(None);
             }
             let start = self.next.add(self.next.align_offset(alignment));
             let (datum, size) = match length {
@@ -142,13 +175,19 @@ impl<'a> Elements<'a> {
                 fixed => (start.expose_provenance(), usize::try_from(fixed).unwrap_or(0)),
             };
             self.next = start.add(size);
-            Some(pg_sys::Datum::from(datum))
+            Some(Some(pg_sys::Datum::from(datum)))
         }
     }
 }
 
 /// Writes the elements of the outermost of `dimensions`; an array without dimensions is empty.
-fn write_dimension(dimensions: &[i32], elements: &mut Elements<'_>, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+fn write_dimension(
+    dimensions: &[i32],
+    element: &Element,
+    elements: &mut Elements,
+    context: &Context,
+    out: &mut JsonBuffer,
+) -> Result<()> {
     out.push(b'[');
     if let Some((length, inner)) = dimensions.split_first() {
         for index in 0..*length {
@@ -156,13 +195,11 @@ fn write_dimension(dimensions: &[i32], elements: &mut Elements<'_>, context: &Co
                 if index > 0 {
                     out.push(b',');
                 }
-                write_dimension(inner, elements, context, out)?;
+                write_dimension(inner, element, elements, context, out)?;
                 continue;
             }
-            let element = elements.element;
             let column = if index == 0 { &element.first } else { &element.next };
-            // SAFETY: an array has as many elements as its dimensions say.
-            let value = unsafe { elements.next() };
+            let value = elements.next().flatten();
             let (datum, is_null) = (value.unwrap_or_else(pg_sys::Datum::null), value.is_none());
             let mut problem = None;
             column.write(datum, is_null, context, Cursor::new(out), &mut problem).end();
@@ -182,18 +219,73 @@ pub struct Composite {
 
 struct Shape {
     columns: Vec<Option<Column>>,
-    /// Copied into the encoders' memory, which frees it.
-    descriptor: pg_sys::TupleDesc,
+    row_type: RowType,
 }
 
 impl Shape {
     fn of_type(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Result<Self> {
+        let row_type = RowType::of(row_type, type_modifier, context);
         let _long = context.memory.enter();
-        // SAFETY: the type stands in a composite value, so it is a row type; the copy is freed with the encoders.
-        let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
-        // SAFETY: the copy outlives the wrapper, which frees nothing.
-        let columns = columns(&unsafe { PgTupleDesc::from_pg_unchecked(descriptor) }, &|_| false, context.wrapping)?;
-        Ok(Shape { columns, descriptor })
+        let columns = columns(&row_type.shape(), &|_| false, context.wrapping)?;
+        Ok(Shape { columns, row_type })
+    }
+}
+
+/// The columns of a row type: a descriptor in the encoders' memory, which frees it.
+#[derive(Clone, Copy)]
+pub struct RowType(pg_sys::TupleDesc);
+
+impl RowType {
+    /// Of a type that has rows.
+    pub fn of(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Self {
+        let _long = context.memory.enter();
+        // SAFETY: only called for row types; the copy is freed with the encoders.
+        RowType(unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) })
+    }
+
+    /// Its columns.
+    pub fn shape(&self) -> PgTupleDesc<'_> {
+        // SAFETY: the descriptor outlives the wrapper, which frees nothing.
+        unsafe { PgTupleDesc::from_pg_unchecked(self.0) }
+    }
+
+    /// The values of a row of this type, and which of them are NULL.
+    pub fn values(&self, row: OpenRow) -> (Vec<pg_sys::Datum>, Vec<bool>) {
+        // SAFETY: the descriptor is alive, and the row is of its type; the lists have room for all columns.
+        unsafe {
+            let mut tuple = pg_sys::HeapTupleData {
+                t_len: pgrx::varlena::varsize(row.0.cast()) as u32,
+                t_data: row.0,
+                ..pg_sys::HeapTupleData::default()
+            };
+            let columns = usize::try_from((*self.0).natts).unwrap_or(0);
+            let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![true; columns]);
+            pg_sys::heap_deform_tuple(&mut tuple, self.0, values.as_mut_ptr(), nulls.as_mut_ptr());
+            (values, nulls)
+        }
+    }
+}
+
+/// A composite, detoasted; it is readable while the row's memory is.
+#[derive(Clone, Copy)]
+pub struct OpenRow(*mut pg_sys::HeapTupleHeaderData);
+
+impl OpenRow {
+    /// Of a datum of a row type.
+    pub fn of(datum: pg_sys::Datum) -> Self {
+        // A record may hold a record, and so on for as long as a loop has made them; without this the server would crash.
+        // SAFETY: only raises. Detoasted, a composite is a tuple.
+        unsafe {
+            pg_sys::check_stack_depth();
+            OpenRow(pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast())
+        }
+    }
+
+    /// Its type and modifier, which stand in it.
+    fn row_type(self) -> (pg_sys::Oid, i32) {
+        // SAFETY: a composite's header names its type.
+        let fields = unsafe { (*self.0).t_choice.t_datum };
+        (fields.datum_typeid, fields.datum_typmod)
     }
 }
 
@@ -205,25 +297,10 @@ impl Composite {
 
     /// Writes the composite as an object.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        // A record may hold a record, and so on for as long as a loop has made them; without this the server would crash.
-        // SAFETY: only raises.
-        unsafe { pg_sys::check_stack_depth() };
-        // SAFETY: the datum is of a row type; detoasted, it is a tuple whose header names that type, and whose values are
-        // readable while the row's memory is.
-        unsafe {
-            let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-            let fields = (*header).t_choice.t_datum;
-            let row_type = (fields.datum_typeid, fields.datum_typmod);
-            let shape = self.shapes.get(row_type, || Shape::of_type(row_type.0, row_type.1, context))?;
-            let mut tuple = pg_sys::HeapTupleData {
-                t_len: pgrx::varlena::varsize(header.cast()) as u32,
-                t_data: header,
-                ..pg_sys::HeapTupleData::default()
-            };
-            let mut values = vec![pg_sys::Datum::null(); shape.columns.len()];
-            let mut nulls = vec![true; shape.columns.len()];
-            pg_sys::heap_deform_tuple(&mut tuple, shape.descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            object(&shape.columns, &values, &nulls, context, out, b"}")
-        }
+        let row = OpenRow::of(datum);
+        let row_type = row.row_type();
+        let shape = self.shapes.get(row_type, || Shape::of_type(row_type.0, row_type.1, context))?;
+        let (values, nulls) = shape.row_type.values(row);
+        object(&shape.columns, &values, &nulls, context, out, b"}")
     }
 }

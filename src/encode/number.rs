@@ -176,22 +176,75 @@ const fn short_scale(header: u16) -> u16 {
     (header & 0x1f80) >> 7
 }
 
+/// A finite `numeric`, taken apart.
+struct Parts<'a> {
+    is_negative: bool,
+    /// Decimal digits shown after the point.
+    scale: u16,
+    /// The first digit counts 10000 to the power of this.
+    weight: i16,
+    /// Base-10000 digits.
+    digits: &'a [[u8; 2]],
+}
+
+impl<'a> Parts<'a> {
+    fn of(payload: &'a [u8]) -> Result<Self, NonFinite> {
+        let (words, _) = payload.as_chunks::<2>();
+        let word = |index: usize| words.get(index).map_or(0, |word| u16::from_ne_bytes(*word));
+        let header = word(0);
+        let form = header & FORM;
+        let (is_negative, scale, weight, digits) = match form {
+            SPECIAL => return Err(special(header)),
+            SHORT => (header & SHORT_NEGATIVE != 0, short_scale(header), short_weight(header), words.get(1..)),
+            _ => (form == LONG_NEGATIVE, header & !FORM, word(1).cast_signed(), words.get(2..)),
+        };
+        Ok(Parts { is_negative, scale, weight, digits: digits.unwrap_or_default() })
+    }
+}
+
 /// As [`numeric`], of any.
 fn long_numeric(out: &mut impl Append, payload: &[u8]) -> Result<(), NonFinite> {
-    let (words, _) = payload.as_chunks::<2>();
-    let word = |index: usize| words.get(index).map_or(0, |word| u16::from_ne_bytes(*word));
-    let header = word(0);
-    let form = header & FORM;
-    let (negative, scale, weight, digits) = match form {
-        SPECIAL => return Err(special(header)),
-        SHORT => (header & SHORT_NEGATIVE != 0, short_scale(header), short_weight(header), words.get(1..)),
-        _ => (form == LONG_NEGATIVE, header & !FORM, word(1).cast_signed(), words.get(2..)),
-    };
-    if negative {
+    let parts = Parts::of(payload)?;
+    if parts.is_negative {
         out.push(b'-');
     }
-    decimal(out, digits.unwrap_or_default(), weight.into(), scale.into());
+    decimal(out, parts.digits, parts.weight.into(), parts.scale.into());
     Ok(())
+}
+
+/// Why a `numeric` has no scaled form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unscaled {
+    /// It is no number.
+    NonFinite(NonFinite),
+    /// It has digits beyond the scale, or more than 38 of them.
+    TooLong,
+}
+
+/// A `numeric` as a whole number of units of the last of `scale` decimal digits: 12.5 at scale 2 is 1250. `payload` as in
+/// [`numeric`].
+pub fn scaled(payload: &[u8], scale: u32) -> Result<i128, Unscaled> {
+    const TENS: [i128; 5] = [1, 10, 100, 1_000, 10_000];
+    let parts = Parts::of(payload).map_err(Unscaled::NonFinite)?;
+    // The group of four decimal digits that the scale ends in, and how many of them it keeps.
+    let last = i32::from(parts.weight) + scale.div_ceil(4).cast_signed();
+    let kept_of_last = if scale.is_multiple_of(4) { 4 } else { (scale % 4) as usize };
+    let group = |digit: &[u8; 2]| i128::from(u16::from_ne_bytes(*digit).min(9_999));
+    let mut value: i128 = 0;
+    for index in 0..=last {
+        let digit = usize::try_from(index).ok().and_then(|index| parts.digits.get(index)).map_or(0, group);
+        let kept = if index == last { kept_of_last } else { 4 };
+        let lost = TENS[4 - kept];
+        if digit % lost != 0 {
+            return Err(Unscaled::TooLong);
+        }
+        value = value.checked_mul(TENS[kept]).and_then(|value| value.checked_add(digit / lost)).ok_or(Unscaled::TooLong)?;
+    }
+    let beyond = usize::try_from(last + 1).unwrap_or(0);
+    if value >= 10_i128.pow(38) || parts.digits.iter().skip(beyond).any(|digit| group(digit) != 0) {
+        return Err(Unscaled::TooLong);
+    }
+    Ok(if parts.is_negative { -value } else { value })
 }
 
 fn special(header: u16) -> NonFinite {

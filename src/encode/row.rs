@@ -49,7 +49,7 @@ impl RowEncoder {
     pub fn new(shape: &PgTupleDesc<'_>, format: &Format, partitions: Option<&Partitions>) -> Result<Self> {
         let wrapping = match format {
             Format::Json(wrapping) => *wrapping,
-            Format::Csv(_) => Wrapping::Plain(NonFinite::String),
+            Format::Csv(_) | Format::Parquet(_) => Wrapping::Plain(NonFinite::String),
         };
         let context = Context { wrapping, utf8: server_is_utf8(), memory: Memory::new(c"s3_export encoders") };
         let (columns, folders) = {
@@ -62,6 +62,7 @@ impl RowEncoder {
             let columns = match format {
                 Format::Json(_) => Columns::Json(columns(shape, &left_out, wrapping)?),
                 Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out)?),
+                Format::Parquet(_) => return Err(Error::new(Code::Internal, "Parquet has no documents")),
             };
             (columns, folders)
         };

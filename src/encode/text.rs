@@ -77,7 +77,7 @@ fn is_scalar(type_id: pg_sys::Oid) -> bool {
     !is_nested && ![pg_sys::JSONOID, pg_sys::JSONBOID, pg_sys::BYTEAOID, pg_sys::XMLOID].contains(&type_id)
 }
 
-fn server_text(text: &[u8], context: &Context, out: &mut JsonBuffer) {
+pub(super) fn server_text(text: &[u8], context: &Context, out: &mut JsonBuffer) {
     if context.utf8 || text.is_ascii() {
         out.raw(text);
     } else {

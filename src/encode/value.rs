@@ -236,9 +236,14 @@ const LONG_TEXT: usize = 1024;
 
 /// What a domain is made of; any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
-    let mut modifier = -1;
+    base_type_and_modifier(type_id, -1).0
+}
+
+/// As [`base_type`], with the modifier that the domain has; any other type's is the one given.
+pub(super) fn base_type_and_modifier(type_id: pg_sys::Oid, mut modifier: i32) -> (pg_sys::Oid, i32) {
     // SAFETY: a catalog look-up that writes to a local.
-    unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) }
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
+    (base, modifier)
 }
 
 /// The bytes of a value of variable length, without its header, detoasted into the row's memory.
@@ -354,7 +359,7 @@ fn timestamptz(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Appen
     close_text(unix.is_some() && !plain, out);
 }
 
-fn interval_of(datum: pg_sys::Datum) -> Interval {
+pub(super) fn interval_of(datum: pg_sys::Datum) -> Interval {
     // SAFETY: only called for intervals, which are passed by reference to this struct.
     let value = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
     Interval { months: value.month, days: value.day, microseconds: value.time }
@@ -381,7 +386,7 @@ fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) {
     }
 }
 
-fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+pub(super) fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
     if context.utf8 {
         let start = out.len();
         if jsonb::write(out, payload(datum)).is_some() {

@@ -56,6 +56,12 @@ pub fn write_text(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
     Reader { rest: ewkb }.text(out, 0, MAX_DEPTH)
 }
 
+/// Writes ISO well-known binary, as GeoParquet has it: without a spatial reference system, and dimensions as thousands of the
+/// kind. `None`, after some of it may have been written: not EWKB.
+pub fn write_iso(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
+    Reader { rest: ewkb }.iso(out, MAX_DEPTH)
+}
+
 /// What a geometry begins with, and each part that is one.
 #[derive(Clone, Copy)]
 struct Head {
@@ -123,6 +129,40 @@ impl Reader<'_> {
         let srid = if kind & HAS_SRID != 0 { self.integer(little_endian)? } else { 0 };
         let (has_z, has_m) = (kind & HAS_Z != 0, kind & HAS_M != 0);
         Some(Head { little_endian, kind: kind & !(HAS_Z | HAS_M | HAS_SRID), has_z, has_m, srid })
+    }
+
+    fn iso(&mut self, out: &mut JsonBuffer, depth: usize) -> Option<()> {
+        let inner = depth.checked_sub(1)?;
+        let head = self.head()?;
+        let dimensions = if head.has_z { 1_000 } else { 0 } + if head.has_m { 2_000 } else { 0 };
+        out.push(1);
+        out.fixed(&(head.kind + dimensions).to_le_bytes());
+        match head.kind {
+            POINT => self.iso_position(head, out),
+            LINE_STRING | CIRCULAR_STRING => self.iso_list(head, out, |reader, out| reader.iso_position(head, out)),
+            POLYGON | TRIANGLE => {
+                self.iso_list(head, out, |reader, out| reader.iso_list(head, out, |reader, out| reader.iso_position(head, out)))
+            }
+            _ => self.iso_list(head, out, |reader, out| reader.iso(out, inner)),
+        }
+    }
+
+    fn iso_position(&mut self, head: Head, out: &mut JsonBuffer) -> Option<()> {
+        let position = self.position(head)?;
+        position.coordinates[..position.count].iter().for_each(|coordinate| out.fixed(&coordinate.to_le_bytes()));
+        Some(())
+    }
+
+    /// As many items as are said to come next, after their number.
+    fn iso_list(
+        &mut self,
+        head: Head,
+        out: &mut JsonBuffer,
+        mut item: impl FnMut(&mut Self, &mut JsonBuffer) -> Option<()>,
+    ) -> Option<()> {
+        let count = self.integer(head.little_endian)?;
+        out.fixed(&count.to_le_bytes());
+        (0..count).try_for_each(|_| item(self, out))
     }
 
     fn position(&mut self, head: Head) -> Option<Position> {

@@ -1,6 +1,6 @@
 //! Postgres's own sort, of pairs of a key and bytes: in `work_mem`, then in temporary files that obey `temp_file_limit`.
 
-use pgrx::pg_sys;
+use pgrx::{PgTupleDesc, pg_sys};
 
 use super::{Memory, check_interrupts};
 use crate::error::{Error, Result};
@@ -103,6 +103,69 @@ impl Drop for Sorter {
                 pg_sys::tuplesort_end(self.state);
             }
         }
+    }
+}
+
+/// Rows as bytes, for the sort, and back.
+pub struct RowBytes {
+    shape: pg_sys::TupleDesc,
+    /// Of each column, whether its values may be stored apart.
+    may_be_apart: Vec<bool>,
+    /// Of one row.
+    row_memory: Memory,
+    /// Of the shape. The last field: it goes last.
+    _memory: Memory,
+}
+
+impl RowBytes {
+    /// Of rows of this shape.
+    pub fn of(shape: &PgTupleDesc<'_>) -> Self {
+        let memory = Memory::new(c"s3_export row shape");
+        let may_be_apart = shape.iter().map(|attribute| attribute.attlen == -1).collect();
+        let shape = {
+            let _long = memory.enter();
+            // SAFETY: the copy is in memory that lives as long as this does.
+            unsafe { pg_sys::CreateTupleDescCopy(shape.as_ptr()) }
+        };
+        RowBytes { shape, may_be_apart, row_memory: Memory::new(c"s3_export row bytes"), _memory: memory }
+    }
+
+    /// The bytes of a row of so many values, which are read until `take` returns. Values that are stored apart are fetched: they
+    /// are looked up while the query runs.
+    pub fn with_bytes<T>(&self, values: &[pg_sys::Datum], nulls: &[bool], take: impl FnOnce(&[u8]) -> T) -> T {
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        let (mut values, mut nulls) = (values.to_vec(), nulls.to_vec());
+        // SAFETY: the row has the shape's columns, of their types; its copy is in the row's memory. What a composite or an array
+        // holds is never stored apart.
+        let bytes = unsafe {
+            for ((value, is_null), may_be_apart) in values.iter_mut().zip(&nulls).zip(&self.may_be_apart) {
+                if *may_be_apart && !is_null && pgrx::varlena::varatt_is_1b_e(value.cast_mut_ptr()) {
+                    *value = pg_sys::Datum::from(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr()));
+                }
+            }
+            let tuple = pg_sys::heap_form_tuple(self.shape, values.as_mut_ptr(), nulls.as_mut_ptr());
+            std::slice::from_raw_parts((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize)
+        };
+        take(bytes)
+    }
+
+    /// The values of a row's bytes, which are read until `take` returns.
+    pub fn with_values<T>(&self, bytes: &[u8], take: impl FnOnce(&[pg_sys::Datum], &[bool]) -> T) -> T {
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        let columns = self.may_be_apart.len();
+        let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![true; columns]);
+        // SAFETY: the bytes are those of a tuple of this shape; their copy is aligned as a tuple must be, and lives in the row's
+        // memory. The lists have room for all columns.
+        unsafe {
+            let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            let mut tuple =
+                pg_sys::HeapTupleData { t_len: bytes.len() as u32, t_data: copy.cast(), ..pg_sys::HeapTupleData::default() };
+            pg_sys::heap_deform_tuple(&mut tuple, self.shape, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+        take(&values, &nulls)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Cut, Partitions, unknown_key};
 use crate::error::{Code, Error, Result};
-use crate::format::{Algorithm, Compression, CsvStyle, ForceQuote, NonFinite, Wrapping};
+use crate::format::{Algorithm, Compression, CsvStyle, ForceQuote, NonFinite, ParquetStyle, Wrapping};
 use crate::options::{Options, SingleFile};
 
 /// What 10,000 parts of 8 MiB hold.
@@ -14,7 +14,7 @@ pub fn wrapping(wrap_types: bool, options: &Options) -> Wrapping {
 }
 
 /// Options that would do nothing are taken for mistakes.
-pub fn refuse_useless(options: &Options, is_csv: bool, wrap_types: bool, is_partitioned: bool) -> Result<()> {
+pub fn refuse_useless(options: &Options, format: &str, wrap_types: bool, is_partitioned: bool) -> Result<()> {
     let csv = [
         ("delimiter", options.delimiter.is_some()),
         ("force_quote", options.force_quote.is_some()),
@@ -22,9 +22,16 @@ pub fn refuse_useless(options: &Options, is_csv: bool, wrap_types: bool, is_part
         ("null", options.null.is_some()),
         ("quote", options.quote.is_some()),
     ];
-    let needless = csv.into_iter().filter(|_| !is_csv).map(|(name, given)| (name, given, "format \"csv\""));
+    let parquet = [
+        ("bloom_filter_columns", options.bloom_filter_columns.is_some()),
+        ("row_group_bytes", options.row_group_bytes.is_some()),
+        ("row_group_rows", options.row_group_rows.is_some()),
+    ];
+    let csv = csv.into_iter().filter(|_| format != "csv").map(|(name, given)| (name, given, "format \"csv\""));
+    let parquet = parquet.into_iter().filter(|_| format != "parquet").map(|(name, given)| (name, given, "format \"parquet\""));
+    let needless = csv.chain(parquet);
     let others = [
-        ("nan", (is_csv || wrap_types) && options.nan.is_some(), "wrap_types => false"),
+        ("nan", (format != "json" || wrap_types) && options.nan.is_some(), "wrap_types => false"),
         ("partition_columns", !is_partitioned && options.include_partition_columns.is_some(), "partition_by"),
         ("max_file_bytes", options.max_file_bytes.is_some() && !is_single(options), "option \"single_file\""),
     ];
@@ -82,18 +89,41 @@ pub fn csv_style(options: &Options) -> Result<CsvStyle> {
     Err(Error::new(Code::InvalidParameter, clash).detail("Postgres could not read such a file."))
 }
 
-pub fn compression(name: &str, level: Option<i32>) -> Result<Option<Compression>> {
-    let algorithm = match name {
-        "none" if level.is_some() => {
-            let message = "option \"compression_level\" goes with a compression only";
-            return Err(Error::new(Code::InvalidParameter, message));
+/// Pages of Parquet are packed by themselves, so hard levels gain little there.
+const PARQUET_ZSTD_LEVEL: i32 = 1;
+
+pub fn parquet_style(options: &Options) -> ParquetStyle {
+    /// As DuckDB and pg_parquet have it.
+    const ROW_GROUP_ROWS: usize = 122_880;
+    ParquetStyle {
+        row_group_rows: options.row_group_rows.unwrap_or(ROW_GROUP_ROWS),
+        row_group_bytes: options.row_group_bytes,
+        bloom_filter_columns: options.bloom_filter_columns.clone().unwrap_or_default(),
+    }
+}
+
+/// `None`: what is usual for the format.
+pub fn compression(name: Option<&str>, level: Option<i32>, format: &str) -> Result<Option<Compression>> {
+    let is_parquet = format == "parquet";
+    let invalid = |message: &str| Err(Error::new(Code::InvalidParameter, message));
+    let algorithm = match (name, name.and_then(Algorithm::of_name)) {
+        (_, Some(algorithm)) if is_parquet || algorithm.packs_files() => algorithm,
+        (None, _) if is_parquet => Algorithm::Zstd,
+        (None | Some("none"), _) if level.is_none() => return Ok(None),
+        (None | Some("none"), _) => return invalid("option \"compression_level\" goes with a compression only"),
+        (Some(other), Some(_)) => return invalid(&format!("compression \"{other}\" goes with format \"parquet\" only")),
+        (Some(unknown), None) => {
+            return Err(unknown_key("compression", unknown, &["none", "gzip", "zstd", "snappy", "lz4"]));
         }
-        "none" => return Ok(None),
-        "gzip" => Algorithm::Gzip,
-        "zstd" => Algorithm::Zstd,
-        unknown => return Err(unknown_key("compression", unknown, &["none", "gzip", "zstd"])),
     };
-    let (level, levels) = (level.unwrap_or(algorithm.default_level()), algorithm.levels());
+    let Some(levels) = algorithm.levels() else {
+        return match level {
+            None => Ok(Some(Compression { algorithm, level: algorithm.default_level() })),
+            Some(_) => invalid(&format!("compression \"{}\" has no levels", algorithm.name())),
+        };
+    };
+    let default = if is_parquet && algorithm == Algorithm::Zstd { PARQUET_ZSTD_LEVEL } else { algorithm.default_level() };
+    let level = level.unwrap_or(default);
     if !levels.contains(&level) {
         return Err(Error::new(Code::InvalidParameter, "invalid value for option \"compression_level\"").detail(format!(
             "For {} it takes {} to {}.",

@@ -112,7 +112,7 @@ impl Cursor<'_> {
             permission,
             query: self.text.get(query.clone()).map(str::to_owned),
             format: Some("json".to_owned()),
-            compression: Some("none".to_owned()),
+            compression: None,
             output_chunk_size: None,
             output_chunk_bytes: None,
             partition_by: clauses.partition_by,

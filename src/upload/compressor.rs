@@ -24,10 +24,18 @@ const SLICE: usize = 128 << 10;
 const MOST_THREADS: usize = 8;
 
 /// For all exports of the process.
-static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(most_encoders())));
+
+/// How many files are worked on at once, at most.
+pub fn most_encoders() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Arc::new(Semaphore::new(processors.min(MOST_THREADS) + 1))
-});
+    processors.min(MOST_THREADS) + 1
+}
+
+/// To work on a file, until it is dropped.
+pub async fn permit() -> Result<OwnedSemaphorePermit> {
+    Arc::clone(&PERMITS).acquire_owned().await.map_err(|_| lost_task())
+}
 
 /// The state of one file's compression.
 pub struct Compressor {
@@ -43,7 +51,14 @@ enum Encoder {
 
 /// Compressed bytes that nobody has taken yet.
 #[derive(Default)]
-struct Packed(Vec<u8>);
+pub struct Packed(Vec<u8>);
+
+impl Packed {
+    /// They.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
 
 impl Write for Packed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -68,7 +83,7 @@ impl Compressor {
         let (mut encoder, permit) = match self.encoder.take() {
             Some(begun) => begun,
             None => {
-                let permit = Arc::clone(&PERMITS).acquire_owned().await.map_err(|_| lost_task())?;
+                let permit = permit().await?;
                 // A small file takes a small encoder, where it is known to be one.
                 (Encoder::new(self.compression, is_last.then_some(bytes.len()))?, permit)
             }
@@ -101,7 +116,8 @@ impl Encoder {
                 let level = flate2::Compression::new(compression.level.unsigned_abs());
                 Ok(Encoder::Gzip(GzEncoder::new(Packed::default(), level)))
             }
-            Algorithm::Zstd => {
+            // The others pack no files, but parts of them.
+            Algorithm::Zstd | Algorithm::Snappy | Algorithm::Lz4 => {
                 let encoder = zstd::stream::write::Encoder::new(Packed::default(), compression.level);
                 Ok(Encoder::Zstd(encoder.and_then(|encoder| furnished(encoder, size)).map_err(|_| out_of_memory())?))
             }
@@ -112,11 +128,11 @@ impl Encoder {
         match self {
             Encoder::Gzip(encoder) => {
                 encoder.write_all(bytes)?;
-                Ok(std::mem::take(&mut encoder.get_mut().0))
+                Ok(encoder.get_mut().take())
             }
             Encoder::Zstd(encoder) => {
                 encoder.write_all(bytes)?;
-                Ok(std::mem::take(&mut encoder.get_mut().0))
+                Ok(encoder.get_mut().take())
             }
         }
     }
@@ -139,7 +155,8 @@ fn furnished<W: Write>(
     Ok(encoder)
 }
 
-fn append(packed: &mut Vec<u8>, output: &[u8]) -> Result<()> {
+/// Errors: 53200.
+pub fn append(packed: &mut Vec<u8>, output: &[u8]) -> Result<()> {
     packed.try_reserve(output.len()).map_err(|_| out_of_memory())?;
     packed.extend_from_slice(output);
     Ok(())
@@ -151,7 +168,7 @@ fn out_of_memory() -> Error {
 }
 
 /// Errors: 53200 where the system has no thread to give, at which tokio panics.
-async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let task = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)))
         .map_err(|_| Error::new(Code::OutOfMemory, "could not create a thread for compression"))?;
     task.await.map_err(|_| lost_task())
@@ -181,7 +198,7 @@ mod tests {
         let mut bytes = Vec::new();
         match algorithm {
             Algorithm::Gzip => flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).map(drop).unwrap(),
-            Algorithm::Zstd => bytes = zstd::stream::decode_all(packed).unwrap(),
+            _ => bytes = zstd::stream::decode_all(packed).unwrap(),
         }
         bytes
     }
@@ -190,7 +207,7 @@ mod tests {
     fn every_level_gives_back_what_it_was_given() {
         let text = "{\"a\":1,\"b\":\"some text\"}\n".repeat(20_000).into_bytes();
         for algorithm in [Algorithm::Gzip, Algorithm::Zstd] {
-            for level in algorithm.levels() {
+            for level in algorithm.levels().unwrap() {
                 let packed = packed(algorithm, level, &[text[..300_000].to_vec(), text[300_000..].to_vec()]);
                 assert!(level == 0 || packed.len() < text.len() / 20, "{algorithm:?} {level}: {}", packed.len());
                 assert!(unpacked(algorithm, &packed) == text, "{algorithm:?} {level}");

@@ -1,6 +1,6 @@
-//! One file out of the pieces that the backend hands over: compressed on the way, if that is asked for.
+//! One file out of the pieces that the backend hands over: compressed on the way, if that is asked for, or encoded as Parquet.
 //!
-//! Compressed bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
+//! Packed bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
 //! took is given back as they are compressed, and taken for what is sent. What gathers counts for nothing meanwhile: it waits for
 //! the next piece, and the backend may be waiting for room to send that. It is less than a part, and of one file alone.
 #![forbid(unsafe_code)]
@@ -9,29 +9,49 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::compressor::Compressor;
+use super::compressor::{Compressor, append};
 use super::object::Object;
+use super::parquet;
+use super::runtime::lost_task;
 use super::state::{Lease, Shared};
 use super::writer::ObjectWriter;
+use crate::chunk::Body;
 use crate::error::{Code, Error, Result};
 use crate::format::Compression;
 
 /// How the documents of an export are packed into its files.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Packing {
-    /// `None`: not compressed.
-    pub compression: Option<Compression>,
+    /// What happens to pieces.
+    pub pack: Pack,
     /// Bytes a part.
     pub part: usize,
     /// Most bytes that a file may have.
     pub most_bytes: u64,
 }
 
+/// What happens to pieces on their way into a file.
+#[derive(Debug, Clone)]
+pub enum Pack {
+    /// Nothing.
+    Not,
+    /// Their bytes are compressed.
+    Compress(Compression),
+    /// Their rows are encoded.
+    Parquet(Arc<parquet::Layout>),
+}
+
+enum Packer {
+    Not,
+    Compressor(Compressor),
+    Parquet(parquet::Encoder),
+}
+
 /// A file being written.
 pub struct FileWriter {
     shared: Arc<Shared>,
     writer: ObjectWriter,
-    compressor: Option<Compressor>,
+    packer: Packer,
     /// Compressed and not sent.
     packed: Vec<u8>,
     /// Handed to the writer or gathered.
@@ -41,39 +61,59 @@ pub struct FileWriter {
 impl FileWriter {
     /// Sends nothing yet.
     pub fn new(shared: Arc<Shared>, object: Object) -> Self {
-        let compressor = shared.packing.compression.map(Compressor::new);
+        let packer = match &shared.packing.pack {
+            Pack::Not => Packer::Not,
+            Pack::Compress(compression) => Packer::Compressor(Compressor::new(*compression)),
+            Pack::Parquet(layout) => Packer::Parquet(parquet::Encoder::new(Arc::clone(layout))),
+        };
         let writer = ObjectWriter::new(Arc::clone(&shared), object);
-        FileWriter { shared, writer, compressor, packed: Vec::new(), bytes: 0 }
+        FileWriter { shared, writer, packer, packed: Vec::new(), bytes: 0 }
     }
 
     /// Takes a piece that another will follow.
-    pub async fn piece(&mut self, body: Bytes, lease: Lease) -> Result<()> {
-        if self.compressor.is_none() {
-            self.count(body.len())?;
-            return self.writer.piece(body, Some(lease)).await;
+    pub async fn piece(&mut self, body: Body, lease: Lease) -> Result<()> {
+        match body {
+            Body::Bytes(body) if matches!(self.packer, Packer::Not) => {
+                self.count(body.len())?;
+                self.writer.piece(body, Some(lease)).await
+            }
+            body => {
+                self.pack(body, lease, false).await?;
+                self.send_full_parts().await
+            }
         }
-        self.pack(body, lease, false).await?;
-        self.send_full_parts().await
     }
 
     /// Takes the last piece and waits until the whole file, of so many documents, is stored and recorded.
-    pub async fn finish(mut self, body: Bytes, documents: u64, lease: Lease) -> Result<()> {
-        if self.compressor.is_none() {
-            self.count(body.len())?;
-            return self.writer.finish(body, documents, Some(lease)).await;
+    pub async fn finish(mut self, body: Body, documents: u64, lease: Lease) -> Result<()> {
+        match body {
+            Body::Bytes(body) if matches!(self.packer, Packer::Not) => {
+                self.count(body.len())?;
+                self.writer.finish(body, documents, Some(lease)).await
+            }
+            body => {
+                self.pack(body, lease, true).await?;
+                self.send_full_parts().await?;
+                let lease = self.shared.lease(self.packed.len());
+                self.writer.finish(Bytes::from(self.packed), documents, Some(lease)).await
+            }
         }
-        self.pack(body, lease, true).await?;
-        self.send_full_parts().await?;
-        let lease = self.shared.lease(self.packed.len());
-        self.writer.finish(Bytes::from(self.packed), documents, Some(lease)).await
     }
 
-    async fn pack(&mut self, body: Bytes, lease: Lease, is_last: bool) -> Result<()> {
-        let before = self.packed.len();
-        if let Some(compressor) = &mut self.compressor {
-            compressor.write(&body, is_last, &mut self.packed).await?;
+    async fn pack(&mut self, body: Body, lease: Lease, is_last: bool) -> Result<()> {
+        if self.packed.capacity() == 0 {
+            self.packed = self.shared.spare_buffer();
         }
-        lease.recycle(body);
+        let before = self.packed.len();
+        match (body, &mut self.packer) {
+            (Body::Bytes(body), Packer::Compressor(compressor)) => {
+                compressor.write(&body, is_last, &mut self.packed).await?;
+                lease.recycle(body);
+            }
+            (Body::Rows(batch, _), Packer::Parquet(encoder)) => encoder.write(batch, is_last, &mut self.packed).await?,
+            // A format's pieces come with its packer.
+            _ => return Err(lost_task()),
+        }
         self.count(self.packed.len() - before)
     }
 
@@ -81,7 +121,10 @@ impl FileWriter {
     async fn send_full_parts(&mut self) -> Result<()> {
         let part = self.shared.packing.part;
         while self.packed.len() > part {
-            let rest = self.packed.split_off(part);
+            // A used buffer, since parts give theirs back, and somebody has to take them.
+            let mut rest = self.shared.spare_buffer();
+            append(&mut rest, self.packed.get(part..).unwrap_or_default())?;
+            self.packed.truncate(part);
             let full = std::mem::replace(&mut self.packed, rest);
             let lease = self.shared.lease(full.len());
             self.writer.piece(Bytes::from(full), Some(lease)).await?;

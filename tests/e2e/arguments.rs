@@ -64,10 +64,10 @@ fn null_where_a_value_is_needed() {
             .sqlstate("22004")
             .message("must not be null");
     }
-    for argument in ["format", "compression", "include_query_id", "wrap_types", "options"] {
+    for argument in ["format", "include_query_id", "wrap_types", "options"] {
         db.refuse("SELECT 1 AS a", &format!("{argument} => NULL")).sqlstate("22004").message(argument);
     }
-    for argument in ["output_chunk_size", "output_chunk_bytes", "partition_by"] {
+    for argument in ["compression", "output_chunk_size", "output_chunk_bytes", "partition_by"] {
         assert_eq!(db.export_with("SELECT 1 AS a", &format!("{argument} => NULL")).documents, 1, "{argument}");
     }
 }
@@ -95,12 +95,6 @@ fn options_that_are_unknown_or_make_no_sense() {
     db.refuse("SELECT 1 AS a", "format => 'xml'").sqlstate("22023").message("xml").hint("json");
     db.refuse("SELECT 1 AS a", "compression => 'rar'").sqlstate("22023").message("rar").hint("none");
     db.refuse("SELECT 1 AS a", "format => ''").sqlstate("22023");
-}
-
-#[test]
-fn what_is_planned_and_not_built_is_refused_by_name() {
-    let db = Database::new("planned");
-    db.refuse("SELECT 1 AS a", "format => 'parquet'").sqlstate("0A000").message("parquet");
 }
 
 #[test]

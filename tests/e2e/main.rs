@@ -27,6 +27,7 @@ mod large;
 mod manifest;
 mod network;
 mod own_names;
+mod parquet;
 mod partitions;
 mod privilege_matrix;
 mod privileges;

@@ -1,49 +1,14 @@
 //! What programs make of an export that were not written here: Rockset's client, DuckDB, pandas, pyarrow.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use serde_json::{Value, json};
 
-use super::fixture::{Database, Exported};
+use super::fixture::{Database, Download};
 
-/// A folder with the objects of an export, deleted at the end.
-struct Download(PathBuf);
-
-impl Download {
-    fn of(db: &Database, exported: &Exported) -> Self {
-        let folder = std::env::temp_dir().join(&exported.prefix);
-        for object in db.bucket.list(&exported.prefix) {
-            let path = std::env::temp_dir().join(&object.key);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, db.bucket.get(&object.key)).unwrap();
-        }
-        Download(folder)
-    }
-
-    /// The rows that a reader makes of it, each as an array of name, type and value.
-    fn rows(&self, reader: &str) -> Vec<Value> {
-        let packages = std::env::var("S3_EXPORT_READERS").expect("run make test");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers/read.py");
-        let mut python = Command::new("/usr/bin/python3");
-        python.arg(script).arg(reader).arg(&self.0).env("PYTHONPATH", packages).env("TZ", "UTC");
-        let output = python.output().unwrap();
-        assert!(output.status.success(), "{reader}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// A column's type and value in a row that a reader makes of it.
-    fn cell(rows: &[Value], row: usize, column: &str) -> (String, Value) {
-        let cells = rows[row].as_array().unwrap();
-        let cell = cells.iter().find(|cell| cell[0] == column).unwrap_or_else(|| panic!("no {column} in {cells:?}"));
-        (cell[1].as_str().unwrap().to_owned(), cell[2].clone())
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A column's type and value in a row that a reader makes of it.
+fn cell(rows: &[Value], row: usize, column: &str) -> (String, Value) {
+    let cells = rows[row].as_array().unwrap();
+    let cell = cells.iter().find(|cell| cell[0] == column).unwrap_or_else(|| panic!("no {column} in {cells:?}"));
+    (cell[1].as_str().unwrap().to_owned(), cell[2].clone())
 }
 
 const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i * 10000000000 AS big, i / 4.0::float8 AS f, i * 1.50 AS n,
@@ -73,10 +38,10 @@ fn rocksets_own_client_adapts_every_type() {
         ("a", "list", json!("[1, 2]")),
         ("us", "timedelta", json!("datetime.timedelta(seconds=1)")),
     ] {
-        assert_eq!(Download::cell(&rows, 0, column), (type_name.to_owned(), value), "{column}");
+        assert_eq!(cell(&rows, 0, column), (type_name.to_owned(), value), "{column}");
     }
-    assert_eq!(Download::cell(&rows, 1, "t"), ("NoneType".to_owned(), Value::Null));
-    assert!(Download::cell(&rows, 0, "mi").1.as_str().unwrap().contains("1"));
+    assert_eq!(cell(&rows, 1, "t"), ("NoneType".to_owned(), Value::Null));
+    assert!(cell(&rows, 0, "mi").1.as_str().unwrap().contains("1"));
 }
 
 #[test]
@@ -93,22 +58,22 @@ fn plain_json_is_read_without_a_clash_of_types() {
         let download = Download::of(&db, &exported);
         let rows = download.rows("pyarrow_json");
         assert_eq!(rows.len(), 4);
-        assert_eq!(Download::cell(&rows, 0, "big"), ("int64".to_owned(), json!("10000000000")));
-        assert_eq!(Download::cell(&rows, 0, "f"), ("double".to_owned(), json!("0.25")));
-        assert!(Download::cell(&rows, 0, "d").1.as_str().unwrap().contains("2020"));
+        assert_eq!(cell(&rows, 0, "big"), ("int64".to_owned(), json!("10000000000")));
+        assert_eq!(cell(&rows, 0, "f"), ("double".to_owned(), json!("0.25")));
+        assert!(cell(&rows, 0, "d").1.as_str().unwrap().contains("2020"));
         let rows = download.rows("duckdb_json");
         assert_eq!(rows.len(), 4);
-        assert_eq!(Download::cell(&rows, 1, "b"), ("BOOLEAN".to_owned(), json!("True")));
-        assert_eq!(Download::cell(&rows, 1, "big"), ("BIGINT".to_owned(), json!("20000000000")));
-        assert_eq!(Download::cell(&rows, 1, "t").1, Value::Null);
-        assert_eq!(Download::cell(&rows, 0, "t").1, json!("é \"x\",\n1"));
-        assert_eq!(Download::cell(&rows, 3, "f").1, Value::Null);
+        assert_eq!(cell(&rows, 1, "b"), ("BOOLEAN".to_owned(), json!("True")));
+        assert_eq!(cell(&rows, 1, "big"), ("BIGINT".to_owned(), json!("20000000000")));
+        assert_eq!(cell(&rows, 1, "t").1, Value::Null);
+        assert_eq!(cell(&rows, 0, "t").1, json!("é \"x\",\n1"));
+        assert_eq!(cell(&rows, 3, "f").1, Value::Null);
         if compression == "none" {
             assert_eq!(download.rows("spark_rules").len(), 4);
         }
         if compression != "zstd" {
             let rows = download.rows("pandas_json");
-            assert_eq!(Download::cell(&rows, 2, "f").1, json!("0.75"));
+            assert_eq!(cell(&rows, 2, "f").1, json!("0.75"));
         }
     }
 }
@@ -128,12 +93,12 @@ fn partitions_are_columns_again() {
         let rows = Download::of(&db, &exported).rows(reader);
         assert_eq!(rows.len(), 6);
         for (row, country) in ["FR", "a/b=c%", "é x"].iter().enumerate() {
-            assert_eq!(Download::cell(&rows, row, "country").1, json!(country), "{reader} {arguments}");
+            assert_eq!(cell(&rows, row, "country").1, json!(country), "{reader} {arguments}");
         }
-        assert_eq!(Download::cell(&rows, 4, "country").1, Value::Null);
-        assert_ne!(Download::cell(&rows, 3, "country").1, Value::Null, "a value that looks like NULL's name");
-        assert_ne!(Download::cell(&rows, 5, "country").1, Value::Null, "the empty string");
-        assert!(Download::cell(&rows, 0, "day").1.as_str().unwrap().contains("2026"));
+        assert_eq!(cell(&rows, 4, "country").1, Value::Null);
+        assert_ne!(cell(&rows, 3, "country").1, Value::Null, "a value that looks like NULL's name");
+        assert_ne!(cell(&rows, 5, "country").1, Value::Null, "the empty string");
+        assert!(cell(&rows, 0, "day").1.as_str().unwrap().contains("2026"));
     }
 }
 
@@ -152,9 +117,9 @@ fn csv_is_read_by_others() {
         for reader in ["pandas_csv", "duckdb_csv"] {
             let rows = download.rows(reader);
             assert_eq!(rows.len(), 3);
-            assert_eq!(Download::cell(&rows, 0, "t").1, json!("é \"x\", 1"), "{reader}");
-            assert_eq!(Download::cell(&rows, 1, "t").1, Value::Null, "{reader}");
-            assert!(Download::cell(&rows, 2, "n").1.as_str().unwrap().contains("3.75"), "{reader}");
+            assert_eq!(cell(&rows, 0, "t").1, json!("é \"x\", 1"), "{reader}");
+            assert_eq!(cell(&rows, 1, "t").1, Value::Null, "{reader}");
+            assert!(cell(&rows, 2, "n").1.as_str().unwrap().contains("3.75"), "{reader}");
         }
     }
 }

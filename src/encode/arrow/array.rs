@@ -1,0 +1,348 @@
+//! Values that gather in memory that is asked for fallibly, and become Arrow arrays without a copy.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::types::{ArrowPrimitiveType, Int32Type};
+use arrow_array::{
+    ArrayRef, BinaryArray, BooleanArray, DictionaryArray, FixedSizeBinaryArray, PrimitiveArray, StringArray, StructArray,
+};
+use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Fields};
+
+use crate::encode::json::JsonBuffer;
+use crate::error::{Code, Error, Result};
+
+/// Values expected in a batch; more make it grow.
+const EXPECTED: usize = 1024;
+
+/// Which values are there, and which are NULL.
+pub struct Rows(NullBufferBuilder);
+
+impl Default for Rows {
+    fn default() -> Self {
+        Rows(NullBufferBuilder::new(EXPECTED))
+    }
+}
+
+impl Rows {
+    /// One more; `false`: NULL.
+    #[inline]
+    pub fn push(&mut self, is_there: bool) {
+        if is_there { self.0.append_non_null() } else { self.0.append_null() }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// As rows of these fields. Errors: XX000.
+    pub fn finish(&mut self, fields: Fields, arrays: Vec<ArrayRef>) -> Result<ArrayRef> {
+        let (length, nulls) = (self.len(), self.0.finish());
+        Ok(Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, length).map_err(impossible)?))
+    }
+
+    /// Which are NULL; `None`: none.
+    pub fn finish_nulls(&mut self) -> Option<arrow_buffer::NullBuffer> {
+        self.0.finish()
+    }
+}
+
+/// An array that Arrow refuses was not made as it must be.
+pub fn impossible(error: ArrowError) -> Error {
+    Error::new(Code::Internal, "a batch of columns could not be made").detail(format!("{error}."))
+}
+
+/// Appends to a list that grows fallibly. Errors: 53200.
+#[inline]
+pub fn push<T>(values: &mut Vec<T>, value: T) -> Result<()> {
+    if values.len() == values.capacity() {
+        let more = values.len().max(EXPECTED);
+        values.try_reserve(more).map_err(|_| Error::out_of_memory("a column of a batch"))?;
+    }
+    values.push(value);
+    Ok(())
+}
+
+/// Values of fixed size; a NULL is a zero that does not count.
+pub struct Numbers<T: ArrowPrimitiveType> {
+    values: Vec<T::Native>,
+    rows: Rows,
+}
+
+impl<T: ArrowPrimitiveType> Default for Numbers<T> {
+    fn default() -> Self {
+        Numbers { values: Vec::new(), rows: Rows::default() }
+    }
+}
+
+impl<T: ArrowPrimitiveType> Numbers<T> {
+    /// Gives the bytes that it takes. Errors: 53200.
+    #[inline]
+    pub fn push(&mut self, value: T::Native) -> Result<usize> {
+        push(&mut self.values, value)?;
+        self.rows.push(true);
+        Ok(size_of::<T::Native>())
+    }
+
+    /// As [`Self::push`].
+    pub fn push_null(&mut self) -> Result<usize> {
+        push(&mut self.values, T::Native::default())?;
+        self.rows.push(false);
+        Ok(size_of::<T::Native>())
+    }
+
+    /// As an array of that type, which is made of such values.
+    pub fn finish(&mut self, data_type: DataType) -> ArrayRef {
+        let values = ScalarBuffer::from(std::mem::take(&mut self.values));
+        Arc::new(PrimitiveArray::<T>::new(values, self.rows.0.finish()).with_data_type(data_type))
+    }
+}
+
+/// A bit a value.
+pub struct Bools {
+    values: BooleanBufferBuilder,
+    rows: Rows,
+}
+
+impl Default for Bools {
+    fn default() -> Self {
+        Bools { values: BooleanBufferBuilder::new(EXPECTED), rows: Rows::default() }
+    }
+}
+
+impl Bools {
+    /// Gives the bytes that it takes.
+    pub fn push(&mut self, value: bool) -> Result<usize> {
+        self.values.append(value);
+        self.rows.push(true);
+        Ok(1)
+    }
+
+    /// As [`Self::push`].
+    pub fn push_null(&mut self) -> Result<usize> {
+        self.values.append(false);
+        self.rows.push(false);
+        Ok(1)
+    }
+
+    /// As an array.
+    pub fn finish(&mut self) -> ArrayRef {
+        Arc::new(BooleanArray::new(self.values.finish(), self.rows.0.finish()))
+    }
+}
+
+/// Sixteen bytes a value.
+#[derive(Default)]
+pub struct Uuids {
+    values: Vec<[u8; 16]>,
+    rows: Rows,
+}
+
+impl Uuids {
+    /// Gives the bytes that it takes. Errors: 53200.
+    pub fn push(&mut self, value: [u8; 16]) -> Result<usize> {
+        push(&mut self.values, value)?;
+        self.rows.push(true);
+        Ok(16)
+    }
+
+    /// As [`Self::push`].
+    pub fn push_null(&mut self) -> Result<usize> {
+        push(&mut self.values, [0; 16])?;
+        self.rows.push(false);
+        Ok(16)
+    }
+
+    /// As an array.
+    pub fn finish(&mut self) -> ArrayRef {
+        let values = Buffer::from_vec(std::mem::take(&mut self.values).into_flattened());
+        Arc::new(FixedSizeBinaryArray::new(16, values, self.rows.0.finish()))
+    }
+}
+
+/// Where each value of variable length begins, and the last ends.
+pub struct Offsets(Vec<i32>);
+
+impl Default for Offsets {
+    fn default() -> Self {
+        Offsets(vec![0])
+    }
+}
+
+impl Offsets {
+    /// A value ends there. Errors: 53400 for more than Arrow counts in one batch, 53200.
+    #[inline]
+    pub fn push(&mut self, end: usize) -> Result<()> {
+        let end = i32::try_from(end).map_err(|_| Error::new(Code::Limit, "values of one batch of rows exceed 2 GB"))?;
+        push(&mut self.0, end)
+    }
+
+    /// All; the next begin at zero.
+    pub fn finish(&mut self) -> OffsetBuffer<i32> {
+        OffsetBuffer::new(std::mem::replace(&mut self.0, vec![0]).into())
+    }
+}
+
+/// Texts or bytes one after another.
+#[derive(Default)]
+pub struct Bytes {
+    values: JsonBuffer,
+    offsets: Offsets,
+    rows: Rows,
+}
+
+impl Bytes {
+    /// Adds what `write` appends; gives the bytes that it takes. Errors: `write`'s, 53200.
+    #[inline]
+    pub fn push(&mut self, write: impl FnOnce(&mut JsonBuffer) -> Result<()>) -> Result<usize> {
+        let start = self.values.len();
+        write(&mut self.values)?;
+        if self.values.failed() {
+            return Err(Error::out_of_memory("a column of a batch"));
+        }
+        self.end(start, true)
+    }
+
+    /// Gives the bytes that it takes. Errors: 53200.
+    pub fn push_null(&mut self) -> Result<usize> {
+        self.end(self.values.len(), false)
+    }
+
+    fn end(&mut self, start: usize, is_there: bool) -> Result<usize> {
+        let end = self.values.len();
+        self.offsets.push(end)?;
+        self.rows.push(is_there);
+        Ok(end - start + size_of::<i32>())
+    }
+
+    fn take(&mut self) -> (OffsetBuffer<i32>, Buffer, Option<arrow_buffer::NullBuffer>) {
+        let values = Buffer::from_vec(std::mem::take(&mut self.values).into_vec());
+        (self.offsets.finish(), values, self.rows.0.finish())
+    }
+
+    /// As an array of texts, of which it is checked here that they are UTF-8. Errors: XX000.
+    pub fn finish_text(&mut self) -> Result<ArrayRef> {
+        let (offsets, values, nulls) = self.take();
+        Ok(Arc::new(StringArray::try_new(offsets, values, nulls).map_err(impossible)?))
+    }
+
+    /// As an array of bytes. Errors: XX000.
+    pub fn finish_binary(&mut self) -> Result<ArrayRef> {
+        let (offsets, values, nulls) = self.take();
+        Ok(Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(impossible)?))
+    }
+}
+
+/// Values of an enum: numbers into a list of labels, which is kept from batch to batch.
+#[derive(Default)]
+pub struct Labels {
+    keys: Numbers<Int32Type>,
+    key_of: HashMap<u32, i32>,
+    labels: Vec<String>,
+}
+
+/// Of [`Labels`].
+pub fn dictionary_type() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+impl Labels {
+    /// Adds the value of that OID; `label` is asked for its text once. Gives the bytes that it takes. Errors: 53200.
+    pub fn push(&mut self, oid: u32, label: impl FnOnce() -> String) -> Result<usize> {
+        let labels = &mut self.labels;
+        let key = *self.key_of.entry(oid).or_insert_with(|| {
+            labels.push(label());
+            i32::try_from(labels.len() - 1).unwrap_or(i32::MAX)
+        });
+        self.keys.push(key)
+    }
+
+    /// As [`Self::push`].
+    pub fn push_null(&mut self) -> Result<usize> {
+        self.keys.push_null()
+    }
+
+    /// As an array. Errors: XX000.
+    pub fn finish(&mut self) -> Result<ArrayRef> {
+        let keys = std::mem::take(&mut self.keys);
+        let nulls_and_keys = PrimitiveArray::<Int32Type>::new(keys.values.into(), {
+            let mut rows = keys.rows;
+            rows.0.finish()
+        });
+        let labels: ArrayRef = Arc::new(StringArray::from_iter_values(&self.labels));
+        Ok(Arc::new(DictionaryArray::try_new(nulls_and_keys, labels).map_err(impossible)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Array;
+    use arrow_array::cast::AsArray;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::block::Append;
+
+    proptest! {
+        #[test]
+        fn texts_come_out_as_they_went_in(batches in prop::collection::vec(prop::collection::vec(any::<Option<String>>(), 0..50), 1..4)) {
+            let mut column = Bytes::default();
+            for batch in batches {
+                for text in &batch {
+                    match text {
+                        Some(text) => column.push(|out| { out.raw(text.as_bytes()); Ok(()) }).unwrap(),
+                        None => column.push_null().unwrap(),
+                    };
+                }
+                let array = column.finish_text().unwrap();
+                let read: Vec<Option<String>> = array.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect();
+                prop_assert_eq!(read, batch);
+            }
+        }
+
+        #[test]
+        fn numbers_come_out_as_they_went_in(batches in prop::collection::vec(prop::collection::vec(any::<Option<i32>>(), 0..50), 1..4)) {
+            let mut column = Numbers::<Int32Type>::default();
+            for batch in batches {
+                for number in &batch {
+                    match number {
+                        Some(number) => column.push(*number).unwrap(),
+                        None => column.push_null().unwrap(),
+                    };
+                }
+                let array = column.finish(DataType::Int32);
+                let read: Vec<Option<i32>> = array.as_primitive::<Int32Type>().iter().collect();
+                prop_assert_eq!(read, batch);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_an_error() {
+        let mut column = Bytes::default();
+        column
+            .push(|out| {
+                out.raw(b"\xff");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(column.finish_text().unwrap_err().code(), Code::Internal);
+    }
+
+    #[test]
+    fn labels_are_kept_from_batch_to_batch() {
+        let mut column = Labels::default();
+        column.push(7, || "red".into()).unwrap();
+        column.finish().unwrap();
+        column.push(9, || "blue".into()).unwrap();
+        column.push(7, || unreachable!()).unwrap();
+        column.push_null().unwrap();
+        let array = column.finish().unwrap();
+        assert_eq!((array.len(), array.null_count()), (3, 1));
+        let texts = array.as_dictionary::<Int32Type>().downcast_dict::<StringArray>().unwrap();
+        assert_eq!(texts.into_iter().collect::<Vec<_>>(), [Some("blue"), Some("red"), None]);
+    }
+}

@@ -1,0 +1,385 @@
+//! The table of types: which Arrow type a column has, and how its values gather.
+
+use arrow_array::ArrayRef;
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
+    TimestampMicrosecondType, UInt32Type,
+};
+use arrow_schema::extension::{Json, Uuid};
+use arrow_schema::{DataType, Field, TimeUnit};
+use pgrx::pg_sys;
+
+use super::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
+use super::nested::{Lists, Structs};
+use crate::encode::Context;
+use crate::encode::block::Append;
+use crate::encode::geo::Geo;
+use crate::encode::json::JsonBuffer;
+use crate::encode::number::{Unscaled, scaled};
+use crate::encode::text::{TextEncoder, server_text};
+use crate::encode::value::{base_type_and_modifier, interval_of, jsonb_value, payload};
+use crate::error::{Code, Error, Result};
+
+/// Digits that a DECIMAL of Parquet's may have, for all readers.
+const MOST_DIGITS: i32 = 38;
+/// From 1970-01-01, which Arrow counts from, to 2000-01-01.
+const EPOCH_DAYS: i32 = 10_957;
+const EPOCH_MICROSECONDS: i64 = EPOCH_DAYS as i64 * DAY_MICROSECONDS;
+const DAY_MICROSECONDS: i64 = 86_400_000_000;
+
+/// The values of a column that have gathered.
+pub enum Column {
+    Bool(Bools),
+    Int2(Numbers<Int16Type>),
+    Int4(Numbers<Int32Type>),
+    Int8(Numbers<Int64Type>),
+    Oid(Numbers<UInt32Type>),
+    Float4(Numbers<Float32Type>),
+    Float8(Numbers<Float64Type>),
+    Decimal(Numbers<Decimal128Type>, Digits),
+    Text(Bytes),
+    Bytea(Bytes),
+    Json(Bytes),
+    Jsonb(Bytes),
+    Uuid(Uuids),
+    Date(Numbers<Date32Type>),
+    Time(Numbers<Time64MicrosecondType>),
+    Timestamp(Numbers<TimestampMicrosecondType>),
+    Timestamptz(Numbers<TimestampMicrosecondType>),
+    Interval(Box<Intervals>),
+    Enum(Box<Labels>, TextEncoder),
+    Geo(Bytes, Geo),
+    List(Box<Lists>),
+    Struct(Box<Structs>),
+    /// What has no type there: Postgres's own text.
+    Other(Bytes, TextEncoder),
+}
+
+/// How many decimal digits a DECIMAL has, and how many of them after the point.
+#[derive(Clone, Copy)]
+pub struct Digits {
+    precision: u8,
+    scale: u8,
+}
+
+impl Digits {
+    /// As `numeric(p,s)` declares them, whose modifier this is. `None`: it declares none, or more than there may be.
+    fn of_modifier(modifier: i32) -> Option<Self> {
+        let declared = modifier - pg_sys::VARHDRSZ as i32;
+        if declared < 0 {
+            return None;
+        }
+        // Eleven bits of two's complement, since Postgres 15; before, none was negative.
+        let (precision, scale) = ((declared >> 16) & 0xffff, ((declared & 0x7ff) ^ 1024) - 1024);
+        // Zeros before the point, and before the first digit, are digits there.
+        let precision = if scale < 0 { precision - scale } else { precision.max(scale) };
+        if precision > MOST_DIGITS {
+            return None;
+        }
+        Some(Digits { precision: u8::try_from(precision).ok()?, scale: u8::try_from(scale.max(0)).ok()? })
+    }
+}
+
+/// Months, days and microseconds, as Postgres keeps them apart. INTERVAL of Parquet's has no microseconds and no sign.
+#[derive(Default)]
+pub struct Intervals {
+    months: Numbers<Int32Type>,
+    days: Numbers<Int32Type>,
+    microseconds: Numbers<Int64Type>,
+    rows: Rows,
+}
+
+impl Intervals {
+    fn fields() -> Vec<Field> {
+        vec![
+            Field::new("months", DataType::Int32, false),
+            Field::new("days", DataType::Int32, false),
+            Field::new("microseconds", DataType::Int64, false),
+        ]
+    }
+}
+
+impl Column {
+    /// For values of a type; a domain's is its base type's.
+    pub fn of_type(type_id: pg_sys::Oid, modifier: i32, context: &Context) -> Result<Self> {
+        let (type_id, modifier) = base_type_and_modifier(type_id, modifier);
+        Ok(match type_id {
+            pg_sys::BOOLOID => Column::Bool(Bools::default()),
+            pg_sys::INT2OID => Column::Int2(Numbers::default()),
+            pg_sys::INT4OID => Column::Int4(Numbers::default()),
+            pg_sys::INT8OID => Column::Int8(Numbers::default()),
+            pg_sys::OIDOID => Column::Oid(Numbers::default()),
+            pg_sys::FLOAT4OID => Column::Float4(Numbers::default()),
+            pg_sys::FLOAT8OID => Column::Float8(Numbers::default()),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Column::Text(Bytes::default()),
+            pg_sys::BYTEAOID => Column::Bytea(Bytes::default()),
+            pg_sys::JSONOID => Column::Json(Bytes::default()),
+            pg_sys::JSONBOID => Column::Jsonb(Bytes::default()),
+            pg_sys::UUIDOID => Column::Uuid(Uuids::default()),
+            pg_sys::DATEOID => Column::Date(Numbers::default()),
+            pg_sys::TIMEOID => Column::Time(Numbers::default()),
+            pg_sys::TIMESTAMPOID => Column::Timestamp(Numbers::default()),
+            pg_sys::TIMESTAMPTZOID => Column::Timestamptz(Numbers::default()),
+            pg_sys::INTERVALOID => Column::Interval(Box::default()),
+            pg_sys::NUMERICOID if let Some(digits) = Digits::of_modifier(modifier) => {
+                Column::Decimal(Numbers::default(), digits)
+            }
+            other => Self::of_other_type(other, modifier, context)?,
+        })
+    }
+
+    fn of_other_type(type_id: pg_sys::Oid, modifier: i32, context: &Context) -> Result<Self> {
+        // SAFETY: catalog look-ups.
+        let (element_type, is_row, is_enum) =
+            unsafe { (pg_sys::get_element_type(type_id), pg_sys::type_is_rowtype(type_id), pg_sys::type_is_enum(type_id)) };
+        if element_type != pg_sys::InvalidOid {
+            return Ok(Column::List(Box::new(Lists::of_type(element_type, modifier, context)?)));
+        }
+        // What an anonymous record holds is known value by value only.
+        if is_row && type_id != pg_sys::RECORDOID {
+            return Ok(Column::Struct(Box::new(Structs::of_type(type_id, context)?)));
+        }
+        let _long = context.memory.enter();
+        if let Some(geo) = Geo::of_type(type_id) {
+            return Ok(Column::Geo(Bytes::default(), geo));
+        }
+        let text = TextEncoder::of_type(type_id);
+        Ok(if is_enum { Column::Enum(Box::default(), text) } else { Column::Other(Bytes::default(), text) })
+    }
+
+    /// What the column is to readers.
+    pub fn field(&self, name: &str, nullable: bool) -> Result<Field> {
+        let field = |data_type| Field::new(name, data_type, nullable);
+        Ok(match self {
+            Column::Uuid(_) => field(DataType::FixedSizeBinary(16)).with_extension_type(Uuid),
+            Column::Json(_) | Column::Jsonb(_) => field(DataType::Utf8).with_extension_type(Json::default()),
+            other => field(other.data_type()?),
+        })
+    }
+
+    fn data_type(&self) -> Result<DataType> {
+        Ok(match self {
+            Column::Bool(_) => DataType::Boolean,
+            Column::Int2(_) => DataType::Int16,
+            Column::Int4(_) => DataType::Int32,
+            Column::Int8(_) => DataType::Int64,
+            Column::Oid(_) => DataType::UInt32,
+            Column::Float4(_) => DataType::Float32,
+            Column::Float8(_) => DataType::Float64,
+            Column::Decimal(_, digits) => DataType::Decimal128(digits.precision, digits.scale.cast_signed()),
+            Column::Text(_) | Column::Other(..) | Column::Json(_) | Column::Jsonb(_) => DataType::Utf8,
+            Column::Bytea(_) | Column::Geo(..) => DataType::Binary,
+            Column::Uuid(_) => DataType::FixedSizeBinary(16),
+            Column::Date(_) => DataType::Date32,
+            Column::Time(_) => DataType::Time64(TimeUnit::Microsecond),
+            Column::Timestamp(_) => DataType::Timestamp(TimeUnit::Microsecond, None),
+            Column::Timestamptz(_) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Column::Interval(_) => DataType::Struct(Intervals::fields().into()),
+            Column::Enum(..) => dictionary_type(),
+            Column::List(lists) => DataType::List(lists.element_field()?),
+            Column::Struct(structs) => DataType::Struct(structs.fields()?),
+        })
+    }
+
+    /// The geometry's kind of surface, if it is one.
+    pub fn geo(&self) -> Option<&Geo> {
+        match self {
+            Column::Geo(_, geo) => Some(geo),
+            _ => None,
+        }
+    }
+
+    /// Whether values can be looked up in a bloom filter.
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, Column::Bool(_) | Column::Interval(_) | Column::List(_) | Column::Struct(_))
+    }
+
+    /// Adds a value that is not NULL, of the column's type; gives the bytes that it takes. Errors: 22003 and 22008 for a value
+    /// that the type there has not, 0A000, 53200.
+    pub fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+        match self {
+            Column::Bool(values) => values.push(datum.value() as u8 != 0),
+            Column::Int2(values) => values.push(datum.value() as i16),
+            Column::Int4(values) => values.push(datum.value() as i32),
+            Column::Int8(values) => values.push(datum.value() as i64),
+            Column::Oid(values) => values.push(datum.value() as u32),
+            Column::Float4(values) => values.push(f32::from_bits(datum.value() as u32)),
+            Column::Float8(values) => values.push(f64::from_bits(datum.value() as u64)),
+            Column::Decimal(values, digits) => values.push(decimal(payload(datum), *digits)?),
+            Column::Text(values) | Column::Json(values) => values.push(|out| {
+                server_text(payload(datum), context, out);
+                Ok(())
+            }),
+            Column::Bytea(values) => values.push(|out| {
+                out.raw(payload(datum));
+                Ok(())
+            }),
+            Column::Jsonb(values) => values.push(|out| {
+                jsonb_value(datum, context, out);
+                Ok(())
+            }),
+            // SAFETY: a uuid, which is passed by reference.
+            Column::Uuid(values) => values.push(unsafe { *datum.cast_mut_ptr() }),
+            Column::Date(values) => values.push(date(datum.value() as i32)?),
+            Column::Time(values) => values.push(time(datum.value() as i64)?),
+            Column::Timestamp(values) | Column::Timestamptz(values) => values.push(timestamp(datum.value() as i64)?),
+            Column::Interval(intervals) => {
+                let value = interval_of(datum);
+                intervals.rows.push(true);
+                Ok(intervals.months.push(value.months)?
+                    + intervals.days.push(value.days)?
+                    + intervals.microseconds.push(value.microseconds)?)
+            }
+            Column::Enum(labels, text) => labels.push(datum.value() as u32, || {
+                let mut label = JsonBuffer::new();
+                text.write(datum, context, &mut label);
+                String::from_utf8_lossy(label.as_slice()).into_owned()
+            }),
+            Column::Geo(values, geo) => values.push(|out| geo.write_wkb(datum, out)),
+            Column::List(lists) => lists.push(datum, context),
+            Column::Struct(structs) => structs.push(datum, context),
+            Column::Other(values, text) => values.push(|out| {
+                text.write(datum, context, out);
+                Ok(())
+            }),
+        }
+    }
+
+    /// Adds a NULL; gives the bytes that it takes.
+    pub fn push_null(&mut self) -> Result<usize> {
+        match self {
+            Column::Bool(values) => values.push_null(),
+            Column::Int2(values) => values.push_null(),
+            Column::Int4(values) => values.push_null(),
+            Column::Enum(labels, _) => labels.push_null(),
+            Column::Int8(values) => values.push_null(),
+            Column::Oid(values) => values.push_null(),
+            Column::Float4(values) => values.push_null(),
+            Column::Float8(values) => values.push_null(),
+            Column::Decimal(values, _) => values.push_null(),
+            Column::Text(values)
+            | Column::Bytea(values)
+            | Column::Json(values)
+            | Column::Jsonb(values)
+            | Column::Geo(values, _)
+            | Column::Other(values, _) => values.push_null(),
+            Column::Uuid(values) => values.push_null(),
+            Column::Date(values) => values.push_null(),
+            Column::Time(values) => values.push_null(),
+            Column::Timestamp(values) | Column::Timestamptz(values) => values.push_null(),
+            Column::Interval(intervals) => {
+                intervals.rows.push(false);
+                Ok(intervals.months.push(0)? + intervals.days.push(0)? + intervals.microseconds.push(0)?)
+            }
+            Column::List(lists) => lists.push_null(),
+            Column::Struct(structs) => structs.push_null(),
+        }
+    }
+
+    /// What has gathered, as an array; the next begins empty. Errors: XX000 for text that is none, which Postgres does not keep.
+    pub fn finish(&mut self) -> Result<ArrayRef> {
+        let data_type = self.data_type()?;
+        Ok(match self {
+            Column::Bool(values) => values.finish(),
+            Column::Int2(values) => values.finish(data_type),
+            Column::Int4(values) => values.finish(data_type),
+            Column::Int8(values) => values.finish(data_type),
+            Column::Oid(values) => values.finish(data_type),
+            Column::Float4(values) => values.finish(data_type),
+            Column::Float8(values) => values.finish(data_type),
+            Column::Decimal(values, _) => values.finish(data_type),
+            Column::Text(values) | Column::Json(values) | Column::Jsonb(values) | Column::Other(values, _) => {
+                values.finish_text()?
+            }
+            Column::Bytea(values) | Column::Geo(values, _) => values.finish_binary()?,
+            Column::Uuid(values) => values.finish(),
+            Column::Date(values) => values.finish(data_type),
+            Column::Time(values) => values.finish(data_type),
+            Column::Timestamp(values) | Column::Timestamptz(values) => values.finish(data_type),
+            Column::Interval(intervals) => {
+                let arrays = vec![
+                    intervals.months.finish(DataType::Int32),
+                    intervals.days.finish(DataType::Int32),
+                    intervals.microseconds.finish(DataType::Int64),
+                ];
+                intervals.rows.finish(Intervals::fields().into(), arrays)?
+            }
+            Column::Enum(labels, _) => labels.finish()?,
+            Column::List(lists) => lists.finish()?,
+            Column::Struct(structs) => structs.finish()?,
+        })
+    }
+}
+
+fn unfit(code: Code, what: &str) -> Error {
+    Error::new(code, format!("Parquet has no {what}"))
+}
+
+fn decimal(payload: &[u8], digits: Digits) -> Result<i128> {
+    let most = 10_i128.pow(digits.precision.into());
+    match scaled(payload, digits.scale.into()) {
+        Ok(value) if value.abs() < most => Ok(value),
+        Ok(_) | Err(Unscaled::TooLong) => Err(unfit(
+            Code::NumberRange,
+            &format!("DECIMAL({},{}) for a number of more digits", digits.precision, digits.scale),
+        )),
+        Err(Unscaled::NonFinite(special)) => Err(unfit(Code::NumberRange, &format!("DECIMAL for {}", special.text()))
+            .hint("Cast the column to double precision, numeric or text, or leave such values out with nullif.")),
+    }
+}
+
+fn date(days: i32) -> Result<i32> {
+    // The ends of the range are the infinities.
+    if matches!(days, i32::MIN | i32::MAX) {
+        return Err(infinite("DATE"));
+    }
+    days.checked_add(EPOCH_DAYS).ok_or_else(|| unfit(Code::DateRange, "DATE so late"))
+}
+
+fn infinite(what: &str) -> Error {
+    unfit(Code::DateRange, &format!("{what} for infinity"))
+        .hint("Cast the column to text, or leave such values out with nullif.")
+}
+
+fn time(microseconds: i64) -> Result<i64> {
+    if microseconds >= DAY_MICROSECONDS {
+        return Err(unfit(Code::DateRange, "TIME for 24:00:00").hint("Cast the column to text."));
+    }
+    Ok(microseconds)
+}
+
+fn timestamp(microseconds: i64) -> Result<i64> {
+    if matches!(microseconds, i64::MIN | i64::MAX) {
+        return Err(infinite("TIMESTAMP"));
+    }
+    microseconds.checked_add(EPOCH_MICROSECONDS).ok_or_else(|| unfit(Code::DateRange, "TIMESTAMP after the year 294246"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_as_numeric_declares_them() {
+        let digits = |precision: i32, scale: i32| {
+            Digits::of_modifier(((precision << 16) | (scale & 0x7ff)) + 4).map(|digits| (digits.precision, digits.scale))
+        };
+        assert_eq!(digits(12, 2), Some((12, 2)));
+        assert_eq!(digits(38, 38), Some((38, 38)));
+        assert_eq!(digits(39, 0), None);
+        assert_eq!(digits(3, -2), Some((5, 0)));
+        assert_eq!(digits(2, 5), Some((5, 5)));
+        assert_eq!(digits(2, 1000), None);
+        assert!(Digits::of_modifier(-1).is_none());
+    }
+
+    #[test]
+    fn what_has_no_place_there_is_an_error() {
+        assert_eq!(date(-EPOCH_DAYS).unwrap(), 0);
+        assert_eq!(date(i32::MAX).unwrap_err().code(), Code::DateRange);
+        assert_eq!(timestamp(i64::MIN).unwrap_err().code(), Code::DateRange);
+        assert_eq!(timestamp(9_223_371_331_199_999_999).unwrap_err().code(), Code::DateRange);
+        assert_eq!(time(DAY_MICROSECONDS).unwrap_err().code(), Code::DateRange);
+        assert_eq!(timestamp(0).unwrap(), 946_684_800_000_000);
+    }
+}

@@ -1,0 +1,209 @@
+//! Rows → batches: values gather by column until a batch of them, as Arrow arrays, goes to whoever writes Parquet.
+//!
+//! `column` holds the table of types, `nested` arrays and composites, `array` what values gather in. Readers find the types in
+//! the batch's schema, and there, as metadata, what a column's comment says and which columns hold geometries.
+
+mod array;
+mod column;
+mod nested;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{Field, Schema, SchemaRef};
+use pgrx::{PgTupleDesc, pg_sys};
+use serde_json::{Map, Value, json};
+
+use self::array::impossible;
+use self::column::Column;
+use super::folder::FolderEncoder;
+use super::{Context, column_name};
+use crate::error::{Code, Error, Result};
+use crate::format::{NonFinite, Wrapping};
+use crate::pg::{Memory, server_is_utf8};
+use crate::request::Partitions;
+
+/// What is known of a column besides its type.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fact {
+    /// It is a table's column that is never NULL.
+    pub not_null: bool,
+    /// The table's comment on it.
+    pub comment: Option<String>,
+}
+
+/// Gathers rows of one shape.
+pub struct BatchEncoder {
+    slots: Vec<Slot>,
+    schema: SchemaRef,
+    folders: Option<FolderEncoder>,
+    context: Context,
+    /// Holds what one row allocates.
+    row_memory: Memory,
+    rows: usize,
+}
+
+/// A column of the result that is in the files.
+struct Slot {
+    index: usize,
+    name: String,
+    column: Column,
+    not_null: bool,
+}
+
+impl BatchEncoder {
+    /// For rows of this shape. `facts`: of its columns, in order. `bloom_filter_columns` must be there. Errors: 42701 for two
+    /// columns of one name, 42703 for a column that an option names and the query lacks, 42804 for one whose type does not fit
+    /// it, 0A000 where no column is left.
+    pub fn new(
+        shape: &PgTupleDesc<'_>,
+        facts: &[Fact],
+        partitions: Option<&Partitions>,
+        bloom_filter_columns: &[String],
+    ) -> Result<Self> {
+        let context = Context {
+            wrapping: Wrapping::Plain(NonFinite::String),
+            utf8: server_is_utf8(),
+            memory: Memory::new(c"s3_export encoders"),
+        };
+        let folders = {
+            let _long = context.memory.enter();
+            partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns)).transpose()?
+        };
+        let (mut slots, mut fields) = (Vec::<Slot>::new(), Vec::<Field>::new());
+        let mut geometries = Map::new();
+        for (index, attribute) in shape.iter().enumerate() {
+            let name = column_name(attribute);
+            if partitions.is_some_and(|partitions| !partitions.include && partitions.columns.contains(&name)) {
+                continue;
+            }
+            if slots.iter().any(|slot| slot.name == name) {
+                return Err(Error::new(Code::DuplicateColumn, format!("column \"{name}\" appears more than once"))
+                    .hint("Name the columns apart with AS."));
+            }
+            let fact = facts.get(index).cloned().unwrap_or_default();
+            let column =
+                Column::of_type(attribute.atttypid, attribute.atttypmod, &context).map_err(|error| of_column(error, &name))?;
+            let comment = fact.comment.map(|comment| ("comment".to_owned(), comment));
+            let field = column.field(&name, !fact.not_null)?;
+            let metadata: HashMap<_, _> = field.metadata().clone().into_iter().chain(comment).collect();
+            fields.push(field.with_metadata(metadata));
+            if let Some(geo) = column.geo() {
+                geometries.insert(name.clone(), geometry(geo.is_geography, attribute.atttypmod));
+            }
+            slots.push(Slot { index, name, column, not_null: fact.not_null });
+        }
+        if slots.is_empty() {
+            return Err(Error::new(Code::Unsupported, "a Parquet file has at least one column"));
+        }
+        check_bloom_filters(&slots, bloom_filter_columns)?;
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata(&slots, geometries)));
+        Ok(BatchEncoder { slots, schema, folders, context, row_memory: Memory::new(c"s3_export row"), rows: 0 })
+    }
+
+    /// Adds a row; gives the bytes that its values take. Errors: for a value that Parquet has no type for, 53200.
+    pub fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<usize> {
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        let mut bytes = 0;
+        for slot in &mut self.slots {
+            let pushed = match (values.get(slot.index), nulls.get(slot.index)) {
+                (Some(value), Some(false)) => slot.column.push(*value, &self.context),
+                _ if slot.not_null => Err(Error::new(Code::Internal, "a column that is NOT NULL holds a NULL")),
+                _ => slot.column.push_null(),
+            };
+            bytes += pushed.map_err(|error| of_column(error, &slot.name))?;
+        }
+        self.rows += 1;
+        Ok(bytes)
+    }
+
+    /// Rows that have gathered.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// They, as a batch; the next begins empty. Errors: XX000.
+    pub fn finish_batch(&mut self) -> Result<RecordBatch> {
+        let arrays = self.slots.iter_mut().map(|slot| slot.column.finish()).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options).map_err(impossible)
+    }
+
+    /// The folder of the row's partition; `None`: rows have none.
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<Option<String>> {
+        self.row_memory.reset();
+        let _row = self.row_memory.enter();
+        self.folders.as_ref().map(|folders| folders.folder(values, nulls, &self.context)).transpose()
+    }
+}
+
+fn of_column(error: Error, name: &str) -> Error {
+    error.detail(format!("It is in column \"{name}\"."))
+}
+
+fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
+    for name in names {
+        let Some(slot) = slots.iter().find(|slot| slot.name == *name) else {
+            return Err(Error::new(
+                Code::UndefinedColumn,
+                format!("column \"{name}\" of bloom_filter_columns is not in the files"),
+            ));
+        };
+        if !slot.column.is_scalar() {
+            return Err(Error::new(Code::WrongType, format!("column \"{name}\" can have no bloom filter"))
+                .detail("Booleans, intervals, arrays and composites are not looked up in one."));
+        }
+    }
+    Ok(())
+}
+
+/// What readers of geometries look for: GeoParquet 1.1.
+fn metadata(slots: &[Slot], geometries: Map<String, Value>) -> HashMap<String, String> {
+    let first = slots.iter().find(|slot| slot.column.geo().is_some()).map(|slot| slot.name.as_str());
+    first
+        .map(|name| {
+            let geo = json!({"version": "1.1.0", "primary_column": name, "columns": geometries});
+            ("geo".to_owned(), geo.to_string())
+        })
+        .into_iter()
+        .collect()
+}
+
+/// A column's entry. Without `crs`, coordinates are longitude and latitude on WGS 84; with null, nobody says what they are.
+fn geometry(is_geography: bool, modifier: i32) -> Value {
+    const WGS84: i32 = 4326;
+    let srid = if modifier < 0 { 0 } else { srid_of_modifier(modifier) };
+    let mut entry = json!({"encoding": "WKB", "geometry_types": []});
+    if let Some(entry) = entry.as_object_mut() {
+        if is_geography {
+            entry.insert("edges".to_owned(), json!("spherical"));
+        }
+        if !(srid == WGS84 || is_geography && srid == 0) {
+            entry.insert("crs".to_owned(), Value::Null);
+        }
+    }
+    entry
+}
+
+/// `TYPMOD_GET_SRID` of PostGIS (`liblwgeom/liblwgeom.h.in`).
+const fn srid_of_modifier(modifier: i32) -> i32 {
+    ((modifier & 0x0fff_ff00) - (modifier & 0x1000_0000)) >> 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn geometries_say_what_their_coordinates_are() {
+        // geometry(Point,4326), geometry(Point,3857), geography(Point,4326) and those without.
+        let modifier = |srid: i32| (srid << 8) | (1 << 2);
+        let plain = json!({"encoding": "WKB", "geometry_types": []});
+        assert_eq!(geometry(false, modifier(4326)), plain);
+        assert_eq!(geometry(false, modifier(3857)), json!({"encoding": "WKB", "geometry_types": [], "crs": null}));
+        assert_eq!(geometry(false, -1), json!({"encoding": "WKB", "geometry_types": [], "crs": null}));
+        assert_eq!(geometry(true, -1), json!({"encoding": "WKB", "geometry_types": [], "edges": "spherical"}));
+    }
+}
