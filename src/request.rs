@@ -1,6 +1,6 @@
 //! What is asked for: one [`Request`] however it was said (arguments, statement or job), checked before anything runs.
 //!
-//! Every wish that the signature knows is either granted, or refused here with 0A000: nothing is silently ignored.
+//! Every wish that the signature knows is granted or refused here: nothing is silently ignored.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -172,7 +172,7 @@ pub enum Existing {
 }
 
 impl Request {
-    /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense, 0A000 for one not built yet.
+    /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense.
     pub fn from_arguments(arguments: Arguments) -> Result<Self> {
         let location = Location::parse(&required("uri", arguments.uri)?)?;
         let permission = Permission::from_arguments(arguments.permission)?;
@@ -245,7 +245,7 @@ fn positive(argument: &str, value: Option<i64>) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{NonFinite, Wrapping};
+    use crate::format::{Algorithm, NonFinite, Wrapping};
 
     fn arguments() -> Arguments {
         Arguments {
@@ -323,6 +323,9 @@ mod tests {
             ("csv", "none", r#"{"null":"a,b"}"#),
             ("csv", "none", r#"{"null":"\""}"#),
             ("json", "none", r#"{"partition_columns":"include"}"#),
+            ("json", "none", r#"{"row_group_rows":1000}"#),
+            ("parquet", "none", r#"{"header":true}"#),
+            ("parquet", "snappy", r#"{"compression_level":1}"#),
             ("json", "none", r#"{"max_file_bytes":1000}"#),
             ("json", "none", r#"{"max_file_bytes":1000,"single_file":false}"#),
             ("json", "none", r#"{"compression_level":1}"#),
@@ -345,8 +348,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_yet_is_refused_with_0a000() {
-        assert_eq!(code(|a| a.format = Some("parquet".into())), Some(Code::Unsupported));
+    fn parquet_is_compressed_unless_refused_and_takes_algorithms_of_its_own() {
+        let compression = |format: &str, compression: Option<&str>| {
+            let (format, compression) = (Some(format.to_owned()), compression.map(str::to_owned));
+            let request = Request::from_arguments(Arguments { format, compression, ..arguments() });
+            request.map(|request| request.compression.map(|compression| (compression.algorithm, compression.level)))
+        };
+        assert_eq!(compression("json", None).unwrap(), None);
+        assert_eq!(compression("parquet", None).unwrap(), Some((Algorithm::Zstd, 1)));
+        assert_eq!(compression("parquet", Some("none")).unwrap(), None);
+        assert_eq!(compression("parquet", Some("snappy")).unwrap().unwrap().0, Algorithm::Snappy);
+        for (format, name) in [("json", "snappy"), ("csv", "lz4"), ("parquet", "lzma")] {
+            assert_eq!(compression(format, Some(name)).unwrap_err().code(), Code::InvalidParameter, "{format} {name}");
+        }
     }
 
     proptest::proptest! {

@@ -367,6 +367,34 @@ mod tests {
         assert_eq!(stored(&[0x3fff, 0xf000, 10]), format!("0.{zeros}1"));
     }
 
+    /// The stored form of `value` units of the last of `scale` decimal digits.
+    fn stored_units(value: i128, scale: u16) -> Vec<u8> {
+        let mut rest = value.unsigned_abs() * 10_u128.pow(u32::from(scale.next_multiple_of(4) - scale));
+        let mut digits = Vec::new();
+        while rest > 0 {
+            digits.insert(0, (rest % 10_000) as u16);
+            rest /= 10_000;
+        }
+        let weight = (digits.len() as i16 - 1 - (scale.div_ceil(4) as i16)).cast_unsigned();
+        let sign = if value < 0 { LONG_NEGATIVE } else { 0 };
+        [sign | scale, weight].into_iter().chain(digits).flat_map(u16::to_ne_bytes).collect()
+    }
+
+    #[test]
+    fn what_has_no_scaled_form_is_refused() {
+        let most = 10_i128.pow(38) - 1;
+        assert_eq!(scaled(&stored_units(most, 0), 0), Ok(most));
+        assert_eq!(scaled(&stored_units(-most, 4), 4), Ok(-most));
+        assert_eq!(scaled(&stored_units(most, 0), 1), Err(Unscaled::TooLong));
+        assert_eq!(scaled(&stored_units(most + 1, 0), 0), Err(Unscaled::TooLong));
+        // Digits below all that the scale keeps, and above all that 38 digits hold.
+        assert_eq!(scaled(&stored_units(1, 12), 2), Err(Unscaled::TooLong));
+        let highest: Vec<u8> = [0, 0x7fff, 1000].into_iter().flat_map(u16::to_ne_bytes).collect();
+        assert_eq!(scaled(&highest, 0), Err(Unscaled::TooLong));
+        assert_eq!(scaled(&0xd000_u16.to_ne_bytes(), 0), Err(Unscaled::NonFinite(NonFinite::Infinity)));
+        assert_eq!(scaled(&[], 5), Ok(0));
+    }
+
     #[test]
     fn a_damaged_numeric_is_still_a_json_number() {
         for payload in [&[][..], &[1], &[0, 0, 9], &[0, 0x81, 0xff, 0xff], &[0, 0, 2, 0], &[2, 0x81, 0, 0, 0, 0, 7, 0]] {
@@ -396,6 +424,16 @@ mod tests {
             let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let short = text(|out| assert!(short_numeric(out, &payload)));
             prop_assert_eq!(short, text(|out| long_numeric(out, &payload).unwrap()));
+        }
+
+        #[test]
+        fn a_scaled_form_is_exact_or_refused(value in -(10_i128.pow(34))..10_i128.pow(34), scale in 0u16..40, to in 0u32..40) {
+            let wanted = match 10_i128.checked_pow(to.abs_diff(scale.into())) {
+                Some(power) if to >= scale.into() => value.checked_mul(power).filter(|units| units.abs() < 10_i128.pow(38)),
+                Some(power) => (value % power == 0).then(|| value / power),
+                None => (value == 0).then_some(0),
+            };
+            prop_assert_eq!(scaled(&stored_units(value, scale), to).ok(), wanted);
         }
 
         #[test]

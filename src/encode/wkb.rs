@@ -326,6 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn iso_binary_has_no_reference_system_and_says_dimensions_by_the_kind() {
+        let iso = |ewkb: &[u8]| {
+            let mut out = JsonBuffer::new();
+            write_iso(ewkb, &mut out).map(|()| out.into_vec())
+        };
+        let ewkb = little_endian(0xa000_0001, &[4326], &[1.5, -0.0, 1e300]);
+        assert_eq!(iso(&ewkb).unwrap(), little_endian(1001, &[], &[1.5, -0.0, 1e300]));
+        let line = [little_endian(0xe000_0000 | LINE_STRING, &[4326, 1], &[]), 7f64.to_le_bytes().repeat(4)].concat();
+        assert_eq!(iso(&line).unwrap(), little_endian(3002, &[1], &[7.0; 4]));
+        // Parts have heads of their own.
+        let part = |kind| little_endian(kind, &[], &[1.0, 2.0, 3.0]);
+        let points = [little_endian(0x6000_0000 | MULTI_POINT, &[4326, 1], &[]), part(0x4000_0001)].concat();
+        assert_eq!(iso(&points).unwrap(), [little_endian(2004, &[1], &[]), part(2001)].concat());
+        for end in 0..points.len() {
+            assert_eq!(iso(&points[..end]), None);
+        }
+    }
+
+    #[test]
     fn coordinates_keep_every_bit_and_their_byte_order_does_not_matter() {
         let ewkb = little_endian(0xa000_0001, &[4326], &[0.1 + 0.2, -0.0, 1e300]);
         assert_eq!(srid(&ewkb), Some(4326));
