@@ -12,47 +12,64 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import typing
 
 import measure
 from plot import draw
-from rows import EIGHT_MB, LINEITEM_ROWS, PLAIN, PSQL_COPY, ROWS, RUNS, SIXTY_FOUR_MB
+from rows import JSON, LINEITEM, LINEITEM_ROWS, PARQUET, PLAIN, PSQL_COPY, ROWS, RUNS, SIXTY_FOUR_MB
 
 ROUNDS = int(sys.argv[1])
 S3 = str(measure.HERE.parent / "scripts" / "s3.py")
 
 
-def stored_lines(prefix: str) -> int:
-    """Counted from what the server gives back; what it gave is then deleted."""
+def stored(prefix: str) -> list[str]:
     listed = subprocess.run([S3, "ls", f"s3://exports/{prefix}"], check=True, text=True, stdout=subprocess.PIPE).stdout
-    keys = [f"s3://exports/{line.split(maxsplit=1)[1]}" for line in listed.splitlines()]
+    return [f"s3://exports/{line.split(maxsplit=1)[1]}" for line in listed.splitlines()]
+
+
+def count_lines(prefix: str) -> int:
+    files = [key for key in stored(prefix) if not key.endswith(".manifest")]
     lines = 0
-    for start in range(0, len(keys), 200):
-        some = [key for key in keys[start : start + 200] if not key.endswith(".manifest")]
-        fetch = subprocess.Popen([S3, "cat", *some], stdout=subprocess.PIPE)
+    for start in range(0, len(files), 200):
+        fetch = subprocess.Popen([S3, "cat", *files[start : start + 200]], stdout=subprocess.PIPE)
         while block := fetch.stdout.read(1 << 20):
             lines += block.count(b"\n")
         if fetch.wait() != 0:
             raise SystemExit(f"could not fetch {prefix}")
-        subprocess.run([S3, "rm", *keys[start : start + 200]], check=True, stdout=subprocess.DEVNULL)
     return lines
 
 
+def count_parquet(prefix: str) -> int:
+    return int(measure.duckdb("count", os.environ["S3_ENDPOINT"], f"s3://exports/{prefix}/*.parquet"))
+
+
 def check_tools() -> None:
-    """Each tool once to a server that stores, so that what is timed is known to be whole."""
+    """Each tool once to a server that stores, so that what is timed is known to be whole: counted from what the server gives back."""
     server = os.environ["S3_ENDPOINT"]
     aws = f"{measure.AWS} --endpoint-url {server} s3 cp - s3://exports"
-    tools = {
-        "ours": lambda: measure.statement(measure.export_sql("seaweedfs", "SELECT * FROM lineitem", f"{PLAIN}, {SIXTY_FOUR_MB}")),
-        "duckdb": lambda: measure.duckdb_export(server, "s3://exports/duckdb"),
-        "psql.json": lambda: measure.shell(f"{PSQL_COPY} | {aws}/psql.json"),
-        "copy.json": lambda: measure.statement(f"COPY (SELECT row_to_json(t) FROM lineitem AS t) TO PROGRAM '{aws}/copy.json'"),
-    }
-    for name, run in tools.items():
+
+    def ours(rest: str) -> typing.Callable[[], float]:
+        return lambda: measure.statement(measure.export_sql("seaweedfs", LINEITEM, rest))
+
+    def duckdb(form: str) -> typing.Callable[[], float]:
+        return lambda: measure.duckdb_export(server, "s3://exports/duckdb", form)
+
+    tools = [
+        ("ours", ours(f"{PLAIN}, {SIXTY_FOUR_MB}"), count_lines),
+        ("duckdb", duckdb("json"), count_lines),
+        ("psql.json", lambda: measure.shell(f"{PSQL_COPY} | {aws}/psql.json"), count_lines),
+        ("copy.json", lambda: measure.statement(f"COPY ({JSON}) TO PROGRAM '{aws}/copy.json'"), count_lines),
+        ("ours", ours(PARQUET), count_parquet),
+        ("duckdb", duckdb("parquet"), count_parquet),
+    ]
+    for prefix, run, count in tools:
         run()
-        lines = stored_lines(name)
-        print(f"  {name}: {lines:,} lines fetched back", flush=True)
-        if lines != LINEITEM_ROWS:
-            raise SystemExit(f"{name} stored {lines} lines of {LINEITEM_ROWS}")
+        rows, keys = count(prefix), stored(prefix)
+        print(f"  {prefix}, {count.__name__}: {rows:,} fetched back", flush=True)
+        if rows != LINEITEM_ROWS:
+            raise SystemExit(f"{prefix} stored {rows} rows of {LINEITEM_ROWS}")
+        for start in range(0, len(keys), 200):
+            subprocess.run([S3, "rm", *keys[start : start + 200]], check=True, stdout=subprocess.DEVNULL)
 
 
 def run_all() -> dict[str, list[float]]:

@@ -51,10 +51,14 @@ def shell(command: str) -> float:
     return time.monotonic() - start
 
 
-def duckdb_export(url: str, destination: str) -> float:
+def duckdb(*arguments: str) -> str:
+    command = [sys.executable, str(HERE / "duckdb_tool.py"), *arguments]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def duckdb_export(url: str, destination: str, form: str) -> float:
     """Seconds of DuckDB's COPY alone, without its start."""
-    command = [sys.executable, str(HERE / "duckdb_tool.py"), "export", url, destination]
-    return float(subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout)
+    return float(duckdb("export", url, destination, form))
 
 
 def export_sql(integration: str, query: str, rest: str = "") -> str:

@@ -17,6 +17,7 @@ EIGHT_MB = "output_chunk_size => 1000000000, output_chunk_bytes => 8000000"
 SIXTY_FOUR_MB = "output_chunk_size => 1000000000, output_chunk_bytes => 64000000"
 # Documents as the other tools write them.
 PLAIN = "wrap_types => false"
+PARQUET = "format => 'parquet'"
 JSON = "SELECT row_to_json(t) FROM lineitem AS t"
 FILTER = "SELECT * FROM lineitem WHERE l_comment ~ 'special.*requests'"
 SERIAL, PARALLEL = "SET max_parallel_workers_per_gather = 0", "SET max_parallel_workers_per_gather = 2"
@@ -65,8 +66,8 @@ RUNS = [
     *both("8 MB files, 50 ms", LINEITEM, EIGHT_MB, LINEITEM_ROWS, "_slow"),
     *both("1,000 documents, 50 ms", LINEITEM, "", LINEITEM_ROWS, "_slow"),
     *both("plain, 64 MB files", LINEITEM, f"{PLAIN}, {SIXTY_FOUR_MB}", LINEITEM_ROWS),
-    Run("DuckDB, tls", lambda: duckdb_export(SINK_TLS, "s3://exports/duckdb"), LINEITEM_ROWS),
-    Run("DuckDB, http", lambda: duckdb_export(SINK_HTTP, "s3://exports/duckdb"), LINEITEM_ROWS),
+    Run("DuckDB, tls", lambda: duckdb_export(SINK_TLS, "s3://exports/duckdb", "json"), LINEITEM_ROWS),
+    Run("DuckDB, http", lambda: duckdb_export(SINK_HTTP, "s3://exports/duckdb", "json"), LINEITEM_ROWS),
     Run("psql | aws, http", lambda: shell(f"{PSQL_COPY} | {AWS} --endpoint-url {SINK_HTTP} s3 cp - s3://exports/psql.json")),
     sql("COPY PROGRAM aws, http", f"COPY ({JSON}) TO PROGRAM '{AWS} --endpoint-url {SINK_HTTP} s3 cp - s3://exports/copy.json'"),
     sql("COPY row_to_json mixed", "COPY (SELECT row_to_json(t) FROM mixed AS t) TO '/dev/null'"),
@@ -83,6 +84,9 @@ RUNS = [
     *both("gzip", LINEITEM, packed("gzip"), None),
     sql("COPY csv", "COPY lineitem TO '/dev/null' (FORMAT csv)"),
     *both("csv, 8 MB files", LINEITEM, f"format => 'csv', options => '{{\"header\": false}}', {EIGHT_MB}", LINEITEM_ROWS),
+    *both("Parquet", LINEITEM, PARQUET, None),
+    Run("DuckDB's Parquet, tls", lambda: duckdb_export(SINK_TLS, "s3://exports/duckdb", "parquet")),
+    Run("DuckDB's Parquet, http", lambda: duckdb_export(SINK_HTTP, "s3://exports/duckdb", "parquet")),
     encode("filter alone, serial", FILTER, "rows", SERIAL),
     encode("filter alone, parallel", FILTER, "rows", PARALLEL),
     export("filter, serial", "tls", FILTER, before=SERIAL),
@@ -126,6 +130,10 @@ ROWS = [
     Row("zstd -1, four times the bytes", "zstd, tls", "COPY text | zstd"),
     Row("gzip -1, four times the bytes", "gzip, tls", "COPY text | gzip"),
     Row("CSV, 8 MB files", "csv, 8 MB files, tls", "COPY csv"),
+    Row("Parquet, zstd", "Parquet, tls", "DuckDB's Parquet, tls", faster=1),
+    Row("Parquet, zstd", "Parquet, http", "DuckDB's Parquet, http", faster=1),
+    Row("Parquet, zstd", "Parquet, tls", "csv, 8 MB files, tls"),
+    Row("Parquet, zstd", "Parquet, tls", "8 MB files, tls"),
     Row("a parallel query, alone", "filter alone, parallel", "filter alone, serial"),
     Row("a parallel query, exported", "filter, parallel", "filter, serial"),
 ]
