@@ -146,6 +146,14 @@ fn cancels_at_any_moment_leave_no_multipart_upload_behind_not_even_later() {
     cancel_at_many_moments(&db, query, "output_chunk_size => 2");
 }
 
+#[test]
+fn cancels_at_any_moment_of_parquets_encoding_leave_nothing_behind() {
+    let db = Database::new("any_moment_parquet");
+    let query = "SELECT i, repeat(md5(i::text), 30) AS t FROM generate_series(1, 10000000) i";
+    let rest = r#"format => 'parquet', output_chunk_bytes => 20000000, options => '{"compression_level": 19}'"#;
+    cancel_at_many_moments(&db, query, rest);
+}
+
 /// Proxies and stores keep a whole request and carry it out when the client is long gone. What was sent, and neither
 /// answered nor known to be refused, may come into being after its key was deleted.
 #[test]

@@ -318,21 +318,19 @@ fn an_error_halfway_and_a_rollback_leave_nothing() {
     db.bucket.nothing_left(&prefix);
 }
 
-/// Nor do parts that are compressed on the way gather, of whatever format.
+/// Neither batches and row groups nor, in whatever format, parts that are compressed on the way gather.
 #[test]
 fn memory_does_not_grow_with_the_result() {
     let db = Database::new("parquet_memory");
     for arguments in ["format => 'parquet'", "compression => 'zstd', output_chunk_size => 100000000"] {
-        let mut peaks = Vec::new();
-        for rows in [1_500_000, 4_500_000] {
-            let mut client = db.client();
-            client.batch_execute("SET s3_export.buffer_memory = '32MB'").unwrap();
-            let watch = PeakMemory::of(client.pid);
-            let query = format!("SELECT i, md5(i::text) AS t, i * 1.5 AS n FROM generate_series(1, {rows}) i");
-            assert_eq!(db.export_in(&mut client, &query, arguments).unwrap().documents, rows);
-            peaks.push(watch.peak());
-        }
-        assert!(peaks[1] < peaks[0] + 30_000, "{arguments}: {peaks:?} kB");
+        let mut client = db.client();
+        client.batch_execute("SET s3_export.buffer_memory = '32MB'").unwrap();
+        let watch = PeakMemory::of(client.pid);
+        // 230 MB of values in one file; how much of the buffers is in use meanwhile depends on the store's speed.
+        let query = "SELECT i, md5(i::text) AS t, i * 1.5 AS n FROM generate_series(1, 4500000) i";
+        assert_eq!(db.export_in(&mut client, query, arguments).unwrap().documents, 4_500_000);
+        let peak = watch.peak();
+        assert!(peak < 115 * 1024, "{arguments}: {peak} kB");
     }
 }
 
