@@ -4,15 +4,20 @@
 //! Only the rows of one batch are held here.
 #![forbid(unsafe_code)]
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_select::take::take_record_batch;
 
 use crate::chunk::{Body, Limits, Piece, PieceSink, Totals};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 /// A batch goes out with so many rows or bytes. Of that many values, encoders make the most; and who encodes them can be
 /// stopped between two batches.
 const BATCH_ROWS: usize = 16_384;
 const BATCH_BYTES: usize = 4 << 20;
+
+/// A batch of no more bytes may be held where it is not counted. A row that begins a file is copied then, so that it does not
+/// hold on to those before it.
+pub const SMALL_BATCH_BYTES: usize = 64 << 10;
 
 /// What gathers rows.
 pub trait Gather {
@@ -87,10 +92,16 @@ impl<S: PieceSink> Batcher<S> {
         let batch = rows.finish_batch()?;
         let before = batch.num_rows().saturating_sub(1);
         let documents = std::mem::take(&mut self.documents_in_file);
+        let mut last = batch.slice(before, batch.num_rows() - before);
+        if bytes_of_last <= SMALL_BATCH_BYTES {
+            last = take_record_batch(&batch, &UInt64Array::from(vec![before as u64])).map_err(|error| {
+                Error::new(Code::Internal, "a row of a batch could not be copied").detail(format!("{error}."))
+            })?;
+        }
         self.send(batch.slice(0, before), Some(documents))?;
         self.totals.files += 1;
         self.bytes_in_batch = bytes_of_last;
-        self.send(batch.slice(before, batch.num_rows() - before), None)?;
+        self.send(last, None)?;
         self.totals.files -= 1;
         self.bytes_in_file = 0;
         Ok(())

@@ -4,7 +4,7 @@
 //! was written.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
 
@@ -141,8 +141,10 @@ fn pack(format: &Format, compression: Option<Compression>, export_id: Uuid) -> R
     let Format::Parquet(style) = format else {
         return Ok(compression.map_or(Pack::Not, Pack::Compress));
     };
-    // Half of the memory is for what is on its way; the encoders, each with a row group, have the other.
-    let most = settings::buffer_memory() / 2 / most_encoders();
+    // Half of the memory is for what is on its way; the encoders, each with a row group, have the other, and as much again for
+    // what their codecs keep.
+    let encoders = settings::buffer_memory() / 2;
+    let most = encoders / most_encoders();
     let row_group_bytes = style.row_group_bytes.unwrap_or(most);
     if row_group_bytes > most {
         return Err(Error::new(Code::Limit, "row groups of that size do not fit into s3_export.buffer_memory")
@@ -155,6 +157,8 @@ fn pack(format: &Format, compression: Option<Compression>, export_id: Uuid) -> R
         row_group_bytes,
         bloom_filter_columns: style.bloom_filter_columns.clone(),
         export_id: export_id.to_string(),
+        memory: encoders,
+        permits: OnceLock::new(),
     })))
 }
 

@@ -132,7 +132,7 @@ pub const OPTIONS: [Definition; 19] = [
         name: "row_group_bytes",
         default: "as `buffer_memory` allows",
         takes: "a whole number from 1",
-        does: "Parquet: most bytes of a row group, encoded and compressed; more than the memory allows is refused (53400)",
+        does: "Parquet: a row group ends with the batch (at most 16,384 rows or 4 MiB of values) that takes it to so many bytes, encoded and compressed; more than the memory allows is refused (53400)",
         set: |options, value| set(&mut options.row_group_bytes, at_least_one(value)),
     },
     Definition {

@@ -17,10 +17,13 @@ use crate::request::Request;
 
 /// Whether columns are never NULL, and the comments on them, for an array of `{"table", "column", "may_be_null"}` of which each
 /// member may be null. What a table promises holds for it alone: a child of it may have no such constraint, and a foreign table
-/// is taken at its word by nobody. A constraint may be NOT VALID, since Postgres 18.
+/// (a partition too) is taken at its word by nobody. A constraint may be NOT VALID, since Postgres 18.
 const FACTS: &str = "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_object(
       'not_null', NOT (o.value->>'may_be_null')::boolean AND a.attnotnull
-          AND (c.relkind = 'p' OR c.relkind = 'r' AND NOT c.relhassubclass)
+          AND CASE c.relkind WHEN 'r' THEN NOT c.relhassubclass
+                             WHEN 'p' THEN NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) AS p JOIN pg_class AS f ON f.oid = p.relid
+                                                        WHERE f.relkind = 'f')
+                             ELSE false END
           AND NOT EXISTS (SELECT FROM pg_constraint AS n
                            WHERE n.conrelid = c.oid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum] AND NOT n.convalidated),
       'comment', col_description(c.oid, a.attnum)) ORDER BY o.ordinality), '[]')::text, 'UTF8')

@@ -14,8 +14,11 @@ use super::number::{eight_digits, four_digits, unsigned};
 /// Microseconds of a day without leap seconds, as every day of Postgres is.
 pub const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
 
-/// Microseconds from 1970-01-01 to 2000-01-01.
-const UNIX_TO_POSTGRES: i64 = 10_957 * MICROSECONDS_PER_DAY;
+/// Days from 1970-01-01 to 2000-01-01.
+pub const UNIX_TO_POSTGRES_DAYS: i32 = 10_957;
+
+/// As [`UNIX_TO_POSTGRES_DAYS`], in microseconds.
+pub const UNIX_TO_POSTGRES: i64 = UNIX_TO_POSTGRES_DAYS as i64 * MICROSECONDS_PER_DAY;
 
 /// A day of the proleptic Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::Wrapping;
 
 /// Longitude and latitude on WGS 84.
-const WGS84: u32 = 4326;
+pub const WGS84: u32 = 4326;
 
 /// Writes geometry or geography.
 pub struct Geo {
@@ -52,13 +52,8 @@ impl Geo {
         write(self.ewkb(datum), context.wrapping, out).ok_or_else(not_understood)
     }
 
-    /// Writes the value as ISO well-known binary.
-    pub fn write_wkb(&self, datum: pg_sys::Datum, out: &mut JsonBuffer) -> Result<()> {
-        wkb::write_iso(self.ewkb(datum), out).ok_or_else(not_understood)
-    }
-
-    /// The bytes are in the row's memory, and not to be kept longer.
-    fn ewkb<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
+    /// PostGIS's binary form. The bytes are in the row's memory, and not to be kept longer.
+    pub fn ewkb<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
         // SAFETY: the type's own send function, which gives a bytea that is not toasted.
         unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::SendFunctionCall(self.send.info(), datum).cast()) }
     }

@@ -43,6 +43,11 @@ impl Interval {
     /// Postgres 17's `-infinity`, every field at its least.
     pub const NEG_INFINITY: Self = Self { months: i32::MIN, days: i32::MIN, microseconds: i64::MIN };
 
+    /// Whether it is longer than any number says.
+    pub fn is_infinite(&self) -> bool {
+        HAS_INFINITY && matches!(*self, Self::INFINITY | Self::NEG_INFINITY)
+    }
+
     /// The form that says this interval without loss.
     pub fn shape(&self) -> Shape {
         match *self {

@@ -56,8 +56,8 @@ pub fn write_text(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
     Reader { rest: ewkb }.text(out, 0, MAX_DEPTH)
 }
 
-/// Writes ISO well-known binary, as GeoParquet has it: without a spatial reference system, and dimensions as thousands of the
-/// kind. `None`, after some of it may have been written: not EWKB.
+/// Writes ISO well-known binary, as GeoParquet has it: without a spatial reference system, and with a thousand added to the kind
+/// where there is a Z. `None`, after some of it may have been written: the geometry has measures, a curve, a surface or a triangle.
 pub fn write_iso(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
     Reader { rest: ewkb }.iso(out, MAX_DEPTH)
 }
@@ -134,13 +134,15 @@ impl Reader<'_> {
     fn iso(&mut self, out: &mut JsonBuffer, depth: usize) -> Option<()> {
         let inner = depth.checked_sub(1)?;
         let head = self.head()?;
-        let dimensions = if head.has_z { 1_000 } else { 0 } + if head.has_m { 2_000 } else { 0 };
+        if head.has_m || head.kind > COLLECTION {
+            return None;
+        }
         out.push(1);
-        out.fixed(&(head.kind + dimensions).to_le_bytes());
+        out.fixed(&(head.kind + if head.has_z { 1_000 } else { 0 }).to_le_bytes());
         match head.kind {
             POINT => self.iso_position(head, out),
-            LINE_STRING | CIRCULAR_STRING => self.iso_list(head, out, |reader, out| reader.iso_position(head, out)),
-            POLYGON | TRIANGLE => {
+            LINE_STRING => self.iso_list(head, out, |reader, out| reader.iso_position(head, out)),
+            POLYGON => {
                 self.iso_list(head, out, |reader, out| reader.iso_list(head, out, |reader, out| reader.iso_position(head, out)))
             }
             _ => self.iso_list(head, out, |reader, out| reader.iso(out, inner)),
@@ -333,15 +335,19 @@ mod tests {
         };
         let ewkb = little_endian(0xa000_0001, &[4326], &[1.5, -0.0, 1e300]);
         assert_eq!(iso(&ewkb).unwrap(), little_endian(1001, &[], &[1.5, -0.0, 1e300]));
-        let line = [little_endian(0xe000_0000 | LINE_STRING, &[4326, 1], &[]), 7f64.to_le_bytes().repeat(4)].concat();
-        assert_eq!(iso(&line).unwrap(), little_endian(3002, &[1], &[7.0; 4]));
+        let line = [little_endian(0x2000_0000 | LINE_STRING, &[4326, 1], &[]), 7f64.to_le_bytes().repeat(2)].concat();
+        assert_eq!(iso(&line).unwrap(), little_endian(LINE_STRING, &[1], &[7.0; 2]));
         // Parts have heads of their own.
         let part = |kind| little_endian(kind, &[], &[1.0, 2.0, 3.0]);
-        let points = [little_endian(0x6000_0000 | MULTI_POINT, &[4326, 1], &[]), part(0x4000_0001)].concat();
-        assert_eq!(iso(&points).unwrap(), [little_endian(2004, &[1], &[]), part(2001)].concat());
+        let points = [little_endian(0xa000_0000 | MULTI_POINT, &[4326, 1], &[]), part(0x8000_0001)].concat();
+        assert_eq!(iso(&points).unwrap(), [little_endian(1004, &[1], &[]), part(1001)].concat());
         for end in 0..points.len() {
             assert_eq!(iso(&points[..end]), None);
         }
+        // GeoParquet has neither measures nor curves, at whatever depth.
+        assert_eq!(iso(&part(0x4000_0001)), None);
+        let curves = [little_endian(COLLECTION, &[1], &[]), little_endian(CIRCULAR_STRING, &[0], &[])].concat();
+        assert_eq!(iso(&curves), None);
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn run_latest<T>(
 }
 
 fn failed(why: &dyn std::fmt::Display) -> Error {
-    Error::new(Code::Internal, "could not use the tables of s3_export").detail(format!("SPI answered: {why}."))
+    Error::new(Code::Internal, "could not use the catalog").detail(format!("SPI answered: {why}."))
 }
 
 /// The active snapshot, as of now, until the drop.

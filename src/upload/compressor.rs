@@ -116,8 +116,8 @@ impl Encoder {
                 let level = flate2::Compression::new(compression.level.unsigned_abs());
                 Ok(Encoder::Gzip(GzEncoder::new(Packed::default(), level)))
             }
-            // The others pack no files, but parts of them.
-            Algorithm::Zstd | Algorithm::Snappy | Algorithm::Lz4 => {
+            Algorithm::Snappy | Algorithm::Lz4 => Err(Error::new(Code::Internal, "these pack no files, but parts of them")),
+            Algorithm::Zstd => {
                 let encoder = zstd::stream::write::Encoder::new(Packed::default(), compression.level);
                 Ok(Encoder::Zstd(encoder.and_then(|encoder| furnished(encoder, size)).map_err(|_| out_of_memory())?))
             }

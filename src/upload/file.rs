@@ -1,8 +1,9 @@
 //! One file out of the pieces that the backend hands over: compressed on the way, if that is asked for, or encoded as Parquet.
 //!
 //! Packed bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
-//! took is given back as they are compressed, and taken for what is sent. What gathers counts for nothing meanwhile: it waits for
-//! the next piece, and the backend may be waiting for room to send that. It is less than a part, and of one file alone.
+//! took is given back as they are packed, and taken for what is sent and what waits for that. What gathers counts for nothing
+//! meanwhile: it waits for the next piece, and the backend may be waiting for room to send that. It is less than a part, and of
+//! one file alone.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl FileWriter {
             }
             body => {
                 self.pack(body, lease, false).await?;
-                self.send_full_parts().await
+                self.send_full_parts().await.map(drop)
             }
         }
     }
@@ -93,8 +94,7 @@ impl FileWriter {
             }
             body => {
                 self.pack(body, lease, true).await?;
-                self.send_full_parts().await?;
-                let lease = self.shared.lease(self.packed.len());
+                let lease = self.send_full_parts().await?;
                 self.writer.finish(Bytes::from(self.packed), documents, Some(lease)).await
             }
         }
@@ -110,26 +110,29 @@ impl FileWriter {
                 compressor.write(&body, is_last, &mut self.packed).await?;
                 lease.recycle(body);
             }
-            (Body::Rows(batch, _), Packer::Parquet(encoder)) => encoder.write(batch, is_last, &mut self.packed).await?,
+            (Body::Rows(batch, bytes), Packer::Parquet(encoder)) => {
+                encoder.write(batch, bytes, is_last, &mut self.packed).await?;
+            }
             // A format's pieces come with its packer.
             _ => return Err(lost_task()),
         }
         self.count(self.packed.len() - before)
     }
 
-    /// Keeps at least one byte, for the request that ends the file.
-    async fn send_full_parts(&mut self) -> Result<()> {
+    /// Keeps at least one byte, for the request that ends the file; gives the lease of what it keeps.
+    async fn send_full_parts(&mut self) -> Result<Lease> {
         let part = self.shared.packing.part;
+        let mut lease = self.shared.lease(self.packed.len());
         while self.packed.len() > part {
             // A used buffer, since parts give theirs back, and somebody has to take them.
             let mut rest = self.shared.spare_buffer();
             append(&mut rest, self.packed.get(part..).unwrap_or_default())?;
             self.packed.truncate(part);
             let full = std::mem::replace(&mut self.packed, rest);
-            let lease = self.shared.lease(full.len());
-            self.writer.piece(Bytes::from(full), Some(lease)).await?;
+            let leased = lease.split(full.len());
+            self.writer.piece(Bytes::from(full), Some(leased)).await?;
         }
-        Ok(())
+        Ok(lease)
     }
 
     fn count(&mut self, bytes: usize) -> Result<()> {

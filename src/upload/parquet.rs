@@ -1,41 +1,46 @@
 //! One Parquet file out of batches of rows, encoded off both the backend's thread and the I/O thread.
 //!
 //! Pages are encoded and compressed as batches come; a row group is written when it has enough rows or bytes, and only then its
-//! bytes can go. So of each file that is being encoded one row group is held, compressed, which [`Layout::row_group_bytes`]
-//! bounds.
-//!
-//! Which columns have dictionaries is decided by the first batch of each file. An encoder that is left to find out writes a
-//! dictionary as long as it is allowed to be and then the values beside it, a quarter more bytes of TPC-H's lineitem than
-//! are needed.
+//! bytes can go. So each file that is being encoded holds, besides a batch, one row group ([`Layout::row_group_bytes`]), what
+//! its codec keeps for each column ([`Layout::files_at_once`] bounds both), and its footer so far ([`MOST_CHUNKS`]).
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
-use std::io;
-use std::sync::Arc;
+mod dictionary;
+mod pages;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::DataType;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use arrow_array::RecordBatch;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::compressor::{Packed, append, elsewhere, permit};
+use self::pages::{Wanted, Wanting};
+use super::compressor::{Packed, append, elsewhere, most_encoders, permit};
+use super::runtime::lost_task;
+use crate::batches::SMALL_BATCH_BYTES;
 use crate::error::{Code, Error, Result};
 use crate::format::{Algorithm, Compression};
 
 /// Bytes of a column's dictionary in a row group; with more, its values are written as they are.
 const DICTIONARY_BYTES: usize = 1 << 20;
-/// Values of fixed size have a dictionary when each stands there so often, because a codec packs numbers well without.
-const NUMBER_REPEATS: usize = 5;
-/// As [`NUMBER_REPEATS`], of text and binary.
-const TEXT_REPEATS: usize = 2;
+/// Bytes of a page before compression, at a level that takes its time: a tenth of a second at the hardest, and six megabytes
+/// of memory.
+const HARD_PAGE_BYTES: usize = 256 << 10;
 /// So many rows tell how often values repeat.
 const TELLING_ROWS: usize = 1_000;
+/// Most columns of row groups in a file: each has a kilobyte or so in the footer, which is made in memory.
+const MOST_CHUNKS: usize = 100_000;
+/// So many are begun before they are counted again.
+const FEW_ROW_GROUPS: usize = 64;
+/// The encoder asks for memory infallibly, and for so many times what a batch holds when values are large.
+const COPIES: usize = 3;
 /// The key under which a file says which export it is of.
 const EXPORT_ID: &str = "s3_export.export_id";
 
@@ -46,12 +51,16 @@ pub struct Layout {
     pub compression: Option<Compression>,
     /// Most rows of a row group.
     pub row_group_rows: usize,
-    /// Most bytes of one, encoded.
+    /// Bytes, encoded, with which a row group ends.
     pub row_group_bytes: usize,
     /// Columns that have bloom filters.
     pub bloom_filter_columns: Vec<String>,
     /// For readers, in each file.
     pub export_id: String,
+    /// Bytes for what codecs and bloom filters of all files keep.
+    pub memory: usize,
+    /// One a file that may be encoded; known when its columns are.
+    pub permits: OnceLock<Arc<Semaphore>>,
 }
 
 /// The state of one file's encoding.
@@ -60,60 +69,94 @@ pub struct Encoder {
     /// A first batch that tells too little of those after it: most often the row that the file before had no room for.
     waiting: Option<RecordBatch>,
     /// From the first batch to the last.
-    begun: Option<(ArrowWriter<Packed>, OwnedSemaphorePermit)>,
+    begun: Option<(ArrowWriter<Packed>, [OwnedSemaphorePermit; 2])>,
+    wanting: Wanting,
 }
 
 impl Encoder {
     /// Of a new file; it takes nothing yet.
     pub fn new(layout: Arc<Layout>) -> Self {
-        Encoder { layout, waiting: None, begun: None }
+        Encoder { layout, waiting: None, begun: None, wanting: Wanting::default() }
     }
 
-    /// Takes in a batch; appends to `packed` what has come out. `is_last`: the file ends with it. Errors: 53200, XX000.
-    pub async fn write(&mut self, batch: RecordBatch, is_last: bool, packed: &mut Vec<u8>) -> Result<()> {
+    /// Takes in a batch, whose values take so many bytes; appends to `packed` what has come out. `is_last`: the file ends with
+    /// it. Errors: 53200, 53400, XX000.
+    pub async fn write(&mut self, batch: RecordBatch, bytes: usize, is_last: bool, packed: &mut Vec<u8>) -> Result<()> {
         let waited = self.waiting.take();
-        if self.begun.is_none() && waited.is_none() && batch.num_rows() < TELLING_ROWS && !is_last {
+        let tells_little = batch.num_rows() < TELLING_ROWS && bytes <= SMALL_BATCH_BYTES;
+        if self.begun.is_none() && waited.is_none() && tells_little && !is_last {
             self.waiting = Some(batch);
             return Ok(());
         }
-        let (writer, permit) = match self.begun.take() {
-            Some((writer, permit)) => (Some(writer), permit),
-            None => (None, permit().await?),
+        let (writer, permits) = match self.begun.take() {
+            Some((writer, permits)) => (Some(writer), permits),
+            None => {
+                let ours = self.layout.permits(&batch)?;
+                (None, [ours.acquire_owned().await.map_err(|_| lost_task())?, permit().await?])
+            }
         };
-        let layout = Arc::clone(&self.layout);
-        let (writer, output) = elsewhere(move || encode(writer, &layout, waited, batch, is_last)).await?.map_err(failed)?;
-        append(packed, &output)?;
+        let (layout, wanted) = (Arc::clone(&self.layout), self.wanting.wanted());
+        let room = bytes.saturating_mul(COPIES);
+        let encoding = move || {
+            Vec::<u8>::new().try_reserve_exact(room).map_err(|_| Error::out_of_memory("a Parquet file"))?;
+            encode(writer, &layout, wanted, waited, batch, is_last)
+        };
+        let (writer, output) = elsewhere(encoding).await??;
+        if packed.is_empty() {
+            *packed = output
+        } else {
+            append(packed, &output)?
+        }
         if !is_last {
-            self.begun = Some((writer, permit));
+            self.begun = Some((writer, permits));
         }
         Ok(())
     }
 }
 
-/// `writer`: `None` at the beginning of a file, which `waited` may be.
+/// `writer`: `None` at the beginning of a file, which `waited` may be. Errors: 53200, 53400, XX000.
 fn encode(
     writer: Option<ArrowWriter<Packed>>,
     layout: &Layout,
+    wanted: Wanted,
     waited: Option<RecordBatch>,
     batch: RecordBatch,
     is_last: bool,
-) -> ParquetResult<(ArrowWriter<Packed>, Vec<u8>)> {
+) -> Result<(ArrowWriter<Packed>, Vec<u8>)> {
     let mut writer = match writer {
         Some(writer) => writer,
         None => {
             let sample = waited.as_ref().filter(|waited| waited.num_rows() > batch.num_rows()).unwrap_or(&batch);
-            ArrowWriter::try_new(Packed::default(), batch.schema(), Some(layout.properties(sample)?))?
+            layout.begin(sample, wanted).map_err(failed)?
         }
     };
+    let step = layout.row_group_rows.saturating_mul(FEW_ROW_GROUPS);
     for batch in waited.into_iter().chain([batch]) {
-        writer.write(&batch)?;
+        let rows = batch.num_rows();
+        for start in (0..rows).step_by(step) {
+            writer.write(&batch.slice(start, step.min(rows - start))).map_err(failed)?;
+            refuse_long_footer(&writer)?;
+        }
     }
     if is_last {
-        writer.finish()?;
+        writer.finish().map_err(failed)?;
     }
-    writer.sync()?;
+    writer.sync().map_err(|error| failed(error.into()))?;
     let output = writer.inner_mut().take();
     Ok((writer, output))
+}
+
+fn refuse_long_footer(writer: &ArrowWriter<Packed>) -> Result<()> {
+    let groups = writer.flushed_row_groups();
+    let columns = groups.first().map_or(0, |group| group.num_columns());
+    if groups.len() * columns <= MOST_CHUNKS {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Limit,
+        format!("a Parquet file of {columns} columns has more than {} row groups", MOST_CHUNKS / columns),
+    )
+    .hint("Raise the option row_group_rows, or write several files."))
 }
 
 /// Batches fit their schema, and what is written to is memory.
@@ -129,7 +172,59 @@ fn failed(error: ParquetError) -> Error {
 }
 
 impl Layout {
-    /// Of a file that begins with rows such as these.
+    fn permits(&self, batch: &RecordBatch) -> Result<Arc<Semaphore>> {
+        if let Some(permits) = self.permits.get() {
+            return Ok(Arc::clone(permits));
+        }
+        let files = self.files_at_once(dictionary::leaves(batch).len())?;
+        Ok(Arc::clone(self.permits.get_or_init(|| Arc::new(Semaphore::new(files)))))
+    }
+
+    /// How many files of so many columns are encoded at once. Errors: 53400 where not even one can be.
+    fn files_at_once(&self, columns: usize) -> Result<usize> {
+        let filters = self.bloom_filter_columns.len() * bloom_filter_bytes(self.row_group_rows);
+        let codecs = columns * self.codec_bytes();
+        let refuse = |what: String, hint: &str| {
+            Err(Error::new(Code::Limit, format!("{what} do not fit into s3_export.buffer_memory")).hint(hint))
+        };
+        if filters > self.memory {
+            return refuse(
+                format!("bloom filters of {} MB", filters >> 20),
+                "Lower the option row_group_rows, which they are made for, or name fewer columns in bloom_filter_columns.",
+            );
+        }
+        if self.is_hard() && codecs + filters > self.memory {
+            return refuse(
+                format!("{} MB to compress {columns} columns at that level", codecs >> 20),
+                "Lower the option compression_level, or raise s3_export.buffer_memory.",
+            );
+        }
+        Ok((self.memory / (codecs + filters).max(1)).clamp(1, most_encoders()))
+    }
+
+    /// Whether a page takes long to compress.
+    fn is_hard(&self) -> bool {
+        self.compression.is_some_and(|Compression { algorithm, level }| algorithm == Algorithm::Zstd && level > 4)
+    }
+
+    /// What a codec keeps for a column, from its first page to the end of its row group.
+    fn codec_bytes(&self) -> usize {
+        match self.compression {
+            None => 0,
+            // As zstd's tables of parameters have it, for pages of their size here.
+            Some(Compression { algorithm: Algorithm::Zstd, level: 3.. }) if self.is_hard() => 6 << 20,
+            Some(Compression { algorithm: Algorithm::Zstd, level: 3.. }) => 3 << 20,
+            Some(_) => 5 << 17,
+        }
+    }
+
+    /// Begins a file of rows such as these.
+    fn begin(&self, sample: &RecordBatch, wanted: Wanted) -> ParquetResult<ArrowWriter<Packed>> {
+        let options =
+            ArrowWriterOptions::new().with_properties(self.properties(sample)?).with_page_store_factory(Arc::new(wanted));
+        ArrowWriter::try_new_with_options(Packed::default(), sample.schema(), options)
+    }
+
     fn properties(&self, sample: &RecordBatch) -> ParquetResult<WriterProperties> {
         let codec = match self.compression {
             None => Codec::UNCOMPRESSED,
@@ -149,7 +244,10 @@ impl Layout {
             .set_max_row_group_bytes(Some(self.row_group_bytes))
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .set_key_value_metadata(Some(metadata));
-        for (path, repeats) in leaves(sample) {
+        if self.is_hard() {
+            properties = properties.set_data_page_size_limit(HARD_PAGE_BYTES);
+        }
+        for (path, repeats) in dictionary::leaves(sample) {
             properties = properties.set_column_dictionary_enabled(ColumnPath::new(path), repeats);
         }
         for name in &self.bloom_filter_columns {
@@ -162,101 +260,8 @@ impl Layout {
     }
 }
 
-/// The columns that values are stored in, those of lists and structs among them, and whether values repeat there.
-fn leaves(batch: &RecordBatch) -> Vec<(Vec<String>, bool)> {
-    let mut found = Vec::new();
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        add_leaves(vec![field.name().clone()], column, &mut found);
-    }
-    found
-}
-
-fn add_leaves(path: Vec<String>, array: &dyn Array, found: &mut Vec<(Vec<String>, bool)>) {
-    let below = |names: &[&str]| path.iter().cloned().chain(names.iter().map(|name| (*name).to_owned())).collect();
-    match array.data_type() {
-        DataType::Struct(fields) => {
-            for (field, column) in fields.iter().zip(array.as_struct().columns()) {
-                add_leaves(below(&[field.name()]), column, found);
-            }
-        }
-        DataType::List(field) => add_leaves(below(&["list", field.name()]), array.as_list::<i32>().values(), found),
-        // Enums: there are few labels.
-        DataType::Dictionary(..) => {}
-        _ => found.push((path, repeats(array))),
-    }
-}
-
-fn repeats(array: &dyn Array) -> bool {
-    let (distinct, least) = match array.data_type() {
-        DataType::Utf8 => (count_distinct(array.as_string::<i32>().iter()), TEXT_REPEATS),
-        DataType::Binary => (count_distinct(array.as_binary::<i32>().iter()), TEXT_REPEATS),
-        DataType::FixedSizeBinary(_) => (count_distinct(array.as_fixed_size_binary().iter()), TEXT_REPEATS),
-        other => {
-            let Some(width) = other.primitive_width() else { return true };
-            let data = array.to_data();
-            let bytes = data.buffers().first().map_or(&[][..], |buffer| buffer.as_slice());
-            (count_distinct(bytes.chunks_exact(width).skip(data.offset()).take(data.len())), NUMBER_REPEATS)
-        }
-    };
-    distinct * least <= array.len()
-}
-
-fn count_distinct<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> usize {
-    values.collect::<HashSet<T>>().len()
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow_array::builder::{ListBuilder, StringBuilder};
-    use arrow_array::{ArrayRef, BooleanArray, Decimal128Array, Int64Array, StringArray, StructArray};
-    use arrow_schema::Field;
-
-    use super::*;
-
-    const ROWS: i64 = 1_000;
-
-    fn numbers(distinct: i64) -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| row % distinct)))
-    }
-
-    fn texts(distinct: i64) -> ArrayRef {
-        Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("text {}", row % distinct))))
-    }
-
-    #[test]
-    fn columns_whose_values_repeat_have_dictionaries() {
-        let mut tags = ListBuilder::new(StringBuilder::new());
-        for row in 0..ROWS {
-            tags.append_value([Some(if row % 2 == 0 { "even" } else { "odd" }), None]);
-        }
-        let part = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
-        let (unique, few) = (numbers(ROWS), texts(3));
-        let pair = StructArray::from(vec![(part("unique", &unique), unique), (part("few", &few), few)]);
-        let price = Decimal128Array::from_iter_values((0..ROWS).map(i128::from)).slice(7, 100);
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            ("key", numbers(ROWS)),
-            ("day", numbers(200)),
-            ("often", numbers(201)),
-            ("note", texts(ROWS)),
-            ("customer", texts(500)),
-            ("flag", Arc::new(BooleanArray::from(vec![true; 1_000]))),
-            ("tags", Arc::new(tags.finish())),
-            ("pair", Arc::new(pair)),
-        ];
-        let found = leaves(&RecordBatch::try_from_iter(columns).unwrap());
-        let found: Vec<(String, bool)> = found.into_iter().map(|(path, repeats)| (path.join("."), repeats)).collect();
-        let wanted = [
-            ("key", false),
-            ("day", true),
-            ("often", false),
-            ("note", false),
-            ("customer", true),
-            ("flag", true),
-            ("tags.list.item", true),
-            ("pair.unique", false),
-            ("pair.few", true),
-        ];
-        assert_eq!(found, wanted.map(|(path, repeats)| (path.to_owned(), repeats)));
-        assert!(!repeats(&price));
-    }
+/// A filter's for so many values, at the false positives of one in twenty that the encoder has.
+fn bloom_filter_bytes(values: usize) -> usize {
+    const MOST: usize = 128 << 20;
+    (values.saturating_mul(7) / 8).min(MOST).next_power_of_two()
 }

@@ -258,6 +258,13 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Some of its bytes, as a lease of their own.
+    pub fn split(&mut self, bytes: usize) -> Lease {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Lease { shared: Arc::clone(&self.shared), bytes }
+    }
+
     /// Gives the bytes' buffer back for the next file, if nobody else holds it.
     pub fn recycle(self, body: Bytes) {
         let used = body.len();

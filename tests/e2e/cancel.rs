@@ -125,6 +125,7 @@ fn cancel_at_many_moments(db: &Database, query: &str, arguments: &str) {
         (client, outcome) = running.join_within(ANSWERS * 4);
         refused(outcome).sqlstate("57014");
         only_what_was_cut_off(&client);
+        assert_eq!(threads(client.pid), 1, "a thread outlives the transaction");
         db.bucket.nothing_left(&prefix);
     }
     // What was cut off is carried out by now, if ever.

@@ -147,6 +147,9 @@ fn what_parquet_has_no_type_for_is_an_error_and_never_lost() {
         let refusal = db.refuse(&format!("SELECT 1 AS id, {value} AS bad"), "format => 'parquet'");
         refusal.sqlstate(sqlstate).message(message).detail("column \"bad\"");
     }
+    if db.major() >= 17 {
+        db.refuse("SELECT interval '-infinity' AS bad", "format => 'parquet'").sqlstate("22008").message("for infinity");
+    }
     db.refuse("SELECT", "format => 'parquet'").sqlstate("0A000").message("at least one column");
     db.refuse("SELECT 1 AS a, 2 AS a", "format => 'parquet'").sqlstate("42701").message("\"a\"");
     // What numeric has and DECIMAL has not is text where no digits are declared.
@@ -207,7 +210,7 @@ fn nullability_comments_and_the_exports_id_are_in_the_file() {
 }
 
 #[test]
-fn geometries_are_geoparquet() {
+fn postgis_geometries_are_geoparquet() {
     let db = Database::new("parquet_geo");
     let mut client = db.client();
     client
@@ -235,7 +238,26 @@ fn geometries_are_geoparquet() {
     assert_eq!(geo["primary_column"], "at");
     assert_eq!(geo["columns"]["at"], json!({"encoding": "WKB", "geometry_types": []}));
     assert_eq!(geo["columns"]["world"]["edges"], "spherical");
-    assert!(geo["columns"]["area"].as_object().unwrap().contains_key("crs"));
+    assert_eq!(geo["columns"]["area"], json!({"encoding": "WKB", "geometry_types": [], "crs": null}));
+
+    // What the columns say, a domain's and a geography's too, holds for each value.
+    client
+        .batch_execute(
+            "CREATE DOMAIN spot AS geometry(Point, 4326); CREATE TABLE spots AS SELECT 'SRID=4326;POINT(1 2)'::spot AS s,
+             'SRID=4269;POINT(1 2)'::geography(Point, 4269) AS nad",
+        )
+        .unwrap();
+    let exported = db.export_in(&mut client, "SELECT * FROM spots", "format => 'parquet'").unwrap();
+    let layout = Download::of(&db, &exported).rows("pyarrow_layout");
+    let geo: Value = serde_json::from_str(cell(&layout, 0, "metadata")[2]["geo"].as_str().unwrap()).unwrap();
+    assert_eq!(geo["columns"]["s"], json!({"encoding": "WKB", "geometry_types": []}));
+    assert_eq!(geo["columns"]["nad"]["crs"], Value::Null);
+    let refuse = |value: &str| db.refuse(&format!("SELECT {value} AS g"), "format => 'parquet'");
+    refuse("'SRID=4269;POINT(1 2)'::geography").sqlstate("22023").message("SRID 4269").detail("\"g\"");
+    for value in ["'POINT M (1 2 3)'", "'CIRCULARSTRING(0 0,1 1,2 0)'", "'GEOMETRYCOLLECTION(CURVEPOLYGON((0 0,1 1,1 0,0 0)))'"]
+    {
+        refuse(&format!("{value}::geometry")).sqlstate("0A000").message("curves").hint("ST_CurveToLine");
+    }
 }
 
 #[test]
@@ -297,12 +319,33 @@ fn bloom_filters_are_where_they_are_asked_for() {
     refuse(r#"{"bloom_filter_columns": ["nope"]}"#).sqlstate("42703").message("\"nope\"");
     refuse(r#"{"bloom_filter_columns": ["a"]}"#).sqlstate("42804").message("\"a\"");
     refuse(r#"{"row_group_bytes": 1000000000000}"#).sqlstate("53400").hint("buffer_memory");
+    let filters = r#"{"bloom_filter_columns": ["id"], "row_group_rows": 1000000000}"#;
+    refuse(filters).sqlstate("53400").message("bloom filters of 128 MB").hint("row_group_rows");
     let json = |arguments: &str| db.refuse("SELECT 1 AS id", arguments);
     json(r#"options => '{"row_group_rows": 5}'"#).sqlstate("22023").message("format \"parquet\" only");
     json("compression => 'snappy'").sqlstate("22023").message("format \"parquet\" only");
     json(r#"format => 'parquet', compression => 'lz4', options => '{"compression_level": 3}'"#)
         .sqlstate("22023")
         .message("no levels");
+}
+
+#[test]
+fn what_a_file_takes_in_memory_is_bounded() {
+    let db = Database::new("parquet_bounds");
+    let columns: Vec<String> = (1..100).map(|column| format!("i AS c{column}")).collect();
+    let query = |rows: u32| format!("SELECT i AS id, {} FROM generate_series(1, {rows}) i", columns.join(", "));
+    let hardest = r#"format => 'parquet', options => '{"compression_level": 19}'"#;
+    db.refuse(&query(10), hardest).sqlstate("53400").message("600 MB to compress 100 columns").hint("compression_level");
+    let footer = r#"format => 'parquet', options => '{"row_group_rows": 1, "single_file": true}'"#;
+    db.refuse(&query(2000), footer)
+        .sqlstate("53400")
+        .message("100 columns has more than 1000 row groups")
+        .hint("row_group_rows");
+    // Files of few rows, each of which begins with the row that the one before had no room for.
+    let exported = db.export_with(&query(500), "format => 'parquet', output_chunk_bytes => 1000");
+    assert_eq!((exported.documents, exported.files), (500, 250));
+    let rows = Download::of(&db, &exported).rows("duckdb_parquet");
+    assert_eq!((rows.len(), &cell(&rows, 499, "c99")[2]), (500, &json!("500")));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
     /// As an array of that type, which is made of such values.
     pub fn finish(&mut self, data_type: DataType) -> ArrayRef {
         let values = ScalarBuffer::from(std::mem::take(&mut self.values));
-        Arc::new(PrimitiveArray::<T>::new(values, self.rows.0.finish()).with_data_type(data_type))
+        Arc::new(PrimitiveArray::<T>::new(values, self.rows.finish_nulls()).with_data_type(data_type))
     }
 }
 
@@ -130,7 +130,7 @@ impl Bools {
 
     /// As an array.
     pub fn finish(&mut self) -> ArrayRef {
-        Arc::new(BooleanArray::new(self.values.finish(), self.rows.0.finish()))
+        Arc::new(BooleanArray::new(self.values.finish(), self.rows.finish_nulls()))
     }
 }
 
@@ -159,7 +159,7 @@ impl Uuids {
     /// As an array.
     pub fn finish(&mut self) -> ArrayRef {
         let values = Buffer::from_vec(std::mem::take(&mut self.values).into_flattened());
-        Arc::new(FixedSizeBinaryArray::new(16, values, self.rows.0.finish()))
+        Arc::new(FixedSizeBinaryArray::new(16, values, self.rows.finish_nulls()))
     }
 }
 
@@ -220,7 +220,7 @@ impl Bytes {
 
     fn take(&mut self) -> (OffsetBuffer<i32>, Buffer, Option<arrow_buffer::NullBuffer>) {
         let values = Buffer::from_vec(std::mem::take(&mut self.values).into_vec());
-        (self.offsets.finish(), values, self.rows.0.finish())
+        (self.offsets.finish(), values, self.rows.finish_nulls())
     }
 
     /// As an array of texts, of which it is checked here that they are UTF-8. Errors: XX000.
@@ -268,12 +268,10 @@ impl Labels {
     /// As an array. Errors: XX000.
     pub fn finish(&mut self) -> Result<ArrayRef> {
         let keys = std::mem::take(&mut self.keys);
-        let nulls_and_keys = PrimitiveArray::<Int32Type>::new(keys.values.into(), {
-            let mut rows = keys.rows;
-            rows.0.finish()
-        });
+        let (values, mut rows) = (keys.values, keys.rows);
+        let keys_of_rows = PrimitiveArray::<Int32Type>::new(values.into(), rows.finish_nulls());
         let labels: ArrayRef = Arc::new(StringArray::from_iter_values(&self.labels));
-        Ok(Arc::new(DictionaryArray::try_new(nulls_and_keys, labels).map_err(impossible)?))
+        Ok(Arc::new(DictionaryArray::try_new(keys_of_rows, labels).map_err(impossible)?))
     }
 }
 

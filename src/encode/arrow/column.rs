@@ -10,9 +10,11 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use pgrx::pg_sys;
 
 use super::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
+use super::geo::Geometries;
 use super::nested::{Lists, Structs};
 use crate::encode::Context;
 use crate::encode::block::Append;
+use crate::encode::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
 use crate::encode::geo::Geo;
 use crate::encode::json::JsonBuffer;
 use crate::encode::number::{Unscaled, scaled};
@@ -22,10 +24,6 @@ use crate::error::{Code, Error, Result};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.
 const MOST_DIGITS: i32 = 38;
-/// From 1970-01-01, which Arrow counts from, to 2000-01-01.
-const EPOCH_DAYS: i32 = 10_957;
-const EPOCH_MICROSECONDS: i64 = EPOCH_DAYS as i64 * DAY_MICROSECONDS;
-const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
 /// The values of a column that have gathered.
 pub enum Column {
@@ -48,7 +46,7 @@ pub enum Column {
     Timestamptz(Numbers<TimestampMicrosecondType>),
     Interval(Box<Intervals>),
     Enum(Box<Labels>, TextEncoder),
-    Geo(Bytes, Geo),
+    Geo(Box<Geometries>),
     List(Box<Lists>),
     Struct(Box<Structs>),
     /// What has no type there: Postgres's own text.
@@ -141,7 +139,7 @@ impl Column {
         }
         let _long = context.memory.enter();
         if let Some(geo) = Geo::of_type(type_id) {
-            return Ok(Column::Geo(Bytes::default(), geo));
+            return Ok(Column::Geo(Box::new(Geometries::new(geo, modifier))));
         }
         let text = TextEncoder::of_type(type_id);
         Ok(if is_enum { Column::Enum(Box::default(), text) } else { Column::Other(Bytes::default(), text) })
@@ -168,7 +166,7 @@ impl Column {
             Column::Float8(_) => DataType::Float64,
             Column::Decimal(_, digits) => DataType::Decimal128(digits.precision, digits.scale.cast_signed()),
             Column::Text(_) | Column::Other(..) | Column::Json(_) | Column::Jsonb(_) => DataType::Utf8,
-            Column::Bytea(_) | Column::Geo(..) => DataType::Binary,
+            Column::Bytea(_) | Column::Geo(_) => DataType::Binary,
             Column::Uuid(_) => DataType::FixedSizeBinary(16),
             Column::Date(_) => DataType::Date32,
             Column::Time(_) => DataType::Time64(TimeUnit::Microsecond),
@@ -181,10 +179,10 @@ impl Column {
         })
     }
 
-    /// The geometry's kind of surface, if it is one.
-    pub fn geo(&self) -> Option<&Geo> {
+    /// If they are geometries.
+    pub fn geometries(&self) -> Option<&Geometries> {
         match self {
-            Column::Geo(_, geo) => Some(geo),
+            Column::Geo(geometries) => Some(geometries),
             _ => None,
         }
     }
@@ -225,6 +223,9 @@ impl Column {
             Column::Timestamp(values) | Column::Timestamptz(values) => values.push(timestamp(datum.value() as i64)?),
             Column::Interval(intervals) => {
                 let value = interval_of(datum);
+                if value.is_infinite() {
+                    return Err(infinite("STRUCT of numbers"));
+                }
                 intervals.rows.push(true);
                 Ok(intervals.months.push(value.months)?
                     + intervals.days.push(value.days)?
@@ -235,7 +236,7 @@ impl Column {
                 text.write(datum, context, &mut label);
                 String::from_utf8_lossy(label.as_slice()).into_owned()
             }),
-            Column::Geo(values, geo) => values.push(|out| geo.write_wkb(datum, out)),
+            Column::Geo(geometries) => geometries.push(datum),
             Column::List(lists) => lists.push(datum, context),
             Column::Struct(structs) => structs.push(datum, context),
             Column::Other(values, text) => values.push(|out| {
@@ -261,8 +262,8 @@ impl Column {
             | Column::Bytea(values)
             | Column::Json(values)
             | Column::Jsonb(values)
-            | Column::Geo(values, _)
             | Column::Other(values, _) => values.push_null(),
+            Column::Geo(geometries) => geometries.push_null(),
             Column::Uuid(values) => values.push_null(),
             Column::Date(values) => values.push_null(),
             Column::Time(values) => values.push_null(),
@@ -291,7 +292,8 @@ impl Column {
             Column::Text(values) | Column::Json(values) | Column::Jsonb(values) | Column::Other(values, _) => {
                 values.finish_text()?
             }
-            Column::Bytea(values) | Column::Geo(values, _) => values.finish_binary()?,
+            Column::Bytea(values) => values.finish_binary()?,
+            Column::Geo(geometries) => geometries.finish()?,
             Column::Uuid(values) => values.finish(),
             Column::Date(values) => values.finish(data_type),
             Column::Time(values) => values.finish(data_type),
@@ -333,7 +335,7 @@ fn date(days: i32) -> Result<i32> {
     if matches!(days, i32::MIN | i32::MAX) {
         return Err(infinite("DATE"));
     }
-    days.checked_add(EPOCH_DAYS).ok_or_else(|| unfit(Code::DateRange, "DATE so late"))
+    days.checked_add(UNIX_TO_POSTGRES_DAYS).ok_or_else(|| unfit(Code::DateRange, "DATE so late"))
 }
 
 fn infinite(what: &str) -> Error {
@@ -342,7 +344,7 @@ fn infinite(what: &str) -> Error {
 }
 
 fn time(microseconds: i64) -> Result<i64> {
-    if microseconds >= DAY_MICROSECONDS {
+    if microseconds >= MICROSECONDS_PER_DAY {
         return Err(unfit(Code::DateRange, "TIME for 24:00:00").hint("Cast the column to text."));
     }
     Ok(microseconds)
@@ -352,7 +354,7 @@ fn timestamp(microseconds: i64) -> Result<i64> {
     if matches!(microseconds, i64::MIN | i64::MAX) {
         return Err(infinite("TIMESTAMP"));
     }
-    microseconds.checked_add(EPOCH_MICROSECONDS).ok_or_else(|| unfit(Code::DateRange, "TIMESTAMP after the year 294246"))
+    microseconds.checked_add(UNIX_TO_POSTGRES).ok_or_else(|| unfit(Code::DateRange, "TIMESTAMP after the year 294246"))
 }
 
 #[cfg(test)]
@@ -375,11 +377,11 @@ mod tests {
 
     #[test]
     fn what_has_no_place_there_is_an_error() {
-        assert_eq!(date(-EPOCH_DAYS).unwrap(), 0);
+        assert_eq!(date(-UNIX_TO_POSTGRES_DAYS).unwrap(), 0);
         assert_eq!(date(i32::MAX).unwrap_err().code(), Code::DateRange);
         assert_eq!(timestamp(i64::MIN).unwrap_err().code(), Code::DateRange);
         assert_eq!(timestamp(9_223_371_331_199_999_999).unwrap_err().code(), Code::DateRange);
-        assert_eq!(time(DAY_MICROSECONDS).unwrap_err().code(), Code::DateRange);
+        assert_eq!(time(MICROSECONDS_PER_DAY).unwrap_err().code(), Code::DateRange);
         assert_eq!(timestamp(0).unwrap(), 946_684_800_000_000);
     }
 }

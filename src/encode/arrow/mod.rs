@@ -1,10 +1,11 @@
 //! Rows → batches: values gather by column until a batch of them, as Arrow arrays, goes to whoever writes Parquet.
 //!
-//! `column` holds the table of types, `nested` arrays and composites, `array` what values gather in. Readers find the types in
+//! `column` holds the table of types, `nested` arrays and composites, `geo` geometries, `array` what values gather in. Readers find the types in
 //! the batch's schema, and there, as metadata, what a column's comment says and which columns hold geometries.
 
 mod array;
 mod column;
+mod geo;
 mod nested;
 
 use std::collections::HashMap;
@@ -89,8 +90,8 @@ impl BatchEncoder {
             let field = column.field(&name, !fact.not_null)?;
             let metadata: HashMap<_, _> = field.metadata().clone().into_iter().chain(comment).collect();
             fields.push(field.with_metadata(metadata));
-            if let Some(geo) = column.geo() {
-                geometries.insert(name.clone(), geometry(geo.is_geography, attribute.atttypmod));
+            if let Some(geo) = column.geometries() {
+                geometries.insert(name.clone(), geo.entry());
             }
             slots.push(Slot { index, name, column, not_null: fact.not_null });
         }
@@ -161,7 +162,7 @@ fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
 
 /// What readers of geometries look for: GeoParquet 1.1.
 fn metadata(slots: &[Slot], geometries: Map<String, Value>) -> HashMap<String, String> {
-    let first = slots.iter().find(|slot| slot.column.geo().is_some()).map(|slot| slot.name.as_str());
+    let first = slots.iter().find(|slot| slot.column.geometries().is_some()).map(|slot| slot.name.as_str());
     first
         .map(|name| {
             let geo = json!({"version": "1.1.0", "primary_column": name, "columns": geometries});
@@ -169,41 +170,4 @@ fn metadata(slots: &[Slot], geometries: Map<String, Value>) -> HashMap<String, S
         })
         .into_iter()
         .collect()
-}
-
-/// A column's entry. Without `crs`, coordinates are longitude and latitude on WGS 84; with null, nobody says what they are.
-fn geometry(is_geography: bool, modifier: i32) -> Value {
-    const WGS84: i32 = 4326;
-    let srid = if modifier < 0 { 0 } else { srid_of_modifier(modifier) };
-    let mut entry = json!({"encoding": "WKB", "geometry_types": []});
-    if let Some(entry) = entry.as_object_mut() {
-        if is_geography {
-            entry.insert("edges".to_owned(), json!("spherical"));
-        }
-        if !(srid == WGS84 || is_geography && srid == 0) {
-            entry.insert("crs".to_owned(), Value::Null);
-        }
-    }
-    entry
-}
-
-/// `TYPMOD_GET_SRID` of PostGIS (`liblwgeom/liblwgeom.h.in`).
-const fn srid_of_modifier(modifier: i32) -> i32 {
-    ((modifier & 0x0fff_ff00) - (modifier & 0x1000_0000)) >> 8
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn geometries_say_what_their_coordinates_are() {
-        // geometry(Point,4326), geometry(Point,3857), geography(Point,4326) and those without.
-        let modifier = |srid: i32| (srid << 8) | (1 << 2);
-        let plain = json!({"encoding": "WKB", "geometry_types": []});
-        assert_eq!(geometry(false, modifier(4326)), plain);
-        assert_eq!(geometry(false, modifier(3857)), json!({"encoding": "WKB", "geometry_types": [], "crs": null}));
-        assert_eq!(geometry(false, -1), json!({"encoding": "WKB", "geometry_types": [], "crs": null}));
-        assert_eq!(geometry(true, -1), json!({"encoding": "WKB", "geometry_types": [], "edges": "spherical"}));
-    }
 }
