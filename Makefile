@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test soak lint bench bench-encoders bench-instructions install clean-servers
+.PHONY: help demo demo-stop test test-majors soak lint bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -13,8 +13,11 @@ demo: ## export a million rows to a local S3 server (KEEP=1: leave both servers 
 demo-stop: ## stop what `make demo KEEP=1` left running
 	@. scripts/common.sh && use_kind demo && scripts/servers.sh stop "$$RUN_DIR"
 
-test: ## every test (TESTS=name: those that match)
+test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh
+
+test-majors: ## the tests that another version of Postgres could break, on each that we support
+	@for major in 14 16 17 18; do PG_MAJOR=$$major SMOKE=1 scripts/test.sh || exit 1; done
 
 soak: ## two thousand exports in one backend, with faults; prints what grew
 	@SOAK=1 scripts/test.sh
@@ -34,5 +37,9 @@ bench-instructions: ## machine instructions of a row, by valgrind (FORM=wrapped,
 install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH)
 	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh
 
+package: ## a .deb for this Debian and a tarball, with debug symbols beside them, into target/package (PG_CONFIG=…)
+	@PG_CONFIG="$(PG_CONFIG)" scripts/package.sh
+
 clean-servers: ## stop the servers of demo, test and bench and delete their data
-	@. scripts/common.sh && for kind in test demo bench; do use_kind $$kind && scripts/servers.sh clean "$$RUN_DIR"; done
+	@for major in 14 15 16 17 18; do PG_MAJOR=$$major bash -c '. scripts/common.sh; for kind in test demo bench; do \
+		use_kind $$kind; [ ! -d "$$PG_COPY" ] || scripts/servers.sh clean "$$RUN_DIR"; done'; done

@@ -6,7 +6,9 @@ set -euo pipefail
 umask 022
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-PG_MAJOR=${PG_MAJOR:-15}
+# The major version that Debian has; of the others there are builds (setup.sh).
+DEBIAN_MAJOR=15
+PG_MAJOR=${PG_MAJOR:-$DEBIAN_MAJOR}
 PGRX_VERSION=$(sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$ROOT/Cargo.toml")
 # Debian's, which the unprivileged user can reach; the first in root's PATH may lie in root's home.
 # shellcheck disable=SC2034
@@ -48,17 +50,18 @@ as_pg() {
 
 # use_kind test|demo|bench: where that kind's Postgres, servers and pgrx configuration lie.
 use_kind() {
-	local base=$ROOT/target
-	mkdir -p "$base/$1"
-	if ! as_pg test -x "$base/$1"; then
+	local base=$ROOT/target name=$1
+	[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || name=$1-$PG_MAJOR
+	mkdir -p "$base/$name"
+	if ! as_pg test -x "$base/$name"; then
 		id -u "$PG_OS_USER" >/dev/null 2>&1 || die "no user $PG_OS_USER yet: run scripts/setup.sh $1"
 		base=/var/tmp/s3_export-$(printf %s "$ROOT" | cksum | cut -d ' ' -f 1)
 		mkdir -p "$base"
 		# Anyone may make a directory of that name before us.
 		[[ -O $base && ! -L $base ]] || die "$base belongs to someone else"
-		mkdir -p "$base/$1"
+		mkdir -p "$base/$name"
 	fi
-	RUN_DIR=$base/$1
+	RUN_DIR=$base/$name
 	PG_COPY=$RUN_DIR/postgres
 	PG_CONFIG=$PG_COPY/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
 	pgrx_env "$RUN_DIR/pgrx" "$PG_CONFIG"
@@ -119,4 +122,14 @@ private_dir() { install -d -m 700 ${PG_OS_USER:+-o "$PG_OS_USER"} "$1"; }
 private_file() {
 	install -m 600 ${PG_OS_USER:+-o "$PG_OS_USER"} /dev/null "$1"
 	cat >"$1"
+}
+
+# find_postgres PG_CONFIG: sets pg_config and major for a build against a Postgres that is there.
+find_postgres() {
+	pg_config=$(command -v "$1") || die "no $1: say PG_CONFIG=/path/to/pg_config"
+	pg_config=$(realpath -s "$pg_config")
+	[ -e "$("$pg_config" --includedir-server)/postgres.h" ] ||
+		die "the server's headers are missing: install the development package of $("$pg_config" --version)"
+	major=$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+	grep -q "^pg$major = " "$ROOT/Cargo.toml" || die "Postgres $major is not supported"
 }

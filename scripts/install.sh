@@ -3,14 +3,8 @@
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-pg_config=$(command -v "${PG_CONFIG:-pg_config}") || die "no ${PG_CONFIG:-pg_config}: say PG_CONFIG=/path/to/pg_config"
-pg_config=$(realpath -s "$pg_config")
-[ -e "$("$pg_config" --includedir-server)/postgres.h" ] ||
-	die "the server's headers are missing: install the development package of $("$pg_config" --version)"
-major=$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+find_postgres "${PG_CONFIG:-pg_config}"
 cd "$ROOT"
-grep -q "^pg$major = " Cargo.toml || die "Postgres $major is not supported"
-
 need_cargo_pgrx
 pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
 write_pgrx_config "$major"

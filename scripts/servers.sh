@@ -9,6 +9,8 @@
 command=${1:-}
 [ -d "${2:-}" ] || die "usage: servers.sh start|stop|status|env|clean DIR"
 dir=$(cd "$2" && pwd -P)
+kind=${dir##*/}
+kind=${kind%%-*}
 bin=$dir/postgres/usr/lib/postgresql/$PG_MAJOR/bin
 weed=${dir%/*}/seaweedfs/weed
 packages=${dir%/*}/aws-stand-ins
@@ -18,7 +20,7 @@ state=$dir/servers.env
 bucket=exports
 # Two, because each checks what the other lets pass (scripts/aws.py says what).
 stand_ins=()
-[ "${dir##*/}" != test ] || stand_ins=(ministack moto)
+[ "$kind" != test ] || stand_ins=(ministack moto)
 # The caller's AWS_*, proxies and the like are neither for them nor for aws.py.
 stand_in_env=(env -i PATH=/usr/bin:/bin LC_ALL=C.UTF-8 HOME="$dir" PYTHONPATH="$packages")
 
@@ -65,7 +67,7 @@ start_postgres() {
 		s3_export.key_file = '$dir/s3_export.keys'
 	EOF
 	# All of the benchmark's tables in memory, so that no disk is measured; a scan of less than a quarter stays there.
-	[ "${dir##*/}" != bench ] || printf '%s\n' "shared_buffers = 4GB" "max_wal_size = 16GB" "jit = off" >>"$data/postgresql.conf"
+	[ "$kind" != bench ] || printf '%s\n' "shared_buffers = 4GB" "max_wal_size = 16GB" "jit = off" >>"$data/postgresql.conf"
 	# Where a secret given through SQL would be kept.
 	[ ${#stand_ins[@]} -eq 0 ] || echo "shared_preload_libraries = 'pg_stat_statements'" >>"$data/postgresql.conf"
 	echo "k1 $(head -c 32 /dev/urandom | base64)" | private_file "$dir/s3_export.keys"
@@ -169,7 +171,7 @@ start() {
 		return
 	fi
 	[[ -x $weed && -x $bin/initdb && (${#stand_ins[@]} -eq 0 || -e $packages/stamp) ]] ||
-		die "not set up: run scripts/setup.sh ${dir##*/}"
+		die "not set up: run scripts/setup.sh $kind"
 	stop
 	rm -rf "$data" "$s3_data"
 	private_dir "$data"

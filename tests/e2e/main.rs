@@ -45,3 +45,4 @@ mod soak;
 mod standby;
 mod statements;
 mod transactions;
+mod upgrade;

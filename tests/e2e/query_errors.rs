@@ -10,7 +10,6 @@ fn statements_that_are_no_select() {
         ("INSERT INTO t VALUES (1) RETURNING a", "INSERT"),
         ("UPDATE t SET a = 1", "UPDATE"),
         ("DELETE FROM t", "DELETE"),
-        ("MERGE INTO t USING t s ON false WHEN MATCHED THEN DELETE", "MERGE"),
         ("CREATE TABLE u (a int)", "CREATE TABLE"),
         ("CREATE TABLE u AS SELECT 1", "CREATE TABLE AS"),
         ("DROP TABLE t", "DROP TABLE"),
@@ -30,6 +29,13 @@ fn statements_that_are_no_select() {
         ("SET search_path = x", "SET"),
     ] {
         db.refuse(query, "").sqlstate("0A000").message(name).hint("SELECT, VALUES, TABLE");
+    }
+    let merge = db.refuse("MERGE INTO t USING t s ON false WHEN MATCHED THEN DELETE", "");
+    if db.major() < 15 {
+        // Its parser has no such word.
+        merge.sqlstate("42601").message("MERGE");
+    } else {
+        merge.sqlstate("0A000").message("MERGE").hint("SELECT, VALUES, TABLE");
     }
 }
 

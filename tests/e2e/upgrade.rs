@@ -1,0 +1,155 @@
+//! A database that had the first release and was upgraded is as one that never had: the same catalog, and all that could be
+//! called still can.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use super::fixture::{Database, Integration, ServerFile, literal, refused};
+
+const FIRST: &str = "0.1.0";
+/// The extension's functions that are called by name.
+const SIGNATURES: &str =
+    "SELECT p.oid::regprocedure || ' ' || coalesce(proargnames::text, '') || ' ' || pg_get_function_result(p.oid), proname
+    FROM pg_depend d JOIN pg_proc p ON p.oid = objid
+    WHERE deptype = 'e' AND classid = 'pg_proc'::regclass AND prorettype <> 'trigger'::regtype
+      AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 's3_export')";
+
+/// A database with the first release.
+fn first_release(name: &str) -> Database {
+    let db = Database::empty(name, "");
+    let shared = Command::new(db.environment().pg_bin.join("pg_config")).arg("--sharedir").output().unwrap();
+    let script = format!("s3_export--{FIRST}.sql");
+    // As a package that is installed over an older one leaves it.
+    let installed = format!("{}/extension/{script}", String::from_utf8(shared.stdout).unwrap().trim());
+    fs::copy(format!("{}/sql/{script}", env!("CARGO_MANIFEST_DIR")), &installed).unwrap();
+    db.client().batch_execute(&format!("CREATE EXTENSION s3_export VERSION '{FIRST}'")).unwrap();
+    db.create(&Integration::local());
+    db
+}
+
+fn upgrade(db: &Database) {
+    let mut client = db.client();
+    client.batch_execute("ALTER EXTENSION s3_export UPDATE").unwrap();
+    assert_eq!(
+        client.text("SELECT extversion FROM pg_extension WHERE extname = 's3_export'"),
+        env!("CARGO_PKG_VERSION"),
+        "sql/ has no script from {FIRST} to this version"
+    );
+}
+
+/// All that the extension has made, as SQL, but for the numbers that a server counts on its own.
+fn catalog(db: &Database) -> String {
+    let dump = db.dump_with(&["--schema-only", "--binary-upgrade"]);
+    // The last lock a dump against injection, with a key of each run's own.
+    let of_this_server = ["binary_upgrade_set_", "\\restrict", "\\unrestrict"];
+    let lines = dump.lines().filter(|line| !of_this_server.iter().any(|word| line.contains(word)));
+    lines.map(without_numbers).collect::<Vec<_>>().join("\n")
+}
+
+/// An OID or a transaction id has three digits at least, and nothing else of ours has.
+fn without_numbers(line: &str) -> String {
+    let mut digits = 0;
+    let mut kept = String::new();
+    for character in line.chars().chain(['\n']) {
+        if character.is_ascii_digit() {
+            digits += 1;
+        } else {
+            if digits >= 3 {
+                kept.truncate(kept.len() - digits);
+                kept.push('N');
+            }
+            digits = 0;
+        }
+        kept.push(character);
+    }
+    kept
+}
+
+#[test]
+fn an_upgrade_from_the_first_release_gives_the_catalog_of_a_fresh_install() {
+    let (upgraded, fresh) = (first_release("upgraded"), Database::new("fresh"));
+    let before = catalog(&upgraded);
+    upgrade(&upgraded);
+    let (after, wanted) = (catalog(&upgraded), catalog(&fresh));
+    assert!(after.contains("CREATE FUNCTION pg_catalog.s3_export(") && after.contains("CREATE POLICY"), "{after}");
+    assert_ne!(before, after);
+    for (after, wanted) in after.lines().zip(wanted.lines()) {
+        assert_eq!(after, wanted);
+    }
+    assert_eq!(after.lines().count(), wanted.lines().count());
+    let dumped = "SELECT array_agg(t::regclass || c ORDER BY t::regclass::text)
+        FROM pg_extension, unnest(extconfig, extcondition) AS u (t, c) WHERE extname = 's3_export'";
+    assert_eq!(
+        upgraded.client().text(&format!("SELECT ({dumped})::text")),
+        fresh.client().text(&format!("SELECT ({dumped})::text"))
+    );
+}
+
+#[test]
+fn every_signature_of_the_first_release_answers_after_the_upgrade() {
+    let db = first_release("old_signatures");
+    let mut client = db.client();
+    let signatures = |client: &mut super::fixture::Session| -> Vec<(String, String)> {
+        client.query(SIGNATURES, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let old = signatures(&mut client);
+    upgrade(&db);
+    // A session that had loaded nothing, as most have that meet the new version.
+    let mut client = db.client();
+    let new: BTreeSet<_> = signatures(&mut client).into_iter().collect();
+    for signature in &old {
+        assert!(new.contains(signature), "{signature:?} is gone");
+    }
+
+    let uri = literal(&db.bucket.uri(&db.prefix()));
+    let (key, secret) = (Integration::local().access_key_id, Integration::local().secret_access_key);
+    let key_file =
+        ServerFile::of(&db, "keys", &format!("[default]\naws_access_key_id={key}\naws_secret_access_key={secret}\n"));
+    let (key, secret, file) = (literal(&key), literal(&secret), literal(key_file.path()));
+    let arguments = "'json', 'none', 10, NULL::bigint, NULL::text[], false, true, '{}'::jsonb";
+    let statement = literal(&format!("INSERT INTO {uri} INTEGRATION = 'local' SELECT 1 AS a"));
+    let ids =
+        [format!("s3_export_async({uri}, 'local', 'SELECT 1 AS a', {arguments})"), format!("s3_export_async({statement})")]
+            .map(|call| client.text(&format!("SELECT {call}::text")));
+    let calls = [
+        format!("s3_export.wait('{}'::uuid, '1 min'::interval)", ids[0]),
+        format!("s3_export.wait('{}'::uuid)", ids[1]),
+        format!("s3_export.cancel('{}'::uuid)", ids[0]),
+        format!("s3_export.death('{}'::uuid)", ids[0]),
+        "s3_export.prune('1 day'::interval)".to_owned(),
+        "s3_export.running()".to_owned(),
+        "s3_export.options()".to_owned(),
+        format!("s3_export({uri}, 'local', 'SELECT 1 AS a', {arguments})"),
+        format!("s3_export({statement})"),
+        format!(
+            "s3_export.create_integration('other', {key}, {secret}, NULL::text, NULL::text, NULL::text, 'keys', 'us-east-1',
+             NULL::text, true, '{{s3://exports}}'::text[], 's3_export_member'::name, '{{}}'::jsonb)"
+        ),
+        format!("s3_export.set_credentials('local', {key}, {secret}, NULL::text)"),
+        format!("s3_export.set_credentials_from_file('local', {file})"),
+        "s3_export.reseal()".to_owned(),
+        format!("s3_export.validate_integration('local', {uri})"),
+        format!("s3_export.cleanup({uri}, 'local', '7 days'::interval, true, false)"),
+        "s3_export.iam_policy('local', 'export')".to_owned(),
+    ];
+    for call in &calls {
+        client.batch_execute(&format!("SELECT * FROM {call}")).unwrap_or_else(|error| panic!("{call}: {error:?}"));
+    }
+    // They reach their own code, which refuses what they ask for.
+    let role = format!("s3_export_with_role({uri}, 'arn:aws:iam::123456789012:role/x', 'id', 'SELECT 1 AS a', {arguments})");
+    refused(client.batch_execute(&format!("SELECT * FROM {role}"))).sqlstate("42501").message("may not be named inline");
+    let trust = "s3_export.trust_policy('local', 'arn:aws:iam::123456789012:user/x')";
+    refused(client.batch_execute(&format!("SELECT {trust}"))).message("role");
+    let called: BTreeSet<String> = calls
+        .iter()
+        .map(String::as_str)
+        .chain([role.as_str(), trust, "s3_export_async("])
+        .filter_map(|call| call.split('(').next())
+        .map(|name| name.trim_start_matches("s3_export.").to_owned())
+        .collect();
+    assert_eq!(called, old.into_iter().map(|(_, name)| name).collect());
+    // What the first release stored is as it was.
+    assert_eq!(client.text("SELECT string_agg(name, ',' ORDER BY name) FROM s3_export.integrations"), "local,other");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.exports WHERE status = 'COMPLETED'"), "2");
+}
