@@ -193,7 +193,7 @@ impl Layout {
                 "Lower the option row_group_rows, which they are made for, or name fewer columns in bloom_filter_columns.",
             );
         }
-        if self.is_hard() && codecs + filters > self.memory {
+        if self.is_hard() && codecs + filters > 2 * self.memory {
             return refuse(
                 format!("{} MB to compress {columns} columns at that level", codecs >> 20),
                 "Lower the option compression_level, or raise s3_export.buffer_memory.",
@@ -212,7 +212,8 @@ impl Layout {
         match self.compression {
             None => 0,
             // As zstd's tables of parameters have it, for pages of their size here.
-            Some(Compression { algorithm: Algorithm::Zstd, level: 3.. }) if self.is_hard() => 6 << 20,
+            Some(Compression { algorithm: Algorithm::Zstd, level: 13.. }) => 6 << 20,
+            Some(Compression { algorithm: Algorithm::Zstd, level: 9.. }) => 4 << 20,
             Some(Compression { algorithm: Algorithm::Zstd, level: 3.. }) => 3 << 20,
             Some(_) => 5 << 17,
         }
