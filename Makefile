@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-majors soak lint bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help demo demo-stop test test-majors soak lint audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -16,14 +16,17 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh
 
-test-majors: ## the tests that another version of Postgres could break, on each that we support
-	@for major in 14 16 17 18; do PG_MAJOR=$$major SMOKE=1 scripts/test.sh || exit 1; done
+test-majors: ## lint and the tests that another version of Postgres could break, on each that we support
+	@for major in 14 16 17 18; do export PG_MAJOR=$$major; scripts/lint.sh && SMOKE=1 scripts/test.sh || exit 1; done
 
 soak: ## two thousand exports in one backend, with faults; prints what grew
 	@SOAK=1 scripts/test.sh
 
-lint: ## formatting, clippy, shellcheck
+lint: ## formatting, clippy, shellcheck, licences and duplicates of dependencies, unsafe code
 	@scripts/lint.sh
+
+audit: ## known vulnerabilities of dependencies; fetches the list from GitHub
+	@. scripts/common.sh && need_cargo_deny && cargo deny check advisories
 
 bench: ## side by side with what one would use otherwise, about half an hour (ROUNDS=5)
 	@scripts/bench.sh $(ROUNDS)

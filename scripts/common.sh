@@ -91,6 +91,14 @@ need_cargo_pgrx() {
 	fi
 }
 
+need_cargo_deny() {
+	local version=0.20.2
+	if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $version" ]; then
+		say "Installing cargo-deny $version"
+		cargo install cargo-deny --version "=$version" --locked --debug
+	fi
+}
+
 # free_ports N: below the range the kernel hands to clients, so that none is taken before its server starts.
 free_ports() {
 	python3 - "$1" <<'EOF'

@@ -17,6 +17,9 @@ if command -v shellcheck >/dev/null; then
 	say "shellcheck"
 	shellcheck -x scripts/*.sh .ci/run
 fi
+say "cargo deny"
+need_cargo_deny
+cargo deny check bans licenses sources
 say "unsafe code"
 counts=$(grep -rcE 'unsafe (\{|fn|impl|extern)|#\[unsafe' src | grep -v ':0$')
 ! grep -vE "$UNSAFE_FILES" <<<"$counts" || die "unsafe code outside of $UNSAFE_FILES"

@@ -35,6 +35,7 @@ mod progress;
 mod queries;
 mod query_errors;
 mod readers;
+mod readme;
 mod roles;
 mod s3_errors;
 mod scale;
