@@ -21,11 +21,15 @@ CREATE FUNCTION number_of(ours json) RETURNS text LANGUAGE sql AS $$
 CREATE FUNCTION bytes_of(ours json) RETURNS bytea LANGUAGE sql AS $$
     SELECT CASE WHEN ours->>'encoding' = 'base64' THEN decode(string(wrapped(ours, 'bytes')), 'base64') END $$;
 
+-- An interval of so many microseconds, exactly; texts of long ones are read since Postgres 15 only.
+CREATE FUNCTION span_of(microseconds numeric) RETURNS interval LANGUAGE sql AS $$
+    SELECT make_interval(days => div(microseconds, 86400000000)::int, secs => mod(microseconds, 86400000000) / 1e6) $$;
+
 -- Counted from 2000, since microseconds from 1970 to the last year do not fit into 64 bits.
 CREATE FUNCTION moment_of(ours json) RETURNS timestamptz LANGUAGE sql AS $$
     SELECT coalesce(
         '2000-01-01 00:00+00'::timestamptz
-            + ((string(wrapped(ours, 'timestamp'))::numeric - 946684800000000)::text || ' microseconds')::interval,
+            + span_of(string(wrapped(ours, 'timestamp'))::numeric - 946684800000000),
         string(ours)::timestamptz) $$;
 
 CREATE FUNCTION moments_of(ours json) RETURNS timestamptz[] LANGUAGE sql AS $$
@@ -38,7 +42,7 @@ CREATE FUNCTION is_interval(ours json, theirs interval) RETURNS boolean LANGUAGE
             interval_send(make_interval(months => number(wrapped(ours, 'month_interval'))::int)) = interval_send(theirs)
         WHEN wrapped(ours, 'microsecond_interval') IS NOT NULL THEN
             substr(interval_send(theirs), 13) = '\x00000000'
-            AND (number(wrapped(ours, 'microsecond_interval')) || ' microseconds')::interval = theirs
+            AND span_of(number(wrapped(ours, 'microsecond_interval'))::numeric) = theirs
         ELSE interval_send(string(ours)::interval) = interval_send(theirs)
     END $$;
 
