@@ -7,7 +7,7 @@
 
 use super::block::Append;
 use super::json::string_content;
-use super::number::numeric;
+use super::numeric::numeric;
 
 /// Containers within each other; those that hold more are left to Postgres, which needs no stack for them.
 const MOST_LEVELS: u32 = 64;

@@ -1,15 +1,16 @@
 //! Rows → documents: one JSON object a row, one line each.
 //!
 //! An encoder is chosen once for each column, from its type; the common types are then written straight from the
-//! Datum. `row` writes a whole row, `value` holds the table of types, `nested` arrays and composites, `output` every type that
+//! Datum. `row` writes a whole row, `value` holds the table of types, `datum` reads what any such table needs, `nested` arrays and composites, `output` every type that
 //! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `arrow`
 //! has its own table of types, for columns of values rather than documents; `csv`,
-//! `inet`, `json`, `jsonb`, `number`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
+//! `inet`, `json`, `jsonb`, `number`, `numeric`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
 
 mod arrow;
 mod block;
 mod csv;
 pub mod datetime;
+mod datum;
 mod folder;
 mod geo;
 mod inet;
@@ -18,6 +19,7 @@ pub mod json;
 mod jsonb;
 mod nested;
 pub mod number;
+pub mod numeric;
 mod output;
 mod row;
 mod text;

@@ -6,10 +6,10 @@
 use pgrx::pg_sys;
 
 use super::block::Append;
+use super::datum::{base_type, payload};
 use super::json::JsonBuffer;
 use super::output::{Output, Pins};
-use super::value::{base_type, payload};
-use super::{Context, datetime, number};
+use super::{Context, datetime, number, numeric};
 use crate::pg::to_utf8;
 
 /// How values of one type are written as text.
@@ -59,7 +59,7 @@ impl TextEncoder {
             TextEncoder::Int4 => number::integer(out, (datum.value() as i32).into()),
             TextEncoder::Int8 => number::integer(out, datum.value() as i64),
             TextEncoder::Numeric => {
-                number::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
+                numeric::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
             }
             TextEncoder::Text => server_text(payload(datum), context, out),
             TextEncoder::Date => datetime::write_date(out, datum.value() as i32),

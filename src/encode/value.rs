@@ -11,13 +11,14 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::block::{Append, Cursor};
+use super::datum::{base_type, interval_of, payload};
 use super::geo::Geo;
 use super::interval::{Interval, Shape, write_iso8601};
 use super::json::{JsonBuffer, string_content};
 use super::nested::{Array, Composite};
 use super::output::{Output, Pins};
 use super::{Context, Lead};
-use super::{datetime, inet, jsonb, number};
+use super::{datetime, inet, jsonb, number, numeric};
 use crate::error::{Error, Result};
 use crate::format::{NonFinite, Wrapping};
 use crate::pg::to_utf8;
@@ -132,7 +133,7 @@ impl Encoder {
                 let payload = payload(datum);
                 let before = out.length();
                 out.blocks(&lead.bare);
-                if !number::short_numeric(&mut out, payload) {
+                if !numeric::short_numeric(&mut out, payload) {
                     return Cursor::new(other_numeric(payload, lead, context, out.take_back(before)));
                 }
             }
@@ -218,7 +219,7 @@ impl Encoder {
 #[inline(never)]
 fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
     out.blocks(&lead.bare);
-    let written = number::numeric(out, payload);
+    let written = numeric::numeric(out, payload);
     written.unwrap_or_else(|special| non_finite(special, context, out));
     out
 }
@@ -233,42 +234,6 @@ fn other_text<'a>(text: &[u8], lead: &Lead, context: &Context, out: &'a mut Json
 
 /// Bytes of a text that is worth the call of a function.
 const LONG_TEXT: usize = 1024;
-
-/// What a domain is made of; any other type itself.
-pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
-    base_type_and_modifier(type_id, -1).0
-}
-
-/// As [`base_type`], with the modifier that the domain has; any other type's is the one given.
-pub(super) fn base_type_and_modifier(type_id: pg_sys::Oid, mut modifier: i32) -> (pg_sys::Oid, i32) {
-    // SAFETY: a catalog look-up that writes to a local.
-    let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
-    (base, modifier)
-}
-
-/// The bytes of a value of variable length, without its header, detoasted into the row's memory.
-#[inline(always)]
-pub(super) fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: only called for types of variable length, whose datum points to a varlena; it and its detoasted copy are
-    // readable until the row ends, and no caller keeps the bytes longer.
-    unsafe {
-        let is_plain = !pgrx::varlena::varatt_is_1b_e(value) && !pgrx::varlena::varatt_is_4b_c(value);
-        let plain = if is_plain { value } else { detoast(value) };
-        pgrx::varlena::varlena_to_byte_slice(plain)
-    }
-}
-
-/// Seldom, and so kept out of the writers.
-///
-/// # Safety
-/// `value` points to a varlena.
-#[cold]
-#[inline(never)]
-unsafe fn detoast(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena {
-    // SAFETY: by the caller's promise.
-    unsafe { pg_sys::pg_detoast_datum_packed(value) }
-}
 
 fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffer) {
     let text = |out: &mut JsonBuffer| out.string(special.text().as_bytes());
@@ -357,12 +322,6 @@ fn timestamptz(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Appen
         _ => datetime::write_timestamptz_utc(out, microseconds, b'T'),
     }
     close_text(unix.is_some() && !plain, out);
-}
-
-pub(super) fn interval_of(datum: pg_sys::Datum) -> Interval {
-    // SAFETY: only called for intervals, which are passed by reference to this struct.
-    let value = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
-    Interval { months: value.month, days: value.day, microseconds: value.time }
 }
 
 fn interval(value: &Interval, plain: bool, out: &mut JsonBuffer) {

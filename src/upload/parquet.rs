@@ -12,8 +12,9 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
-use parquet::arrow::ArrowWriter;
+use arrow_schema::Schema;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::KeyValue;
@@ -21,7 +22,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::pages::{Wanted, Wanting};
+use self::pages::{CancelOnDrop, PagesUntilCancelled};
 use super::compressor::{Packed, append, elsewhere, most_encoders, permit};
 use super::runtime::lost_task;
 use crate::batches::SMALL_BATCH_BYTES;
@@ -70,13 +71,13 @@ pub struct Encoder {
     waiting: Option<RecordBatch>,
     /// From the first batch to the last.
     begun: Option<(ArrowWriter<Packed>, [OwnedSemaphorePermit; 2])>,
-    wanting: Wanting,
+    cancel: CancelOnDrop,
 }
 
 impl Encoder {
     /// Of a new file; it takes nothing yet.
     pub fn new(layout: Arc<Layout>) -> Self {
-        Encoder { layout, waiting: None, begun: None, wanting: Wanting::default() }
+        Encoder { layout, waiting: None, begun: None, cancel: CancelOnDrop::default() }
     }
 
     /// Takes in a batch, whose values take so many bytes; appends to `packed` what has come out. `is_last`: the file ends with
@@ -91,15 +92,15 @@ impl Encoder {
         let (writer, permits) = match self.begun.take() {
             Some((writer, permits)) => (Some(writer), permits),
             None => {
-                let ours = self.layout.permits(&batch)?;
+                let ours = self.layout.permits(batch.schema_ref())?;
                 (None, [ours.acquire_owned().await.map_err(|_| lost_task())?, permit().await?])
             }
         };
-        let (layout, wanted) = (Arc::clone(&self.layout), self.wanting.wanted());
+        let (layout, pages) = (Arc::clone(&self.layout), self.cancel.pages());
         let room = bytes.saturating_mul(COPIES);
         let encoding = move || {
             Vec::<u8>::new().try_reserve_exact(room).map_err(|_| Error::out_of_memory("a Parquet file"))?;
-            encode(writer, &layout, wanted, waited, batch, is_last)
+            encode(writer, &layout, pages, waited, batch, is_last)
         };
         let (writer, output) = elsewhere(encoding).await??;
         if packed.is_empty() {
@@ -118,7 +119,7 @@ impl Encoder {
 fn encode(
     writer: Option<ArrowWriter<Packed>>,
     layout: &Layout,
-    wanted: Wanted,
+    pages: PagesUntilCancelled,
     waited: Option<RecordBatch>,
     batch: RecordBatch,
     is_last: bool,
@@ -127,7 +128,7 @@ fn encode(
         Some(writer) => writer,
         None => {
             let sample = waited.as_ref().filter(|waited| waited.num_rows() > batch.num_rows()).unwrap_or(&batch);
-            layout.begin(sample, wanted).map_err(failed)?
+            layout.begin(sample, pages).map_err(failed)?
         }
     };
     let step = layout.row_group_rows.saturating_mul(FEW_ROW_GROUPS);
@@ -172,11 +173,12 @@ fn failed(error: ParquetError) -> Error {
 }
 
 impl Layout {
-    fn permits(&self, batch: &RecordBatch) -> Result<Arc<Semaphore>> {
+    fn permits(&self, schema: &Schema) -> Result<Arc<Semaphore>> {
         if let Some(permits) = self.permits.get() {
             return Ok(Arc::clone(permits));
         }
-        let files = self.files_at_once(dictionary::leaves(batch).len())?;
+        let columns = ArrowSchemaConverter::new().convert(schema).map_err(failed)?.num_columns();
+        let files = self.files_at_once(columns)?;
         Ok(Arc::clone(self.permits.get_or_init(|| Arc::new(Semaphore::new(files)))))
     }
 
@@ -220,9 +222,9 @@ impl Layout {
     }
 
     /// Begins a file of rows such as these.
-    fn begin(&self, sample: &RecordBatch, wanted: Wanted) -> ParquetResult<ArrowWriter<Packed>> {
+    fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<ArrowWriter<Packed>> {
         let options =
-            ArrowWriterOptions::new().with_properties(self.properties(sample)?).with_page_store_factory(Arc::new(wanted));
+            ArrowWriterOptions::new().with_properties(self.properties(sample)?).with_page_store_factory(Arc::new(pages));
         ArrowWriter::try_new_with_options(Packed::default(), sample.schema(), options)
     }
 

@@ -4,7 +4,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use encoders::encode::block::Append;
 use encoders::encode::interval::{Interval, write_iso8601};
 use encoders::encode::json::JsonBuffer;
-use encoders::encode::{datetime, inet, jsonb, number};
+use encoders::encode::{datetime, inet, jsonb, number, numeric};
 use std::hint::black_box;
 
 const VALUES: u64 = 1000;
@@ -41,8 +41,8 @@ fn encoders(criterion: &mut Criterion) {
     each(criterion, "bigint", |out, value| number::integer(out, (value * 1_234_567_890_123_457).cast_signed()));
     each(criterion, "double", |out, value| number::float8(out, (value as f64).sqrt()).unwrap_or(()));
     let (price, long) = (numeric(0x8101, &[3, 1415, 9200]), numeric(0x8a03, &[1, 2345, 6789, 1234, 5678, 9012, 3456]));
-    each(criterion, "numeric(12,2)", |out, _| number::numeric(out, black_box(&price)).unwrap_or(()));
-    each(criterion, "numeric of 28 digits", |out, _| number::numeric(out, black_box(&long)).unwrap_or(()));
+    each(criterion, "numeric(12,2)", |out, _| numeric::numeric(out, black_box(&price)).unwrap_or(()));
+    each(criterion, "numeric of 28 digits", |out, _| numeric::numeric(out, black_box(&long)).unwrap_or(()));
     each(criterion, "date", |out, value| datetime::write_date(out, value as i32 * 7));
     each(criterion, "time", |out, value| datetime::write_time(out, value.cast_signed() * 86_400_001));
     each(criterion, "timestamp", |out, value| datetime::write_timestamp(out, value.cast_signed() * 123_456_789_123, b'T'));

@@ -10,4 +10,5 @@ pub mod encode {
     pub mod json;
     pub mod jsonb;
     pub mod number;
+    pub mod numeric;
 }

@@ -15,11 +15,12 @@ use super::nested::{Lists, Structs};
 use crate::encode::Context;
 use crate::encode::block::Append;
 use crate::encode::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
+use crate::encode::datum::{base_type_and_modifier, interval_of, payload};
 use crate::encode::geo::Geo;
 use crate::encode::json::JsonBuffer;
-use crate::encode::number::{Unscaled, scaled};
+use crate::encode::numeric::{Unscaled, scaled};
 use crate::encode::text::{TextEncoder, server_text};
-use crate::encode::value::{base_type_and_modifier, interval_of, jsonb_value, payload};
+use crate::encode::value::jsonb_value;
 use crate::error::{Code, Error, Result};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.

@@ -1,0 +1,47 @@
+//! What a Datum holds, for whichever table of types asks.
+
+use pgrx::pg_sys;
+
+use super::interval::Interval;
+
+/// What a domain is made of; any other type itself.
+pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
+    base_type_and_modifier(type_id, -1).0
+}
+
+/// As [`base_type`], with the modifier that the domain has; any other type's is the one given.
+pub(super) fn base_type_and_modifier(type_id: pg_sys::Oid, mut modifier: i32) -> (pg_sys::Oid, i32) {
+    // SAFETY: a catalog look-up that writes to a local.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
+    (base, modifier)
+}
+
+/// The bytes of a value of variable length, without its header, detoasted into the row's memory.
+#[inline(always)]
+pub(super) fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    let value = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: only called for types of variable length, whose datum points to a varlena; it and its detoasted copy are
+    // readable until the row ends, and no caller keeps the bytes longer.
+    unsafe {
+        let is_plain = !pgrx::varlena::varatt_is_1b_e(value) && !pgrx::varlena::varatt_is_4b_c(value);
+        let plain = if is_plain { value } else { detoast(value) };
+        pgrx::varlena::varlena_to_byte_slice(plain)
+    }
+}
+
+/// Seldom, and so kept out of the writers.
+///
+/// # Safety
+/// `value` points to a varlena.
+#[cold]
+#[inline(never)]
+unsafe fn detoast(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena {
+    // SAFETY: by the caller's promise.
+    unsafe { pg_sys::pg_detoast_datum_packed(value) }
+}
+
+pub(super) fn interval_of(datum: pg_sys::Datum) -> Interval {
+    // SAFETY: only called for intervals, which are passed by reference to this struct.
+    let value = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
+    Interval { months: value.month, days: value.day, microseconds: value.time }
+}
