@@ -112,8 +112,7 @@ fn cut(request: &Request, export_id: Uuid) -> Result<(Limits, Packing)> {
     match request.cut {
         Cut::Chunks { documents, bytes } => {
             let (documents, bytes) = match (documents, bytes) {
-                (None, None) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, Some(PARQUET_FILE_BYTES)),
-                (None, Some(_)) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, bytes),
+                (None, bytes) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, bytes.or(Some(PARQUET_FILE_BYTES))),
                 _ => (documents.unwrap_or_else(settings::output_chunk_size), bytes),
             };
             Ok((Limits { documents, bytes, part: PART_BYTES }, Packing { pack, part: PART_BYTES, most_bytes: u64::MAX }))

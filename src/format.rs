@@ -20,7 +20,7 @@ pub const FORMATS: [&str; 3] = ["json", "csv", "parquet"];
 pub struct ParquetStyle {
     /// Most rows of a row group.
     pub row_group_rows: usize,
-    /// Most bytes of one, encoded and compressed; `None`: as the memory allows.
+    /// Bytes, encoded and compressed, with which one ends; `None`: as the memory allows.
     pub row_group_bytes: Option<usize>,
     /// Columns that have bloom filters.
     pub bloom_filter_columns: Vec<String>,

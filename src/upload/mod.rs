@@ -108,14 +108,13 @@ impl ExportUpload {
         &self.wake
     }
 
-    /// Whether `bytes` more should be handed over now, which fit into `budget` then; one piece larger than that goes alone. Errors:
-    /// the first upload's.
+    /// Whether `bytes` more fit into `budget`; one piece larger than the budget goes alone. Errors: the first upload's.
     pub fn has_room(&self, bytes: usize, budget: usize) -> Result<bool> {
         if let Some(ended) = self.files.take()? {
             ended?;
         }
         let outstanding = self.shared.outstanding();
-        Ok(outstanding == 0 || outstanding + bytes <= self.shared.window(budget))
+        Ok(outstanding == 0 || outstanding + bytes <= budget)
     }
 
     /// Hands a piece over.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::PART_BYTES;
 use super::bucket::Bucket;
-use super::file::{Pack, Packing};
+use super::file::Packing;
 use super::leftovers::{Announcement, LeftoverFile, Leftovers, OpenMultipart};
 use super::object::Role;
 use super::runtime::{Wake, lock, lost_task};
@@ -25,12 +25,6 @@ use crate::names::Destination;
 const MAX_SPARE_BUFFERS: usize = 1024;
 /// Larger buffers are given back to the system.
 const MAX_SPARE_BYTES: usize = 2 * PART_BYTES;
-
-/// Bytes on their way that keep a store busy which answers at once. With more of them, buffers would leave the processor's caches
-/// before they are sent, and push the rows out that are read meanwhile.
-const LEAST_WINDOW: usize = 32 << 20;
-/// What a millisecond of latency adds: twice what can be encoded in that time.
-const WINDOW_PER_MILLISECOND: usize = 4 << 20;
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -51,8 +45,6 @@ pub struct Shared {
 struct State {
     /// Bytes handed over and not yet stored.
     outstanding: usize,
-    /// The shortest time in which a request with a body was answered.
-    quickest: Option<Duration>,
     /// By file number less one.
     files: Vec<Presence>,
     /// Numbers of files that are stored, and of which an attempt was not answered.
@@ -101,21 +93,6 @@ impl Shared {
     /// Bytes handed over and not yet stored.
     pub fn outstanding(&self) -> usize {
         lock(&self.state).outstanding
-    }
-
-    /// A request with a body was answered, after so long.
-    pub fn answered(&self, after: Duration) {
-        let mut state = lock(&self.state);
-        state.quickest = Some(state.quickest.map_or(after, |quickest| quickest.min(after)));
-    }
-
-    /// How many bytes should be outstanding at most, of `budget`: no more than the store's latency asks for, once it is known.
-    /// What is packed on the way waits for processors too, and takes all of it.
-    pub fn window(&self, budget: usize) -> usize {
-        match (&self.packing.pack, lock(&self.state).quickest) {
-            (Pack::Not, Some(quickest)) => budget.min(window(quickest)),
-            _ => budget,
-        }
     }
 
     /// Counts `bytes` as outstanding until the lease is dropped.
@@ -274,11 +251,6 @@ impl State {
     }
 }
 
-fn window(latency: Duration) -> usize {
-    let milliseconds = usize::try_from(latency.as_millis()).unwrap_or(usize::MAX);
-    milliseconds.saturating_mul(WINDOW_PER_MILLISECOND).saturating_add(LEAST_WINDOW)
-}
-
 /// Some outstanding bytes; dropping it makes room for others, however the upload ended.
 pub struct Lease {
     shared: Arc<Shared>,
@@ -313,17 +285,5 @@ impl Drop for Lease {
     fn drop(&mut self) {
         lock(&self.shared.state).outstanding -= self.bytes;
         self.shared.wake.raise();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_grows_with_latency() {
-        assert_eq!(window(Duration::from_micros(900)), 32 << 20);
-        assert_eq!(window(Duration::from_millis(50)), 232 << 20);
-        assert_eq!(window(Duration::MAX), usize::MAX);
     }
 }

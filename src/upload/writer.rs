@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -62,9 +61,7 @@ impl ObjectWriter {
         let record = FileRecord { bytes: body.len() as u64, documents, checksum, version_id: None };
         let _permit = shared.requests.permit().await;
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
-        let asked = Instant::now();
         make(&shared, object.role, record, async move { target.bucket.put(&key, sent, &checksum).await }).await?;
-        shared.answered(asked.elapsed());
         if let Some(lease) = lease {
             lease.recycle(body);
         }
@@ -124,11 +121,7 @@ impl Multipart {
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
             let _permit = permit;
-            let asked = Instant::now();
             let part = shared.bucket.put_part(&object, &upload_id, number, body.clone(), &checksum).await;
-            if part.is_ok() {
-                shared.answered(asked.elapsed());
-            }
             if let Some(lease) = lease {
                 lease.recycle(body);
             }

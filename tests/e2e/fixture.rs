@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 pub use self::bucket::{Bucket, lines};
 pub use self::cluster::Cluster;
-pub use self::download::Download;
+pub use self::download::{Download, cell};
 pub use self::environment::{Environment, StandIn};
 pub use self::gateway::{Action, Gateway, Request};
 pub use self::job::{cancel_job, ended, enqueued, status, wait_for_status};

@@ -4,13 +4,7 @@ mod random;
 
 use serde_json::{Value, json};
 
-use super::fixture::{Database, Download, PeakMemory, refused};
-
-/// A column's value in a row as a reader gives it.
-fn cell<'a>(rows: &'a [Value], row: usize, column: &str) -> &'a Value {
-    let cells = rows[row].as_array().unwrap();
-    cells.iter().find(|cell| cell[0] == column).unwrap_or_else(|| panic!("no {column} in {cells:?}"))
-}
+use super::fixture::{Database, Download, PeakMemory, cell, refused};
 
 fn setup(db: &Database) {
     db.client()

@@ -2,14 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::fixture::{Database, Download};
-
-/// A column's type and value in a row that a reader makes of it.
-fn cell(rows: &[Value], row: usize, column: &str) -> (String, Value) {
-    let cells = rows[row].as_array().unwrap();
-    let cell = cells.iter().find(|cell| cell[0] == column).unwrap_or_else(|| panic!("no {column} in {cells:?}"));
-    (cell[1].as_str().unwrap().to_owned(), cell[2].clone())
-}
+use super::fixture::{Database, Download, cell};
 
 const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i * 10000000000 AS big, i / 4.0::float8 AS f, i * 1.50 AS n,
         CASE WHEN i = 2 THEN NULL ELSE 'é \"x\",\n' || i END AS t, date '2020-02-28' + i AS d, time '01:02:03.5' AS tm,
@@ -38,10 +31,10 @@ fn rocksets_own_client_adapts_every_type() {
         ("a", "list", json!("[1, 2]")),
         ("us", "timedelta", json!("datetime.timedelta(seconds=1)")),
     ] {
-        assert_eq!(cell(&rows, 0, column), (type_name.to_owned(), value), "{column}");
+        assert_eq!(cell(&rows, 0, column), &json!([column, type_name, value]), "{column}");
     }
-    assert_eq!(cell(&rows, 1, "t"), ("NoneType".to_owned(), Value::Null));
-    assert!(cell(&rows, 0, "mi").1.as_str().unwrap().contains("1"));
+    assert_eq!(cell(&rows, 1, "t"), &json!(["t", "NoneType", null]));
+    assert!(cell(&rows, 0, "mi")[2].as_str().unwrap().contains("1"));
 }
 
 #[test]
@@ -58,22 +51,22 @@ fn plain_json_is_read_without_a_clash_of_types() {
         let download = Download::of(&db, &exported);
         let rows = download.rows("pyarrow_json");
         assert_eq!(rows.len(), 4);
-        assert_eq!(cell(&rows, 0, "big"), ("int64".to_owned(), json!("10000000000")));
-        assert_eq!(cell(&rows, 0, "f"), ("double".to_owned(), json!("0.25")));
-        assert!(cell(&rows, 0, "d").1.as_str().unwrap().contains("2020"));
+        assert_eq!(cell(&rows, 0, "big"), &json!(["big", "int64", "10000000000"]));
+        assert_eq!(cell(&rows, 0, "f"), &json!(["f", "double", "0.25"]));
+        assert!(cell(&rows, 0, "d")[2].as_str().unwrap().contains("2020"));
         let rows = download.rows("duckdb_json");
         assert_eq!(rows.len(), 4);
-        assert_eq!(cell(&rows, 1, "b"), ("BOOLEAN".to_owned(), json!("True")));
-        assert_eq!(cell(&rows, 1, "big"), ("BIGINT".to_owned(), json!("20000000000")));
-        assert_eq!(cell(&rows, 1, "t").1, Value::Null);
-        assert_eq!(cell(&rows, 0, "t").1, json!("é \"x\",\n1"));
-        assert_eq!(cell(&rows, 3, "f").1, Value::Null);
+        assert_eq!(cell(&rows, 1, "b"), &json!(["b", "BOOLEAN", "True"]));
+        assert_eq!(cell(&rows, 1, "big"), &json!(["big", "BIGINT", "20000000000"]));
+        assert_eq!(cell(&rows, 1, "t")[2], Value::Null);
+        assert_eq!(cell(&rows, 0, "t")[2], json!("é \"x\",\n1"));
+        assert_eq!(cell(&rows, 3, "f")[2], Value::Null);
         if compression == "none" {
             assert_eq!(download.rows("spark_rules").len(), 4);
         }
         if compression != "zstd" {
             let rows = download.rows("pandas_json");
-            assert_eq!(cell(&rows, 2, "f").1, json!("0.75"));
+            assert_eq!(cell(&rows, 2, "f")[2], json!("0.75"));
         }
     }
 }
@@ -93,12 +86,12 @@ fn partitions_are_columns_again() {
         let rows = Download::of(&db, &exported).rows(reader);
         assert_eq!(rows.len(), 6);
         for (row, country) in ["FR", "a/b=c%", "é x"].iter().enumerate() {
-            assert_eq!(cell(&rows, row, "country").1, json!(country), "{reader} {arguments}");
+            assert_eq!(cell(&rows, row, "country")[2], json!(country), "{reader} {arguments}");
         }
-        assert_eq!(cell(&rows, 4, "country").1, Value::Null);
-        assert_ne!(cell(&rows, 3, "country").1, Value::Null, "a value that looks like NULL's name");
-        assert_ne!(cell(&rows, 5, "country").1, Value::Null, "the empty string");
-        assert!(cell(&rows, 0, "day").1.as_str().unwrap().contains("2026"));
+        assert_eq!(cell(&rows, 4, "country")[2], Value::Null);
+        assert_ne!(cell(&rows, 3, "country")[2], Value::Null, "a value that looks like NULL's name");
+        assert_ne!(cell(&rows, 5, "country")[2], Value::Null, "the empty string");
+        assert!(cell(&rows, 0, "day")[2].as_str().unwrap().contains("2026"));
     }
 }
 
@@ -117,9 +110,9 @@ fn csv_is_read_by_others() {
         for reader in ["pandas_csv", "duckdb_csv"] {
             let rows = download.rows(reader);
             assert_eq!(rows.len(), 3);
-            assert_eq!(cell(&rows, 0, "t").1, json!("é \"x\", 1"), "{reader}");
-            assert_eq!(cell(&rows, 1, "t").1, Value::Null, "{reader}");
-            assert!(cell(&rows, 2, "n").1.as_str().unwrap().contains("3.75"), "{reader}");
+            assert_eq!(cell(&rows, 0, "t")[2], json!("é \"x\", 1"), "{reader}");
+            assert_eq!(cell(&rows, 1, "t")[2], Value::Null, "{reader}");
+            assert!(cell(&rows, 2, "n")[2].as_str().unwrap().contains("3.75"), "{reader}");
         }
     }
 }
