@@ -85,6 +85,7 @@ pg$1 = \"$PGRX_PG_CONFIG_PATH\""
 
 need_cargo_pgrx() {
 	command -v cargo >/dev/null || die "Rust is missing: install it with rustup first"
+	command -v cc >/dev/null || die "a C compiler is missing (Debian: build-essential)"
 	if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX_VERSION" ]; then
 		say "Installing cargo-pgrx $PGRX_VERSION"
 		cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug

@@ -1,16 +1,29 @@
 #!/usr/bin/env bash
-# Release build into a Postgres that is already there: the one PG_CONFIG names, of any major version we support.
+# install.sh [build]: a release build into the Postgres of PG_CONFIG, of any major version we support; `build` leaves out the
+# installing, for who may not write there and lets root do that, who may have no Rust.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 find_postgres "${PG_CONFIG:-pg_config}"
 cd "$ROOT"
-need_cargo_pgrx
-pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
-write_pgrx_config "$major"
-sudo=()
-for dir in "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
-	[ -w "$dir" ] || sudo=(--sudo)
+tree=$ROOT/target/install/pg$major
+libraries=$("$pg_config" --pkglibdir)
+extension=$("$pg_config" --sharedir)/extension
+
+if command -v cargo >/dev/null || [ ! -e "$tree$libraries/s3_export.so" ]; then
+	need_cargo_pgrx
+	pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
+	write_pgrx_config "$major"
+	say "Building s3_export for $("$pg_config" --version)"
+	cargo pgrx package --no-default-features --features "pg$major" -c "$pg_config" --out-dir "$tree"
+fi
+[ "${1:-}" != build ] || exit 0
+
+say "Installing s3_export into $("$pg_config" --version)"
+install=(install)
+for dir in "$libraries" "$extension"; do
+	[ -w "$dir" ] || install=(as_root install)
 done
-say "Building s3_export and installing it into $("$pg_config" --version)"
-cargo pgrx install --release "${sudo[@]}" --no-default-features --features "pg$major" -c "$pg_config"
+# A new file each, as install(1) makes them: overwriting a library in place would crash sessions that run from it.
+"${install[@]}" -m 755 -t "$libraries" "$tree$libraries/s3_export.so"
+"${install[@]}" -m 644 -t "$extension" "$tree$extension"/s3_export*

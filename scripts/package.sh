@@ -4,7 +4,13 @@
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-[ -n "${PG_CONFIG:-}" ] || "$ROOT/scripts/setup.sh" demo
+if [ -z "${PG_CONFIG:-}" ]; then
+	grep -qs '^VERSION_CODENAME=bookworm$' /etc/os-release || die "say PG_CONFIG=/usr/lib/postgresql/…/bin/pg_config"
+	"$ROOT/scripts/setup.sh" demo
+fi
+for tool in dpkg-shlibdeps readelf objcopy strip python3; do
+	command -v "$tool" >/dev/null || die "$tool is missing (Debian: dpkg-dev, binutils, python3)"
+done
 find_postgres "${PG_CONFIG:-/usr/lib/postgresql/$DEBIAN_MAJOR/bin/pg_config}"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
@@ -25,6 +31,7 @@ cargo pgrx package --profile packaged --no-default-features --features "pg$major
 
 say "Splitting debug symbols off"
 build_id=$(readelf -n "$work/whole$library" | sed -n 's/.*Build ID: //p')
+[ -n "$build_id" ] || die "the library has no build id, by which debuggers find its symbols"
 symbols=usr/lib/debug/.build-id/${build_id:0:2}/${build_id:2}.debug
 install -D -m 644 /dev/null "$work/symbols/$symbols"
 objcopy --only-keep-debug --compress-debug-sections "$work/whole$library" "$work/symbols/$symbols"
@@ -37,7 +44,8 @@ python3 scripts/licences.py "pg$major" >"$work/THIRD-PARTY-LICENCES"
 # package NAME SECTION DESCRIPTION DEPENDS <a tree in $work/NAME
 package() {
 	local root=$work/$1
-	install -D -m 644 LICENSE "$root/usr/share/doc/$1/copyright"
+	# All licences in the one file that images which leave documentation out keep.
+	cat LICENSE "$work/THIRD-PARTY-LICENCES" | install -D -m 644 /dev/stdin "$root/usr/share/doc/$1/copyright"
 	{
 		printf 'Package: %s\nVersion: %s\nArchitecture: %s\nSection: %s\nPriority: optional\n' "$1" "$version" "$architecture" "$2"
 		printf 'Maintainer: The s3_export developers <s3-export@localhost>\nDepends: %s\n' "$4"
@@ -49,17 +57,17 @@ package() {
 say "Packing"
 install -D -m 644 "$work/stripped/lib/s3_export.so" "$work/$name$library"
 install -D -m 644 -t "$work/$name$extension" "$work/stripped/extension"/*
-install -D -m 644 -t "$work/$name/usr/share/doc/$name" README.md CHANGELOG.md SECURITY.md "$work/THIRD-PARTY-LICENCES"
+install -D -m 644 -t "$work/$name/usr/share/doc/$name" README.md CHANGELOG.md SECURITY.md
 gzip -9n "$work/$name/usr/share/doc/$name"/*
 # dpkg-shlibdeps wants the tree of a source package around it.
 mkdir -p "$work/debian"
 printf 'Source: s3-export\n\nPackage: %s\nArchitecture: any\n' "$name" >"$work/debian/control"
-libraries=$(cd "$work" && dpkg-shlibdeps -O "$work/$name$library" 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
-[ -n "$libraries" ] || die "dpkg-shlibdeps does not know the libraries of $library"
+libraries=$(cd "$work" && dpkg-shlibdeps -O "$work/$name$library" | sed -n 's/^shlibs:Depends=//p') ||
+	die "dpkg-shlibdeps does not know the libraries of $library"
 package "$name" database "export a SELECT from PostgreSQL $major to Amazon S3
  Runs a query and writes its rows to S3 as type-preserving JSON, CSV or Parquet:
  complete or absent, never partial. Credentials are sealed in a catalog under a
- name, and privileges are plain GRANTs." "postgresql-$major, $libraries"
+ name, and privileges are plain GRANTs." "postgresql-$major, ca-certificates, $libraries"
 mv "$work/symbols" "$work/$name-dbgsym"
 package "$name-dbgsym" debug "debug symbols for $name" "$name (= $version)"
 

@@ -13,8 +13,8 @@ features=(--no-default-features --features "pg$PG_MAJOR")
 read -ra filter <<<"${TESTS:-}"
 in_server=("${filter[@]}")
 if [ -n "${SMOKE:-}" ]; then
-	filter=(arguments:: cancel::cancel_ cancel::terminate catalog:: encoding:: formats:: jobs:: parquet:: partitions:: privileges::
-		progress:: queries:: query_errors:: statements:: transactions:: upgrade::)
+	filter=(arguments:: cancel::cancel_ cancel::terminate catalog:: encoding:: formats:: job_cancel:: job_roles:: jobs:: parquet::
+		partitions:: privileges:: progress:: queries:: query_errors:: settings:: standby:: statements:: transactions:: upgrade::)
 	in_server=(pg_)
 fi
 skipped=()

@@ -9,11 +9,16 @@
 DO $$
 DECLARE
     wanted pg_catalog.name;
+    purpose pg_catalog.text;
 BEGIN
-    FOREACH wanted IN ARRAY ARRAY['s3_export_member', 's3_export_admin'] LOOP
+    FOR wanted, purpose IN VALUES
+        ('s3_export_member', 'may export, with the integrations of s3_export whose usage_role it has'),
+        ('s3_export_admin', 'may make integrations of s3_export, and change those that it owns')
+    LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted) THEN
             BEGIN
                 EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
+                EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', wanted, purpose);
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL;
             END;
@@ -120,6 +125,26 @@ COMMENT ON COLUMN s3_export.integrations.object_acl IS 'canned ACL of every obje
 COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum S3 verifies: crc32, sha256, none (for stores that refuse them)';
 COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the row was made';
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the row was last changed';
+COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'what secrets are bound to';
+COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'a name means one integration';
+COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
+COMMENT ON CONSTRAINT credential_source_is_known ON s3_export.integrations IS 'keys, ambient or profile';
+COMMENT ON CONSTRAINT access_key_id_goes_with_keys ON s3_export.integrations IS 'the server''s own credentials need none';
+COMMENT ON CONSTRAINT aws_profile_goes_with_profile ON s3_export.integrations IS 'there is one with credential_source profile, and else none';
+COMMENT ON CONSTRAINT aws_role_is_an_arn ON s3_export.integrations IS 'of a role of IAM''s, as STS takes them';
+COMMENT ON CONSTRAINT aws_external_id_has_the_characters_of_sts ON s3_export.integrations IS '2 to 1,224 of those that STS takes';
+COMMENT ON CONSTRAINT aws_external_id_goes_with_a_role ON s3_export.integrations IS 'without a role nobody asks for it';
+COMMENT ON CONSTRAINT sts_endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
+COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'letters, digits and hyphens';
+COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
+COMMENT ON CONSTRAINT allowed_locations_are_s3_uris ON s3_export.integrations IS 'at least one, none of them NULL, each s3:// and more';
+COMMENT ON CONSTRAINT expected_bucket_owner_is_an_account ON s3_export.integrations IS 'twelve digits';
+COMMENT ON CONSTRAINT sse_is_known ON s3_export.integrations IS 'AES256, aws:kms or aws:kms:dsse';
+COMMENT ON CONSTRAINT kms_key_id_goes_with_kms ON s3_export.integrations IS 'no other encryption takes a key';
+COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS 'of a key, which policies can name, and no alias; stores with an endpoint name keys as they like';
+COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
+COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of one, not a list of grants';
+COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -282,6 +307,8 @@ COMMENT ON COLUMN s3_export.credentials.integration_id IS 'the integration that 
 COMMENT ON COLUMN s3_export.credentials.key_id IS 'the key of the ring that opens it';
 COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id, endpoint and sts_endpoint';
 COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was stored';
+COMMENT ON CONSTRAINT credentials_pkey ON s3_export.credentials IS 'one secret an integration';
+COMMENT ON CONSTRAINT credentials_integration_id_fkey ON s3_export.credentials IS 'a secret goes with its integration';
 
 -- Granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every row as well.
 REVOKE ALL ON s3_export.credentials FROM PUBLIC;
@@ -350,6 +377,9 @@ COMMENT ON COLUMN s3_export.jobs.pid IS 'process of the worker, while it runs';
 COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when it was enqueued';
 COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took it';
 COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when it ended';
+COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
+COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
+COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'as s3_export_async takes an integration, and a pasted statement either';
 
 -- Queries and settings of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a
 -- policy hides every row as well.

@@ -1,5 +1,5 @@
 //! Each SQL block of the README runs as it stands there, in order, in psql; only what names a place, a key or a person of the
-//! reader's is put in.
+//! reader's is put in. What administrators do is done by a superuser, all else by the member that the first block makes.
 
 use std::fs;
 use std::io::Write;
@@ -13,10 +13,14 @@ const SHOP: &str =
     "CREATE TABLE orders AS SELECT i AS id, 'name ' || i AS name, current_date - i % 3 AS day FROM generate_series(1, 2500) i;
     CREATE SCHEMA commons; CREATE TABLE commons.analytics AS SELECT i AS id, 'FR' AS country FROM generate_series(1, 10) i";
 /// What the statements need of pg_cron, which `cron` has run: it runs what it is given, once and at once.
-const CRON: &str =
-    "CREATE SCHEMA cron; CREATE TABLE cron.job_run_details (start_time timestamptz, status text, return_message text);
-    CREATE FUNCTION cron.schedule(name text, schedule text, command text) RETURNS bigint LANGUAGE plpgsql AS
-    $$ BEGIN EXECUTE command; RETURN 1; END $$";
+const CRON: &str = r"CREATE SCHEMA cron; CREATE TABLE cron.job_run_details (start_time timestamptz, status text, return_message text);
+    CREATE FUNCTION cron.schedule(name text, schedule text, command text) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+        IF schedule !~ '^([0-9*]+ ){4}[0-9*]+$' THEN RAISE '% is no schedule', schedule; END IF;
+        EXECUTE command; RETURN 1;
+    END $$";
+/// By these a block is known for an administrator's.
+const ADMINISTRATION: [&str; 5] =
+    ["CREATE EXTENSION", "create_integration", "set_credentials", "ALTER DATABASE", "s3_export.cleanup"];
 
 /// The blocks that are SQL, each with the number of its line.
 fn blocks() -> Vec<(usize, String)> {
@@ -73,11 +77,29 @@ fn places(db: &Database, analyst: &str, key_file: &str, block: &str) -> Vec<(&'s
     ]
 }
 
+/// A line of a superuser's block that says whose it is, is run by him.
+fn in_sessions(sql: &str, member: &str) -> String {
+    let mut commands = String::new();
+    for line in sql.lines() {
+        if line.ends_with(&format!("  -- as {member}")) {
+            commands += &format!("\\connect - {member}\n");
+        }
+        commands += line;
+        commands.push('\n');
+    }
+    commands
+}
+
 #[test]
 fn every_sql_block_runs() {
     let db = Database::empty("readme", "");
     let (mut client, analyst) = (db.client(), db.role("analyst", &[]));
-    client.batch_execute(&format!("{SHOP}; {CRON}; GRANT SELECT ON orders TO {analyst}")).unwrap();
+    client
+        .batch_execute(&format!(
+            "{SHOP}; {CRON}; GRANT SELECT ON orders, commons.analytics, cron.job_run_details TO {analyst};
+            GRANT USAGE ON SCHEMA commons, cron TO {analyst}"
+        ))
+        .unwrap();
     let local = Integration::local();
     let key_file =
         format!("[default]\naws_access_key_id={}\naws_secret_access_key={}\n", local.access_key_id, local.secret_access_key);
@@ -95,10 +117,12 @@ fn every_sql_block_runs() {
         for (place, value) in places(&db, &analyst, key_file.path(), &block) {
             sql = sql.replace(place, &value);
         }
+        let sql = in_sessions(&sql, &analyst);
+        let role = if ADMINISTRATION.iter().any(|word| block.contains(word)) { "postgres" } else { &analyst };
         let statements: String = sql.lines().filter_map(|line| line.split("--").next()).collect();
         assert!(!statements.contains('…'), "README.md:{line} has a place that nothing is put into: {statements}");
         let mut psql = db.environment().program("psql");
-        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &db.name]).current_dir(&secrets);
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", role, "-d", &db.name]).current_dir(&secrets);
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
