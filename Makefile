@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-majors soak lint audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop test test-majors soak lint audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -36,6 +36,9 @@ bench-encoders: ## each encoder by itself, by Criterion
 
 bench-instructions: ## machine instructions of a row, by valgrind (FORM=wrapped, plain or rows)
 	@scripts/instructions.sh $(FORM)
+
+all: ## build for the Postgres of PG_CONFIG, so that root can install it without Rust
+	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh build
 
 install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH)
 	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh
