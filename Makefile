@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help all demo demo-stop test test-majors soak lint audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop test test-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -18,6 +18,9 @@ test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 
 test-majors: ## lint and the tests that another version of Postgres could break, on each that we support
 	@for major in 14 16 17 18; do export PG_MAJOR=$$major; scripts/lint.sh && SMOKE=1 scripts/test.sh || exit 1; done
+
+test-install: ## `make install` on each major version and the package on Debian's: an export by each, and a new version under a session
+	@for major in 14 15 16 17 18; do PG_MAJOR=$$major scripts/test-install.sh || exit 1; done
 
 soak: ## two thousand exports in one backend, with faults; prints what grew
 	@SOAK=1 scripts/test.sh

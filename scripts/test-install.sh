@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# What a user does first, for the Postgres of PG_MAJOR: `make install`, CREATE EXTENSION and an export as a member; the same again
+# with the package, for the major version that Debian has. And what he does later: a new version under a session that runs.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+scripts=$ROOT/scripts
+"$scripts/setup.sh" test
+use_kind test
+
+stop() { "$scripts/servers.sh" stop "$RUN_DIR"; }
+trap stop EXIT
+stop
+
+psql() { "$S3_EXPORT_PG_BIN/psql" -X -q -At -v ON_ERROR_STOP=1 -h "$S3_EXPORT_PGHOST" -p "$S3_EXPORT_PGPORT" "$@"; }
+
+# export_sql FOLDER FORMAT: a statement that says how many documents it has exported, and how many files.
+export_sql() {
+	printf "SELECT num_docs_inserted, num_files_written FROM s3_export('s3://%s/%s', 'lake', 'SELECT * FROM orders', format => '%s');\n" \
+		"$S3_BUCKET" "$1" "$2"
+}
+
+# first_export DATABASE: README's, in a new one.
+first_export() {
+	local folder=$1 documents
+	say "CREATE EXTENSION and an export, in Postgres $PG_MAJOR"
+	psql -U postgres -d postgres -c "CREATE DATABASE $1"
+	psql -U postgres -d "$1" <<-'EOF'
+		CREATE EXTENSION s3_export;
+		\set key `echo "$S3_ACCESS_KEY_ID"`
+		\set secret `echo "$S3_SECRET_ACCESS_KEY"`
+		\set endpoint `echo "$S3_ENDPOINT"`
+		SELECT s3_export.create_integration('lake', access_key_id => :'key', secret_access_key => :'secret',
+		    endpoint => :'endpoint', path_style => true, allowed_locations => '{s3://exports}', usage_role => 'analyst');
+		GRANT s3_export_member TO analyst;
+		CREATE TABLE orders AS SELECT i AS id, 'name ' || i AS name FROM generate_series(1, 2500) AS i;
+		GRANT SELECT ON orders TO analyst;
+	EOF
+	[ "$(export_sql "$folder" json | psql -U analyst -d "$1")" = '2500|3' ] || die "the export is not what it should be"
+	documents=$("$scripts/s3.py" ls "s3://$S3_BUCKET/$folder/" | awk '$2 ~ /json$/ { print $2 }' | xargs -I{} "$scripts/s3.py" cat "s3://$S3_BUCKET/{}" | wc -l)
+	[ "$documents" = 2500 ] || die "the bucket holds $documents documents"
+}
+
+# A session goes on with the library that it has loaded, and with pages of it that it has not used yet.
+under_a_session() {
+	local answer
+	say "Installing again under a session"
+	coproc SESSION { psql -U analyst -d installed; }
+	# Bash forgets these when the session ends.
+	local to=${SESSION[1]} from=${SESSION[0]} session=$SESSION_PID
+	export_sql under_a_session json >&"$to"
+	read -r answer <&"$from" || answer=nothing
+	[ "$answer" = '2500|3' ] || die "the session has exported: $answer"
+	PG_CONFIG=$PG_CONFIG "$scripts/install.sh"
+	export_sql under_a_session parquet >&"$to"
+	read -r answer <&"$from" || answer=nothing
+	[ "$answer" = '2500|1' ] || die "after an installation the session has exported: $answer"
+	eval "exec $to>&-"
+	wait "$session"
+}
+
+PG_CONFIG=$PG_CONFIG "$scripts/install.sh"
+say "Starting Postgres and SeaweedFS"
+"$scripts/servers.sh" start "$RUN_DIR"
+settings=$("$scripts/servers.sh" env "$RUN_DIR")
+eval "$settings"
+psql -U postgres -d postgres -c 'CREATE ROLE analyst LOGIN'
+first_export installed
+under_a_session
+
+if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then
+	env -u PG_CONFIG "$scripts/package.sh"
+	version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1)
+	name=postgresql-$PG_MAJOR-s3-export
+	package=$(echo "$ROOT/target/package/${name}_${version}"_*.deb)
+	symbols=$(echo "$ROOT/target/package/$name-dbgsym_${version}"_*.deb)
+	say "The package: $(dpkg-deb -f "$package" Depends)"
+	for dependency in "postgresql-$PG_MAJOR" ca-certificates libc6; do
+		dpkg-deb -f "$package" Depends | grep -qw -- "$dependency" || die "the package does not depend on $dependency"
+	done
+	# The copy of Postgres has Debian's tree below it.
+	dpkg-deb -x "$package" "$PG_COPY"
+	build_id=$(readelf -n "$("$PG_CONFIG" --pkglibdir)/s3_export.so" | sed -n 's/.*Build ID: //p')
+	dpkg-deb -c "$symbols" | grep -q "/${build_id:0:2}/${build_id:2}.debug$" || die "the symbols are not those of the package"
+	first_export packaged
+fi
+say "Installed, and exported, on Postgres $PG_MAJOR"
