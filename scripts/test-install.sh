@@ -74,14 +74,16 @@ if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then
 	name=postgresql-$PG_MAJOR-s3-export
 	package=$(echo "$ROOT/target/package/${name}_${version}"_*.deb)
 	symbols=$(echo "$ROOT/target/package/$name-dbgsym_${version}"_*.deb)
-	say "The package: $(dpkg-deb -f "$package" Depends)"
+	depends=$(dpkg-deb -f "$package" Depends)
+	say "The package, which depends on $depends"
 	for dependency in "postgresql-$PG_MAJOR" ca-certificates libc6; do
-		dpkg-deb -f "$package" Depends | grep -qw -- "$dependency" || die "the package does not depend on $dependency"
+		grep -qw -- "$dependency" <<<"$depends" || die "the package does not depend on $dependency"
 	done
 	# The copy of Postgres has Debian's tree below it.
 	dpkg-deb -x "$package" "$PG_COPY"
 	build_id=$(readelf -n "$("$PG_CONFIG" --pkglibdir)/s3_export.so" | sed -n 's/.*Build ID: //p')
-	dpkg-deb -c "$symbols" | grep -q "/${build_id:0:2}/${build_id:2}.debug$" || die "the symbols are not those of the package"
+	symbol_files=$(dpkg-deb -c "$symbols")
+	grep -q "/${build_id:0:2}/${build_id:2}.debug$" <<<"$symbol_files" || die "the symbols are not those of the package"
 	first_export packaged
 fi
 say "Installed, and exported, on Postgres $PG_MAJOR"

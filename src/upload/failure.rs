@@ -128,6 +128,7 @@ impl Failure {
                 Error::new(Code::InvalidParameter, format!("could not {}: the request cannot be built", asked.step))
                     .detail(format!("{}{}.", asked.object(), causes(error))),
             ),
+            _ if is_distrust(error) => Self::permanent(distrusted_endpoint(asked, &causes(error))),
             _ => asked.failure(unreachable_endpoint(asked, &causes(error)), true, !is_connect_failure(error)),
         }
     }
@@ -210,6 +211,19 @@ fn known_cause(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
 /// Whether no connection came about, so that nothing was sent.
 fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
     chain(error).any(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()))
+}
+
+/// Whether the server's certificate was refused, so that nothing was sent.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    chain(error).any(|cause| matches!(tls_error(cause), Some(rustls::Error::InvalidCertificate(_))))
+}
+
+/// What the TLS library said. An `io::Error` passes over what it wraps when it is asked for its source, and here one wraps another.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(error) => error.get_ref().and_then(|wrapped| tls_error(wrapped)),
+        None => error.downcast_ref(),
+    }
 }
 
 /// What failed, and why, from the outside in.
@@ -306,6 +320,18 @@ fn unreachable_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
     Error::new(Code::Connection, format!("could not {}: the {} endpoint cannot be reached", asked.step, asked.service))
         .detail(format!("{}{}.", asked.object(), printable(cause)))
         .hint("Check endpoint and region of the integration, and the network of the database server.")
+}
+
+fn distrusted_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
+    Error::new(
+        Code::Connection,
+        format!("could not {}: the {} endpoint's certificate is not trusted", asked.step, asked.service),
+    )
+    .detail(format!("{}{}.", asked.object(), printable(cause)))
+    .hint(
+        "The setting s3_export.ca_file names the authorities of a store with its own; \
+             others are the system's, of its package ca-certificates.",
+    )
 }
 
 /// At most [`MAX_REMOTE_TEXT`] printable characters of text from outside.

@@ -24,7 +24,9 @@ fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
     let db = Database::new("tls");
     let (gateway, certificate) = Gateway::over_tls(&Integration::local().endpoint);
     create(&mut db.client(), &gateway.secure_endpoint()).unwrap();
-    refused(export(&db, &mut db.client())).sqlstate("08001").detail("certificate");
+    let one_row = db.export_by(&mut db.client(), "there", "SELECT 1 AS a");
+    refused(one_row).sqlstate("08001").message("certificate is not trusted").detail("UnknownIssuer").hint("ca_file");
+    assert_eq!(gateway.connections(), 1, "what is not trusted is not tried again");
     let file = ServerFile::of(&db, "pem", &certificate);
     let mut client = db.client();
     client.batch_execute(&format!("SET s3_export.ca_file = '{}'", file.path())).unwrap();
@@ -42,7 +44,7 @@ fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
     let local = Integration::local();
     let set = "SELECT s3_export.set_credentials('there', $1, $2)::text";
     client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
-    refused(export(&db, &mut client)).sqlstate("08001").detail("certificate");
+    refused(export(&db, &mut client)).sqlstate("08001").detail("not valid for name");
 }
 
 #[test]
