@@ -86,8 +86,13 @@ impl Code {
 }
 
 /// A failure on its way to the user. Holds no secret: whoever builds one sees to that.
+///
+/// Elsewhere in memory, so that the result of what happens for each row is a single word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
     code: Code,
     message: String,
     detail: Option<String>,
@@ -100,50 +105,50 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// `message`: lower case, no full stop.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { code, message: message.into(), detail: None, hint: None }
+        Error(Box::new(Parts { code, message: message.into(), detail: None, hint: None }))
     }
 
     /// Whole sentences about the circumstances.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.0.detail = Some(detail.into());
         self
     }
 
     /// A further sentence about the circumstances.
     pub fn also(mut self, sentence: &str) -> Self {
-        self.detail = Some(self.detail.map_or_else(|| sentence.to_owned(), |detail| format!("{detail} {sentence}")));
+        self.0.detail = Some(self.0.detail.take().map_or_else(|| sentence.to_owned(), |detail| format!("{detail} {sentence}")));
         self
     }
 
     /// Whole sentences about what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     /// The kind of failure.
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     /// The SQLSTATE that it is raised with.
     pub fn sqlstate(&self) -> PgSqlErrorCode {
-        self.code.sqlstate()
+        self.0.code.sqlstate()
     }
 
     /// Lower case, no full stop.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// Whole sentences about the circumstances.
     pub fn detail_text(&self) -> Option<&str> {
-        self.detail.as_deref()
+        self.0.detail.as_deref()
     }
 
     /// Whole sentences about what to do.
     pub fn hint_text(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.0.hint.as_deref()
     }
 
     /// A data-sized buffer could not be had.
@@ -153,18 +158,19 @@ impl Error {
 
     /// Message and detail in one line, for a WARNING that carries it along.
     pub fn summary(&self) -> String {
-        match &self.detail {
-            Some(detail) => format!("{}: {detail}", self.message),
-            None => self.message.clone(),
+        match &self.0.detail {
+            Some(detail) => format!("{}: {detail}", self.0.message),
+            None => self.0.message.clone(),
         }
     }
 
     fn report(self, level: PgLogLevel) {
-        let mut report = ErrorReport::new(self.code.sqlstate(), self.message, "s3_export");
-        if let Some(detail) = self.detail {
+        let Parts { code, message, detail, hint } = *self.0;
+        let mut report = ErrorReport::new(code.sqlstate(), message, "s3_export");
+        if let Some(detail) = detail {
             report = report.set_detail(detail);
         }
-        if let Some(hint) = self.hint {
+        if let Some(hint) = hint {
             report = report.set_hint(hint);
         }
         report.report(level);

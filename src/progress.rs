@@ -54,6 +54,8 @@ pub struct Progress {
     export_id: Uuid,
     began: Instant,
     documents: Cell<u64>,
+    /// At so many documents there is something to do.
+    next_step: Cell<u64>,
     files: Cell<u64>,
     bytes: Cell<u64>,
     /// Rows that the planner expects.
@@ -70,6 +72,7 @@ impl Progress {
             export_id,
             began,
             documents: Cell::default(),
+            next_step: Cell::default(),
             files: Cell::default(),
             bytes: Cell::default(),
             expected: Cell::default(),
@@ -90,12 +93,20 @@ impl Progress {
     pub fn document(&self) {
         let documents = self.documents.get() + 1;
         self.documents.set(documents);
-        if (documents <= EACH_IS_SHOWN || documents.is_multiple_of(STEP)) && is_ours() {
+        if documents >= self.next_step.get() {
+            self.step(documents);
+        }
+    }
+
+    #[inline(never)]
+    fn step(&self, documents: u64) {
+        // Whoever wants notices has the clock asked for each document.
+        let apart = if documents < EACH_IS_SHOWN || self.interval.is_some() { 1 } else { STEP };
+        self.next_step.set(documents + apart);
+        if is_ours() {
             update(DOCUMENTS, documents);
         }
-        if self.interval.is_some() {
-            self.notice_when_due();
-        }
+        self.notice_when_due();
     }
 
     /// A piece is about to be handed over.

@@ -82,7 +82,8 @@ impl<'a> Columns<'a> {
         Ok(())
     }
 
-    /// Takes a row.
+    /// Takes a row. Not inlined, or each document's row would save the registers that this one needs.
+    #[inline(never)]
     pub fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: Option<&mut Sorter>) -> Result<()> {
         let encoder = self.encoder.as_mut().ok_or_else(early)?;
         match (sorter, &self.row_bytes, encoder.folder(values, nulls)?) {
