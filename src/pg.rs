@@ -6,6 +6,7 @@
 pub mod background;
 pub mod call;
 pub mod caller;
+pub mod deform;
 pub mod descriptors;
 pub mod errors;
 pub mod limit;

@@ -8,13 +8,7 @@ use std::marker::PhantomData;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::error::Result;
-
-// SAFETY: declared as Postgres declares it.
-unsafe extern "C-unwind" {
-    /// Postgres's own, undecorated, since it is called for each row. It finds where the values begin. Should it raise, it jumps
-    /// to the guard around SPI, over frames of ours that have nothing to drop.
-    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
-}
+use crate::pg::deform::Deformer;
 
 /// Where a column of a result comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +39,7 @@ pub struct Receiver<'a> {
     /// First, so that a pointer to it is a pointer to the whole.
     callbacks: pg_sys::DestReceiver,
     sink: *mut (dyn RowSink + 'a),
-    columns: usize,
+    deformer: Deformer,
     borrow: PhantomData<&'a mut dyn RowSink>,
 }
 
@@ -60,7 +54,7 @@ impl<'a> Receiver<'a> {
             // SPI takes DestNone for a result to throw away; the other kinds are only asked for by their own code.
             mydest: pg_sys::CommandDest::DestCopyOut,
         };
-        Receiver { callbacks, sink, columns: 0, borrow: PhantomData }
+        Receiver { callbacks, sink, deformer: Deformer::new(0), borrow: PhantomData }
     }
 
     /// What it delegates to.
@@ -86,22 +80,14 @@ impl<'a> Receiver<'a> {
     fn start(&mut self, shape: pg_sys::TupleDesc) -> Result<()> {
         // SAFETY: the executor's descriptor outlives this call, and the copy is freed with its wrapper.
         let shape = unsafe { pgrx::PgTupleDesc::from_pg_copy(shape) };
-        self.columns = shape.len();
+        self.deformer = Deformer::new(shape.len());
         // SAFETY: the sink is borrowed for `'a`, and nobody else uses it meanwhile.
         unsafe { &mut *self.sink }.start(&shape)
     }
 
     fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
-        // SAFETY: the executor's slot is valid during the call; deformed up to `columns`, its arrays hold as many.
-        let (values, nulls) = unsafe {
-            if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < self.columns {
-                slot_getsomeattrs_int(slot, self.columns as i32);
-            }
-            (
-                std::slice::from_raw_parts((*slot).tts_values, self.columns),
-                std::slice::from_raw_parts((*slot).tts_isnull, self.columns),
-            )
-        };
+        // SAFETY: the executor's slot is valid, and stays as it is, during the call.
+        let (values, nulls) = unsafe { self.deformer.deform(slot) };
         // SAFETY: as in `start`.
         unsafe { &mut *self.sink }.row(values, nulls)
     }

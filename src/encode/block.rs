@@ -40,12 +40,7 @@ pub trait Append {
         for block in &text.whole {
             self.block(*block, SLACK);
         }
-        // Names of columns and their punctuation, for the most part.
-        if text.last_used <= SHORT {
-            self.block::<SHORT>(*text.last.first_chunk().unwrap_or(&[0; SHORT]), text.last_used);
-        } else {
-            self.block(text.last, text.last_used);
-        }
+        self.block(text.last, text.last_used);
     }
 }
 
@@ -61,9 +56,6 @@ pub fn append<const N: usize>(bytes: &mut Vec<u8>, block: [u8; N], used: usize) 
     unsafe { bytes.set_len(length) };
     true
 }
-
-/// Bytes of a block for which a quarter of the copying is enough.
-const SHORT: usize = 16;
 
 /// Bytes that a cursor may write beyond its limit, and so the largest block.
 const SLACK: usize = 64;

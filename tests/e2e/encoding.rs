@@ -11,6 +11,7 @@ mod oracle;
 mod postgis;
 mod random;
 mod settings;
+mod stored;
 
 use super::fixture::{Database, Session};
 
