@@ -18,8 +18,8 @@ if [ -n "${SMOKE:-}" ]; then
 	in_server=(pg_)
 fi
 skipped=()
-# Of pg_cron and PostGIS there are no builds beside those of other majors.
-[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || skipped=(--skip cron:: --skip postgis)
+# Beside the builds of other majors there are none of pg_cron and PostGIS, and no libpq as new as their postgres_fdw.
+[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || skipped=(--skip cron:: --skip postgis --skip postgres_fdw)
 
 say "Building s3_export (debug) and installing it into $PG_COPY"
 cargo pgrx install "${features[@]}" -c "$PG_CONFIG"

@@ -125,24 +125,36 @@ fn partitions_and_children_of_other_layouts() {
 }
 
 #[test]
-fn rows_of_foreign_tables() {
-    let db = Database::new("stored_foreign");
+fn rows_of_a_file() {
+    let db = Database::new("stored_file");
+    let mut client = db.client();
+    client
+        .batch_execute(
+            r#"CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+               CREATE FOREIGN TABLE file (id integer, a text) SERVER files OPTIONS (program 'printf "1,a\n2,b\n"', format 'csv')"#,
+        )
+        .unwrap();
+    compare(&db, &mut client, "file", 2);
+}
+
+/// They come as tuples that are in no page.
+#[test]
+fn rows_of_postgres_fdw() {
+    let db = Database::new("stored_remote");
     let mut client = db.client();
     let (socket, port) = (client.text("SHOW unix_socket_directories"), client.text("SHOW port"));
     let name = client.text("SELECT current_database()");
     client
         .batch_execute(&format!(
-            "CREATE EXTENSION postgres_fdw; CREATE EXTENSION file_fdw;
+            "CREATE EXTENSION postgres_fdw;
              CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{socket}', port '{port}', dbname '{name}');
              CREATE USER MAPPING FOR CURRENT_USER SERVER itself OPTIONS (user 'postgres');
-             CREATE TABLE stored AS SELECT g AS id, CASE WHEN g % 3 > 0 THEN 'a' || g END AS a, g::bigint AS b FROM generate_series(1, 9) AS g;
-             CREATE FOREIGN TABLE remote (id integer, a text, b bigint) SERVER itself OPTIONS (table_name 'stored');
-             CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
-             CREATE FOREIGN TABLE file (id integer, a text) SERVER files OPTIONS (program 'printf \"1,a\\n2,b\\n\"', format 'csv')"
+             CREATE TABLE stored AS SELECT g AS id, CASE WHEN g % 3 > 0 THEN 'a' || g END AS a, g::bigint AS b
+               FROM generate_series(1, 9) AS g;
+             CREATE FOREIGN TABLE remote (id integer, a text, b bigint) SERVER itself OPTIONS (table_name 'stored')"
         ))
         .unwrap();
     compare(&db, &mut client, "remote", 9);
-    compare(&db, &mut client, "file", 2);
     assert_eq!(
         documents(&db, &mut client, "SELECT * FROM remote", ""),
         documents(&db, &mut client, "SELECT * FROM stored", "")
