@@ -35,6 +35,10 @@ enum Form {
     Varlena,
 }
 
+/// Partitions whose rows take turns, as in a merge, each have a descriptor: so often one is looked at, and then only tuples of the
+/// last are taken apart here.
+const MOST_LEARNT: u16 = 1000;
+
 /// Takes tuples of one query apart.
 #[derive(Debug)]
 pub struct Deformer {
@@ -42,6 +46,8 @@ pub struct Deformer {
     descriptor: pg_sys::TupleDesc,
     /// Empty: not of any that Postgres need not take apart.
     fields: Vec<Field>,
+    /// Descriptors learnt so far.
+    learnt: u16,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     none_is_null: Vec<bool>,
@@ -53,6 +59,7 @@ impl Deformer {
         Deformer {
             descriptor: std::ptr::null_mut(),
             fields: Vec::with_capacity(columns),
+            learnt: 0,
             values: vec![pg_sys::Datum::null(); columns],
             nulls: vec![false; columns],
             none_is_null: vec![false; columns],
@@ -106,8 +113,8 @@ impl Deformer {
             if tuple.is_null() {
                 return None;
             }
-            if (*slot).tts_tupleDescriptor != self.descriptor {
-                self.learn((*slot).tts_tupleDescriptor);
+            if (*slot).tts_tupleDescriptor != self.descriptor && !self.learn((*slot).tts_tupleDescriptor) {
+                return None;
             }
             let header = (*tuple).t_data;
             let stored = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
@@ -154,13 +161,17 @@ impl Deformer {
         }
     }
 
-    /// Seldom: for the first row, and when rows of another partition come.
+    /// Seldom: for the first row, and when rows of another partition come. False: too often.
     ///
     /// # Safety
     /// The descriptor is the executor's.
     #[cold]
     #[inline(never)]
-    unsafe fn learn(&mut self, descriptor: pg_sys::TupleDesc) {
+    unsafe fn learn(&mut self, descriptor: pg_sys::TupleDesc) -> bool {
+        if self.learnt == MOST_LEARNT {
+            return false;
+        }
+        self.learnt += 1;
         self.descriptor = descriptor;
         self.fields.clear();
         // SAFETY: the copy is freed with its wrapper.
@@ -169,6 +180,7 @@ impl Deformer {
         if let Some(fields) = fields.filter(|fields| fields.len() == self.values.len()) {
             self.fields = fields;
         }
+        true
     }
 }
 
