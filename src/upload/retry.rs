@@ -49,7 +49,8 @@ where
     let mut maybe_done = false;
     loop {
         let limit = patience.attempt().min(deadline.saturating_duration_since(Instant::now()));
-        let outcome = timeout(limit, attempt()).await.unwrap_or_else(|_| Err(unanswered(limit)));
+        // In a box, since a request of the SDK is a future of 20 kB, and whatever holds it is moved with it.
+        let outcome = timeout(limit, Box::pin(attempt())).await.unwrap_or_else(|_| Err(unanswered(limit)));
         let failure = match outcome {
             Ok(value) => return Ok(value),
             Err(failure) => failure,

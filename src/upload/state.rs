@@ -138,18 +138,20 @@ impl Shared {
 
     /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only
     /// [`Self::settle`] cuts it off.
-    pub async fn to_its_end<T: Send + 'static>(&self, request: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    pub fn to_its_end<T, R>(&self, request: R) -> impl Future<Output = Result<T>> + use<T, R>
+    where
+        T: Send + 'static,
+        R: Future<Output = T> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        {
-            let mut requests = lock(&self.requests_to_their_end);
-            // The set keeps what has ended until it is asked for.
-            while requests.try_join_next().is_some() {}
-            requests.spawn(async move {
-                // Nobody listens any more after an abort.
-                let _ = answer.send(request.await);
-            });
-        }
-        answered.await.map_err(|_| lost_task())
+        let mut requests = lock(&self.requests_to_their_end);
+        // The set keeps what has ended until it is asked for.
+        while requests.try_join_next().is_some() {}
+        requests.spawn(async move {
+            // Nobody listens any more after an abort.
+            let _ = answer.send(request.await);
+        });
+        async { answered.await.map_err(|_| lost_task()) }
     }
 
     /// Waits for the answers of requests under way, for at most `limit`, then cuts them off.

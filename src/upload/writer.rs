@@ -151,29 +151,26 @@ impl Multipart {
 
 /// Sends the request that makes an object, and records what came of it: also when nobody waits for it any more, so that a
 /// clean-up knows what there is to delete.
-async fn make(
-    shared: &Arc<Shared>,
-    role: Role,
-    record: FileRecord,
-    request: impl Future<Output = std::result::Result<Written, Failure>> + Send + 'static,
-) -> Result<()> {
+fn make<R>(shared: &Arc<Shared>, role: Role, record: FileRecord, request: R) -> impl Future<Output = Result<()>> + use<R>
+where
+    R: Future<Output = std::result::Result<Written, Failure>> + Send + 'static,
+{
     let recording = Arc::clone(shared);
-    shared
-        .to_its_end(async move {
-            recording.object_may_exist(role);
-            match request.await {
-                Ok(written) => {
-                    let version_id = written.version_id.map(String::into_boxed_str);
-                    recording.object_stored(role, FileRecord { version_id, ..record }, written.answer_lost);
-                    Ok(())
-                }
-                Err(failure) => {
-                    if !failure.maybe_done {
-                        recording.object_is_absent(role);
-                    }
-                    Err(failure.error)
-                }
+    let recorded = shared.to_its_end(async move {
+        recording.object_may_exist(role);
+        match request.await {
+            Ok(written) => {
+                let version_id = written.version_id.map(String::into_boxed_str);
+                recording.object_stored(role, FileRecord { version_id, ..record }, written.answer_lost);
+                Ok(())
             }
-        })
-        .await?
+            Err(failure) => {
+                if !failure.maybe_done {
+                    recording.object_is_absent(role);
+                }
+                Err(failure.error)
+            }
+        }
+    });
+    async { recorded.await? }
 }
