@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption};
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
 use super::body::in_frames;
 use super::checksum::{Algorithm, Checksum};
@@ -17,6 +18,7 @@ use super::connection::{ObjectSettings, Store};
 use super::failure::Failure;
 use super::object::{Deletion, EXPORT_ID, Object, Role};
 use super::retry::{Patience, renewing, retry};
+use super::template::{self, SdkPut, Template, told};
 use super::throttle::Throttle;
 use crate::error::{Code, Error};
 
@@ -44,6 +46,8 @@ pub struct Bucket {
     name: String,
     patience: Patiences,
     throttle: Arc<Throttle>,
+    /// Of its files. `None` within: they are none that one can be made for.
+    template: OnceCell<Option<Template>>,
 }
 
 /// An object that was written.
@@ -85,7 +89,7 @@ impl Head {
 impl Bucket {
     /// The bucket of that name. `throttle`: lowered on the store's word, and raised again.
     pub fn new(store: Store, name: &str, patience: Patiences, throttle: Arc<Throttle>) -> Self {
-        Bucket { store, name: name.to_owned(), patience, throttle }
+        Bucket { store, name: name.to_owned(), patience, throttle, template: OnceCell::new() }
     }
 
     /// The checksum that objects carry.
@@ -223,38 +227,66 @@ impl Bucket {
         if_none_match: Option<&str>,
         lost: &AtomicBool,
     ) -> Result<Written, Failure> {
-        let settings = &self.store.settings;
         let (step, url) = (object.role.step(), self.url(&object.key));
         let put = self.send_noting_loss(self.patience_for(object.role), step, &url, lost, || async {
-            let (crc32, sha256) = headers(checksum);
-            let request = self
-                .store
-                .client
-                .put_object()
-                .bucket(&self.name)
-                .key(&object.key)
-                .body(in_frames(body.clone()))
-                .content_type(object.content_type)
-                .set_metadata(mark(object))
-                .set_if_none_match(if_none_match.map(str::to_owned))
-                .set_checksum_crc32(crc32)
-                .set_checksum_sha256(sha256)
-                .set_storage_class(object.role.storage_class(settings))
-                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
-                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
-                .set_ssekms_key_id(settings.kms_key_id.clone())
-                .set_bucket_key_enabled(settings.bucket_key())
-                .set_expected_bucket_owner(settings.expected_bucket_owner.clone());
-            let answer = if self.store.unsigned_payload {
-                request.customize().disable_payload_signing().send().await
-            } else {
-                request.send().await
+            let by_sdk = || self.sdk_put(object, body.clone(), checksum, if_none_match);
+            let answer = match self.template_for(object, body.len()).await {
+                None => Box::pin(by_sdk().send()).await,
+                Some(template) => {
+                    let credentials = self.store.provider.credentials().await?;
+                    match template.put(&object.key, body.clone(), checksum, credentials).await {
+                        Ok(answer) if answer.status().is_success() => {
+                            return Ok(answer.headers().get("x-amz-version-id").map(str::to_owned));
+                        }
+                        other => Box::pin(by_sdk().config_override(told(other)).send()).await,
+                    }
+                }
             };
             let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
             Ok(output.version_id)
         });
         let version_id = put.await?;
         Ok(Written { version_id, answer_lost: lost.load(Ordering::Relaxed) })
+    }
+
+    fn sdk_put(&self, object: &Object, body: Bytes, checksum: &Checksum, if_none_match: Option<&str>) -> SdkPut {
+        let settings = &self.store.settings;
+        let (crc32, sha256) = headers(checksum);
+        let request = self
+            .store
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(&object.key)
+            .body(in_frames(body))
+            .content_type(object.content_type)
+            .set_metadata(mark(object))
+            .set_if_none_match(if_none_match.map(str::to_owned))
+            .set_checksum_crc32(crc32)
+            .set_checksum_sha256(sha256)
+            .set_storage_class(object.role.storage_class(settings))
+            .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+            .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+            .set_ssekms_key_id(settings.kms_key_id.clone())
+            .set_bucket_key_enabled(settings.bucket_key())
+            .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+            .customize();
+        if self.store.unsigned_payload { request.disable_payload_signing() } else { request }
+    }
+
+    /// For a file of so many bytes that is not the only one, by its number, and whose key is the export's own.
+    async fn template_for(&self, object: &Object, bytes: usize) -> Option<&Template> {
+        let is_usual = matches!(object.role, Role::File(number) if number > 1) && object.claim.is_none();
+        if !is_usual || bytes > template::MOST_BYTES {
+            return None;
+        }
+        let make = || async {
+            let body = Bytes::from_static(b"{}");
+            let put = self.sdk_put(object, body.clone(), &self.checksum().of(&body), None);
+            let credentials = self.store.provider.credentials().await.ok()?;
+            Template::of(put, &object.key, &body, self.checksum(), !self.store.unsigned_payload, credentials).await
+        };
+        self.template.get_or_init(|| Box::pin(make())).await.as_ref()
     }
 
     /// Looks at an object; `None`: there is none.

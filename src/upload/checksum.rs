@@ -31,6 +31,15 @@ impl Algorithm {
         [Algorithm::Crc32, Algorithm::Sha256, Algorithm::None].into_iter().find(|algorithm| algorithm.name() == name)
     }
 
+    /// The header that carries it.
+    pub fn header(self) -> Option<&'static str> {
+        match self {
+            Algorithm::Crc32 => Some("x-amz-checksum-crc32"),
+            Algorithm::Sha256 => Some("x-amz-checksum-sha256"),
+            Algorithm::None => None,
+        }
+    }
+
     /// Of `bytes`.
     pub fn of(self, bytes: &[u8]) -> Checksum {
         match self {

@@ -31,6 +31,7 @@ mod region;
 pub mod retry;
 pub mod runtime;
 mod state;
+mod template;
 mod throttle;
 mod writer;
 

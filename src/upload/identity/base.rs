@@ -1,6 +1,7 @@
 //! Credentials to begin with: the integration's keys, or what the server's surroundings give it.
 #![forbid(unsafe_code)]
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use aws_config::Region;
@@ -30,18 +31,18 @@ pub async fn fetch(base: &Base, region: &str, network: &Network) -> Result<Crede
         }
         Base::Ambient => {
             let chain = DefaultCredentialsChain::builder().configure(surroundings(network)).build();
-            let fetched = within_limit(async { chain.await.provide_credentials().await }).await;
+            let fetched = within_limit(Box::pin(async { chain.await.provide_credentials().await })).await;
             fetched.map_err(|why| unavailable("the server has no AWS credentials of its own", &why))
         }
         Base::Profile(name) => {
             let surroundings = surroundings(network);
             let named = ProfileFileRegionProvider::builder().configure(&surroundings).profile_name(name).build();
-            let fetched = within_limit(async {
+            let fetched = within_limit(Box::pin(async {
                 let region = named.region().await.unwrap_or_else(|| Region::new(region.to_owned()));
                 let profile = ProfileFileCredentialsProvider::builder();
                 let surroundings = surroundings.with_region(Some(region));
                 profile.configure(&surroundings).profile_name(name).build().provide_credentials().await
-            })
+            }))
             .await;
             fetched.map_err(|why| unavailable(&format!("AWS profile \"{name}\" gives no credentials"), &why))
         }
@@ -52,8 +53,10 @@ fn surroundings(network: &Network) -> ProviderConfig {
     ProviderConfig::without_region().with_http_client(network.unchecked())
 }
 
-/// Gives the failure as the part of a sentence.
-async fn within_limit(fetching: impl Future<Output = aws_credential_types::provider::Result>) -> Result<Credentials, String> {
+/// Gives the failure as the part of a sentence. Takes a box, since keys, which every request asks for, need no such large future.
+async fn within_limit(
+    fetching: Pin<Box<dyn Future<Output = aws_credential_types::provider::Result> + Send + '_>>,
+) -> Result<Credentials, String> {
     match tokio::time::timeout(TIME_LIMIT, fetching).await {
         Ok(Ok(credentials)) => Ok(credentials),
         Ok(Err(error)) => Err(causes(&error)),

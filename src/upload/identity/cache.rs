@@ -73,7 +73,8 @@ impl Slot {
         if let Some(fresh) = self.fresh(SystemTime::now()) {
             return Ok(fresh);
         }
-        let fetched = fetch().await;
+        // In a box, since it is large, and most who ask need none.
+        let fetched = Box::pin(fetch()).await;
         let now = SystemTime::now();
         match fetched {
             Ok(credentials) => {
