@@ -47,7 +47,7 @@ pub type SdkPut = CustomizableOperation<PutObjectOutput, PutObjectError, PutObje
 /// still is worth it.
 pub const MOST_BYTES: usize = 1 << 20;
 
-/// What signing adds.
+/// What signing adds, sorted.
 const OF_SIGNING: [&str; 4] = ["authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"];
 
 /// What is of one request only, beside its length and its checksum.
@@ -78,22 +78,23 @@ impl Template {
         signs_payload: bool,
         credentials: Credentials,
     ) -> Option<Self> {
-        let captured = Capture::default();
-        // The error is the capture's own.
-        let _ = put.interceptor(captured.clone()).send().await;
-        let Captured { url, mut headers, connector } = lock(&captured.0).take()?;
+        let Captured { url, mut headers, connector } = capture(put).await?;
         let signed: Vec<_> = OF_SIGNING.iter().filter_map(|name| Some((*name, headers.remove(name)?))).collect();
         let find = |name| signed.iter().find(|header| header.0 == name).map(|header| header.1.as_str());
         let (region, service) = scope(find("authorization")?)?;
         let time = time(find("x-amz-date")?)?;
-        let (path, query) = url.split_once('?').map_or((url.as_str(), ""), |(path, _)| (path, &url[path.len()..]));
-        let before_key = path.strip_suffix(&encoded(key))?.to_owned();
-        let (region, service) = (region.to_owned(), service.to_owned());
-        let after_key = query.to_owned();
-        let mut template = Template { before_key, after_key, headers, region, service, signs_payload, checksum, connector };
-        let mut again = template.sign(&url, &template.headers, body, credentials, time)?;
-        again.sort();
-        if !again.iter().map(|(name, value)| (*name, value)).eq(signed.iter().map(|(name, value)| (*name, value))) {
+        let (path, after_key) = url.split_at(url.find('?').unwrap_or(url.len()));
+        let mut template = Template {
+            before_key: path.strip_suffix(&encoded(key))?.to_owned(),
+            after_key: after_key.to_owned(),
+            headers,
+            region: region.to_owned(),
+            service: service.to_owned(),
+            signs_payload,
+            checksum,
+            connector,
+        };
+        if template.sign(&url, &template.headers, body, credentials, time)? != signed {
             return None;
         }
         for name in [INVOCATION_ID, "content-length"].iter().chain(checksum.header().iter()) {
@@ -133,7 +134,7 @@ impl Template {
         Ok(request)
     }
 
-    /// The headers that sign a request, by S3's rules.
+    /// The headers that sign a request, by S3's rules; sorted.
     fn sign(
         &self,
         url: &str,
@@ -159,7 +160,9 @@ impl Template {
         let request = SignableRequest::new("PUT", url, headers.iter(), body).ok()?;
         let (signature, _) = sign(request, &params.into()).ok()?.into_parts();
         let (headers, _) = signature.into_parts();
-        Some(headers.iter().map(|header| (header.name(), header.value().to_owned())).collect())
+        let mut headers: Vec<_> = headers.iter().map(|header| (header.name(), header.value().to_owned())).collect();
+        headers.sort_unstable();
+        Some(headers)
     }
 }
 
@@ -183,6 +186,14 @@ fn time(date: &str) -> Option<SystemTime> {
     let (hour, minute, second) = (part(9..11)?, part(11..13)?, part(13..15)?);
     let date = DateTime::from_str(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"), Format::DateTime).ok()?;
     SystemTime::try_from(date).ok()
+}
+
+/// The request that the SDK would send. `None`: it comes to none.
+async fn capture(put: SdkPut) -> Option<Captured> {
+    let captured = Capture::default();
+    // The error is the capture's own.
+    let _ = put.interceptor(captured.clone()).send().await;
+    lock(&captured.0).take()
 }
 
 /// Takes a request from the SDK once it is signed, and keeps it from being sent.
@@ -238,5 +249,128 @@ impl HttpConnector for Told {
     fn call(&self, _request: HttpRequest) -> HttpConnectorFuture {
         let answer = lock(&self.0).take();
         HttpConnectorFuture::ready(answer.unwrap_or_else(|| Err(ConnectorError::user("asked twice".into()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::Client;
+    use aws_sdk_s3::types::StorageClass;
+
+    use super::*;
+    use crate::upload::body::in_frames;
+    use crate::upload::connection::plain_config;
+
+    const KEYS: [&str; 5] = ["a.json", "a/b c+d=e/ä~*'(!).json", "year=2026/%2F%3D%253D/x.json", "a//b/.json", "?x-id=#&.json"];
+
+    fn credentials(token: Option<&str>) -> Credentials {
+        Credentials::new("AKID", "secret", token.map(str::to_owned), None, "test")
+    }
+
+    fn client(endpoint: Option<&str>, path_style: bool, token: Option<&str>) -> Client {
+        let mut config = plain_config("eu-central-1").force_path_style(path_style).credentials_provider(credentials(token));
+        config.set_endpoint_url(endpoint.map(str::to_owned));
+        let told = Told(Arc::new(Mutex::new(None)));
+        Client::from_conf(config.http_client(told).build())
+    }
+
+    fn put(client: &Client, bucket: &str, key: &str, body: &Bytes, checksum: Algorithm, signs_payload: bool) -> SdkPut {
+        let value = checksum.of(body).base64();
+        let put = client
+            .put_object()
+            .bucket(bucket)
+            .key(key)
+            .body(in_frames(body.clone()))
+            .content_type("application/json")
+            .storage_class(StorageClass::GlacierIr)
+            .set_checksum_crc32(value.clone().filter(|_| checksum == Algorithm::Crc32))
+            .set_checksum_sha256(value.filter(|_| checksum == Algorithm::Sha256))
+            .customize();
+        if signs_payload { put } else { put.disable_payload_signing() }
+    }
+
+    async fn template(
+        client: &Client,
+        bucket: &str,
+        checksum: Algorithm,
+        signs_payload: bool,
+        token: Option<&str>,
+    ) -> Option<Template> {
+        let (key, body) = ("first?.json", Bytes::from_static(b"{}"));
+        let put = put(client, bucket, key, &body, checksum, signs_payload);
+        Template::of(put, key, &body, checksum, signs_payload, credentials(token)).await
+    }
+
+    fn wait<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    /// Without the signature's time, which may be another second, and the id of the SDK's invocation.
+    fn comparable(url: &str, headers: &Headers) -> (String, Vec<(String, String)>) {
+        let of_now = [INVOCATION_ID, "authorization", "x-amz-date"];
+        let mut headers: Vec<_> = headers.iter().filter(|header| !of_now.contains(&header.0)).collect();
+        headers.sort_unstable();
+        (url.to_owned(), headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    #[test]
+    fn a_request_of_the_template_is_the_sdks_own() {
+        let body = Bytes::from(vec![b'x'; 100_000]);
+        for (endpoint, path_style, signs_payload, checksum, token) in [
+            (None, false, false, Algorithm::Crc32, None),
+            (None, true, false, Algorithm::Sha256, Some("a token")),
+            (Some("https://s3.example.com:8443"), true, false, Algorithm::None, None),
+            (Some("http://127.0.0.1:9000"), true, true, Algorithm::Crc32, Some("a token")),
+            (Some("http://s3.example.com/under/a/path"), true, true, Algorithm::Sha256, None),
+        ] {
+            let client = client(endpoint, path_style, token);
+            let template = wait(template(&client, "bucket", checksum, signs_payload, token)).unwrap();
+            for key in KEYS {
+                let sdks = wait(capture(put(&client, "bucket", key, &body, checksum, signs_payload))).unwrap();
+                let ours = template.request(key, body.clone(), &checksum.of(&body), credentials(token)).unwrap();
+                assert_eq!(ours.method(), "PUT");
+                assert_eq!(comparable(ours.uri(), ours.headers()), comparable(&sdks.url, &sdks.headers), "{endpoint:?} {key}");
+                // Its signature is right for its own time.
+                let mut unsigned = sdks.headers.clone();
+                let signed: Vec<_> = OF_SIGNING.iter().filter_map(|name| Some((*name, unsigned.remove(name)?))).collect();
+                let at = time(sdks.headers.get("x-amz-date").unwrap()).unwrap();
+                assert_eq!(
+                    template.sign(&sdks.url, &unsigned, &body, credentials(token), at).unwrap(),
+                    signed,
+                    "{endpoint:?} {key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_signed_in_another_way_has_no_template() {
+        // A directory bucket, whose requests are signed with a session's credentials.
+        let client = client(None, false, None);
+        let directory = template(&client, "bucket--euc1-az1--x-s3", Algorithm::Crc32, false, None);
+        assert!(wait(directory).is_none());
+        // Other credentials than the ones that the SDK has signed with.
+        let other = template(&client, "bucket", Algorithm::Crc32, false, Some("a token"));
+        assert!(wait(other).is_none());
+    }
+
+    #[test]
+    fn region_service_and_time_of_a_signature() {
+        let header = "AWS4-HMAC-SHA256 Credential=AK/ID/20261129/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        assert_eq!(scope(header), Some(("eu-central-1", "s3")));
+        assert_eq!(scope("AWS4-ECDSA-P256-SHA256 Credential=AKID/20261129/s3/aws4_request, SignedHeaders=host"), None);
+        assert_eq!(time("20261129T120001Z"), Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_795_953_601)));
+        assert_eq!(time("2026"), None);
+    }
+
+    #[test]
+    fn the_sdk_is_told_an_answer_as_its_own() {
+        let client = client(None, false, None);
+        let put = put(&client, "bucket", "a.json", &Bytes::from_static(b"x"), Algorithm::None, false);
+        let body = SdkBody::from("<Error><Code>SlowDown</Code><Message>less</Message></Error>");
+        let answer = HttpResponse::new(503.try_into().unwrap(), body);
+        let error = wait(put.config_override(told(Ok(answer))).send()).unwrap_err();
+        assert_eq!(aws_sdk_s3::error::ProvideErrorMetadata::code(&error), Some("SlowDown"));
+        assert_eq!(error.raw_response().unwrap().status().as_u16(), 503);
     }
 }
