@@ -37,7 +37,7 @@ bench: ## side by side with what one would use otherwise, about half an hour (RO
 bench-encoders: ## each encoder by itself, by Criterion
 	@cargo bench --manifest-path benches/encoders/Cargo.toml --target-dir target/bench-encoders
 
-bench-instructions: ## machine instructions of a row, by valgrind (FORM=wrapped, plain or rows)
+bench-instructions: ## machine instructions of a row or of a file, by valgrind (FORM=wrapped, plain, rows or files)
 	@scripts/instructions.sh $(FORM)
 
 all: ## build for the Postgres of PG_CONFIG, so that root can install it without Rust
