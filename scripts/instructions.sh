@@ -56,7 +56,7 @@ of_a_row() {
 in_session() {
 	local pid
 	pid=$("${psql[@]}" -c "SELECT pg_backend_pid()" -c "SELECT num_files_written FROM s3_export('s3://exports/counted', '$1',
-		'SELECT g AS id, repeat(''x'', 920) AS text FROM generate_series(1, $2) AS g', output_chunk_size => 1)" | head -n 1)
+		'SELECT g AS id, repeat(''x'', 920) AS text FROM generate_series(1, $2) AS g', output_chunk_size => 1)" | sed -n 1p)
 	for _ in {1..120}; do
 		counted=$(awk '/^totals:/ {print $2}' "$home/callgrind.$pid" 2>/dev/null || true)
 		[ -z "$counted" ] || return 0
