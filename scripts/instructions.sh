@@ -27,7 +27,7 @@ as_pg "$bin/initdb" -D "$home/data" -U postgres --auth=trust --encoding=UTF8 --l
 
 # The functions that take most, and how much.
 annotate() {
-	callgrind_annotate "$1" | grep -E '^ *[0-9,]+ \(' | grep -v 'PROGRAM TOTALS' | head -n 12 | sed -E 's/\?\?\?://; s/ \[[^]]*\]//'
+	callgrind_annotate "$1" | grep -E '^ *[0-9,]+ \(' | grep -v 'PROGRAM TOTALS' | sed -n 1,12p | sed -E 's/\?\?\?://; s/ \[[^]]*\]//'
 }
 
 of_a_row() {
