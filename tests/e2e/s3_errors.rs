@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::fixture::{Database, Integration, Refusal, refused};
+use super::fixture::{Action, Database, Gateway, Integration, Refusal, refused};
 
 #[track_caller]
 fn refuse(db: &Database, uri: &str, integration: &Integration<'_>) -> Refusal {
@@ -105,4 +105,29 @@ fn an_error_of_the_upload_reaches_a_query_that_still_runs() {
     let statement = format!("SELECT s3_export('{}', 'wrong', $${query}$$)", db.bucket.uri(&db.prefix()));
     let (_, outcome) = db.client().start(&statement).join();
     refused(outcome).sqlstate("28000");
+}
+
+/// Files after the first are sent from a template, and not by the SDK; their refusals are told as the first one's.
+#[test]
+fn a_file_after_the_first_is_refused() {
+    let db = Database::new("second_file");
+    let xml = "<Error><Code>AccessDenied</Code><Message>enough</Message></Error>";
+    let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
+        if request.step() == "put" && !request.head.contains("-000001.json") {
+            Action::Answer("HTTP/1.1 403 Forbidden\r\nx-amz-request-id: R7".into(), xml.into())
+        } else {
+            Action::Forward
+        }
+    });
+    Integration { name: "refusing", endpoint: gateway.endpoint(), ..Integration::local() }.create(&mut db.client()).unwrap();
+    let mut client = db.client();
+    let prefix = db.prefix();
+    let call = db.call(&prefix, "SELECT generate_series(1, 3) AS a", "output_chunk_size => 1").replace("'local'", "'refusing'");
+    refused(db.exported(&mut client, &call, &prefix))
+        .sqlstate("42501")
+        .message("could not upload a file: S3 denied access")
+        .detail("AccessDenied (enough)")
+        .detail("request id R7")
+        .hint("s3:PutObject");
+    db.bucket.nothing_left(&prefix);
 }
