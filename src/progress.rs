@@ -25,7 +25,7 @@ const BYTES: c_int = 0;
 const DOCUMENTS: c_int = 2;
 const COMMAND: c_int = 4;
 const TYPE: c_int = 5;
-/// Those of ours, from the end, where COPY comes last, if ever.
+/// Those of ours, from the end, where COPY comes last, if ever. Without the mark, nobody takes the others for ours.
 const MARK: c_int = 15;
 const ID_HIGH: c_int = 16;
 const ID_LOW: c_int = 17;
@@ -38,10 +38,10 @@ const EACH_IS_SHOWN: u64 = 1000;
 const STEP: u64 = 64;
 
 /// Of COPY TO, and of a callback.
-const COPY_TO: i64 = 2;
-const CALLBACK: i64 = 4;
+const COPY_TO: u64 = 2;
+const CALLBACK: u64 = 4;
 /// Tells an export from a COPY.
-const EXPORT_MARK: i64 = i64::from_be_bytes(*b"s3export");
+const EXPORT_MARK: u64 = u64::from_be_bytes(*b"s3export");
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
@@ -114,9 +114,7 @@ impl Progress {
         self.files.set(piece.file);
         self.bytes.set(self.bytes.get() + piece.body.len() as u64);
         if is_ours() {
-            update(DOCUMENTS, self.documents.get());
-            update(FILES, self.files.get());
-            update(BYTES, self.bytes.get());
+            update_together([(DOCUMENTS, self.documents.get()), (FILES, self.files.get()), (BYTES, self.bytes.get())]);
         } else {
             self.begin_report();
         }
@@ -134,25 +132,22 @@ impl Progress {
 
     fn begin_report(&self) {
         let (high, low) = self.export_id.as_u64_pair();
-        // SAFETY: stores numbers in the backend's own entry, if it has one. The mark comes last: without it, nobody takes the
-        // others for ours.
-        unsafe {
+        // SAFETY: stores numbers in the backend's own entry, if it has one.
+        let role = unsafe {
             pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, pg_sys::InvalidOid);
-            let role = i64::from(pg_sys::GetUserId().to_u32());
-            for (index, value) in [
-                (COMMAND, COPY_TO),
-                (TYPE, CALLBACK),
-                (ID_HIGH, high.cast_signed()),
-                (ID_LOW, low.cast_signed()),
-                (ROLE, role),
-                (DOCUMENTS, signed(self.documents.get())),
-                (FILES, signed(self.files.get())),
-                (BYTES, signed(self.bytes.get())),
-                (MARK, EXPORT_MARK),
-            ] {
-                pgstat_progress_update_param(index, value);
-            }
-        }
+            pg_sys::GetUserId().to_u32()
+        };
+        update_together([
+            (COMMAND, COPY_TO),
+            (TYPE, CALLBACK),
+            (ID_HIGH, high),
+            (ID_LOW, low),
+            (ROLE, u64::from(role)),
+            (DOCUMENTS, self.documents.get()),
+            (FILES, self.files.get()),
+            (BYTES, self.bytes.get()),
+            (MARK, EXPORT_MARK),
+        ]);
     }
 
     fn notice_when_due(&self) {
@@ -199,11 +194,14 @@ fn is_ours() -> bool {
 
 fn update(index: c_int, value: u64) {
     // SAFETY: stores a number in the backend's own entry.
-    unsafe { pgstat_progress_update_param(index, signed(value)) }
+    unsafe { pgstat_progress_update_param(index, value.cast_signed()) }
 }
 
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+/// As many as there are, or none of them, are seen by whoever looks.
+fn update_together<const N: usize>(updates: [(c_int, u64); N]) {
+    let (indexes, values) = (updates.map(|(index, _)| index), updates.map(|(_, value)| value.cast_signed()));
+    // SAFETY: stores so many numbers in the backend's own entry.
+    unsafe { pg_sys::pgstat_progress_update_multi_param(N as c_int, indexes.as_ptr(), values.as_ptr()) }
 }
 
 /// Of so many expected; `None`: the planner said nothing that is of use, or is proven wrong.
@@ -228,7 +226,7 @@ pub struct Running {
     pub role: pg_sys::Oid,
     /// The process that runs it.
     pub pid: i32,
-    /// Encoded so far.
+    /// Written so far, the one that is being encoded among them.
     pub documents: u64,
     /// Begun so far.
     pub files: u64,
