@@ -113,13 +113,31 @@ impl<S: PieceSink> Chunker<S> {
     }
 
     /// Adds the document that `encode` writes, line break included. Errors: `encode`'s, the sink's, and 53200.
-    #[inline(always)]
     pub fn document(&mut self, encode: impl FnOnce(&mut JsonBuffer) -> Result<()>) -> Result<()> {
+        let start = self.begin_document();
+        encode(self.buffer())?;
+        self.end_document(start)
+    }
+
+    /// As [`Self::document`], in parts: gives where the document begins in the [`buffer`](Self::buffer), to whose end it is to be
+    /// written.
+    #[inline(always)]
+    pub fn begin_document(&mut self) -> usize {
         if self.documents_in_file == 0 {
             self.buffer.raw(&self.prologue);
         }
-        let start = self.buffer.len();
-        encode(&mut self.buffer)?;
+        self.buffer.len()
+    }
+
+    /// Where documents go, between their begin and end.
+    #[inline(always)]
+    pub fn buffer(&mut self) -> &mut JsonBuffer {
+        &mut self.buffer
+    }
+
+    /// The document that began at `start` is written, line break included. Errors: the sink's, and 53200.
+    #[inline(always)]
+    pub fn end_document(&mut self, start: usize) -> Result<()> {
         self.check_memory()?;
         if self.overflows() && self.documents_in_file > 0 {
             self.end_file_before(start)?;

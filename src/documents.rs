@@ -110,19 +110,25 @@ impl Lines<'_> {
     }
 
     #[inline(always)]
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: Option<&mut Sorter>) -> Result<()> {
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(early)?;
-        match (sorter, encoder.folder(values, nulls)?) {
-            (Some(sorter), Some(folder)) => {
-                self.document.truncate(0);
-                encoder.document(values, nulls, &mut self.document)?;
-                if self.document.failed() {
-                    return Err(Error::out_of_memory("the buffer of a document"));
-                }
-                sorter.put(folder.as_bytes(), self.document.as_slice())
-            }
-            _ => self.chunker.document(|out| encoder.document(values, nulls, out)),
+        // Not `document`, whose closure would be a call, as the compiler sees it.
+        let start = self.chunker.begin_document();
+        encoder.document(values, nulls, self.chunker.buffer())?;
+        self.chunker.end_document(start)
+    }
+
+    /// By itself, so that [`Self::row`] has no more to do than it needs.
+    #[inline(never)]
+    fn row_of_partition(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: &mut Sorter) -> Result<()> {
+        let encoder = self.encoder.as_ref().ok_or_else(early)?;
+        let folder = encoder.folder(values, nulls)?;
+        self.document.truncate(0);
+        encoder.document(values, nulls, &mut self.document)?;
+        if self.document.failed() {
+            return Err(Error::out_of_memory("the buffer of a document"));
         }
+        sorter.put(folder.as_bytes(), self.document.as_slice())
     }
 }
 
@@ -156,13 +162,15 @@ impl RowSink for Documents<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
-        match &mut self.output {
-            Output::Lines(lines) => lines.row(values, nulls, self.sorter.as_mut())?,
-            Output::Columns(columns) => columns.row(values, nulls, self.sorter.as_mut())?,
-        }
+        // First, so that a file that ends with it does not show before it.
         self.progress.document();
-        Ok(())
+        match (&mut self.output, &mut self.sorter) {
+            (Output::Lines(lines), None) => lines.row(values, nulls),
+            (Output::Lines(lines), Some(sorter)) => lines.row_of_partition(values, nulls, sorter),
+            (Output::Columns(columns), sorter) => columns.row(values, nulls, sorter.as_mut()),
+        }
     }
 }
 

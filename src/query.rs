@@ -33,7 +33,7 @@ impl Query {
 
     /// Plans and runs it, row by row into `sink`, as the current user and nobody else: who dropped his privileges with SET ROLE
     /// before he ran a stranger's query must not find that it has taken them back. Raises what Postgres raises.
-    pub fn run(&self, sink: &mut dyn RowSink) -> Result<()> {
+    pub fn run(&self, sink: &mut impl RowSink) -> Result<()> {
         let _errors = QueryErrors::of(&self.0);
         let _caller = ActAs::caller();
         let _spi = Spi::connect()?;

@@ -148,14 +148,13 @@ fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
     to_utf8(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
 }
 
-/// The columns of a row's documents; `None`: dropped from a composite, or `left_out`.
-fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: Wrapping) -> Result<Vec<Option<Column>>> {
+/// The columns of a row's documents, each with its index in the row; without those dropped from a composite, or `left_out`.
+fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: Wrapping) -> Result<Vec<(usize, Column)>> {
     let mut names = Vec::new();
     let mut columns = Vec::new();
-    for attribute in shape.iter() {
+    for (index, attribute) in shape.iter().enumerate() {
         let name = column_name(attribute);
         if attribute.attisdropped || left_out(&name) {
-            columns.push(None);
             continue;
         }
         if names.contains(&name) {
@@ -168,7 +167,7 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: W
         key.string(name.as_bytes());
         key.push(b':');
         names.push(name);
-        columns.push(Some(Column::new(key.as_slice(), Encoder::of_type(attribute.atttypid), wrapping)));
+        columns.push((index, Column::new(key.as_slice(), Encoder::of_type(attribute.atttypid), wrapping)));
     }
     Ok(columns)
 }
@@ -176,22 +175,20 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: W
 /// Writes a row's values as an object; `end` is its brace and what comes after it, in one write.
 #[inline(always)]
 fn object<const N: usize>(
-    columns: &[Option<Column>],
+    columns: &[(usize, Column)],
     values: &[pg_sys::Datum],
     nulls: &[bool],
     context: &Context,
     out: &mut JsonBuffer,
     end: &[u8; N],
 ) -> Result<()> {
-    let mut is_empty = true;
     let mut problem = None;
     let mut cursor = Cursor::new(out);
-    for ((column, value), null) in columns.iter().zip(values).zip(nulls) {
-        let Some(column) = column else { continue };
-        is_empty = false;
+    for (index, column) in columns {
+        let (Some(value), Some(null)) = (values.get(*index), nulls.get(*index)) else { continue };
         cursor = column.write(*value, *null, context, cursor, &mut problem);
     }
-    if is_empty {
+    if columns.is_empty() {
         let out = cursor.end();
         out.push(b'{');
         cursor = Cursor::new(out);

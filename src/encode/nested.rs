@@ -218,7 +218,7 @@ pub struct Composite {
 }
 
 struct Shape {
-    columns: Vec<Option<Column>>,
+    columns: Vec<(usize, Column)>,
     row_type: RowType,
 }
 

@@ -25,7 +25,7 @@ pub struct RowEncoder {
 }
 
 enum Columns {
-    Json(Vec<Option<Column>>),
+    Json(Vec<(usize, Column)>),
     Csv(CsvColumns),
 }
 
@@ -93,17 +93,10 @@ impl RowEncoder {
         }
     }
 
-    /// The folder of the row's partition; `None`: rows have none. Before [`Self::document`], whose memory it uses.
-    #[inline(always)]
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<Option<String>> {
-        match &self.folders {
-            None => Ok(None),
-            Some(folders) => self.folder_of(folders, values, nulls).map(Some),
-        }
-    }
-
-    #[inline(never)]
-    fn folder_of(&self, folders: &FolderEncoder, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<String> {
+    /// The folder of the row's partition. Before [`Self::document`], whose memory it uses.
+    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<String> {
+        let folders =
+            self.folders.as_ref().ok_or_else(|| Error::new(Code::Internal, "a folder where there are no partitions"))?;
         self.row_memory.reset();
         let _row = self.row_memory.enter();
         folders.folder(values, nulls, &self.context)
