@@ -31,8 +31,8 @@ lint: ## formatting, clippy, shellcheck, licences and duplicates of dependencies
 audit: ## known vulnerabilities of dependencies; fetches the list from GitHub
 	@. scripts/common.sh && need_cargo_deny && cargo deny check advisories
 
-bench: ## side by side with what one would use otherwise, about half an hour (ROUNDS=5)
-	@scripts/bench.sh $(ROUNDS)
+bench: ## side by side with what one would use otherwise, about half an hour (ROUNDS=5; ROWS='narrow|50 ms' for a part)
+	@scripts/bench.sh $(or $(ROUNDS),5) $(if $(ROWS),'$(ROWS)')
 
 bench-encoders: ## each encoder by itself, by Criterion
 	@cargo bench --manifest-path benches/encoders/Cargo.toml --target-dir target/bench-encoders

@@ -1,14 +1,15 @@
 """Runs everything in turn, A B C A B C …, and prints the table of README.md: medians and their ratios.
 
-    compare.py ROUNDS      called by scripts/bench.sh, which starts the servers and sets the environment
+    compare.py ROUNDS [ROWS]    called by scripts/bench.sh, which starts the servers and sets the environment
 
 What each tool stores is first fetched back from a real server and counted. Results go to target/bench/results.json and a plot to
-target/bench/results.png.
+target/bench/results.png. ROWS, a regular expression, has only rows of the table run whose work or runs match it, and nothing else.
 """
 
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import typing
 
 import measure
 from plot import draw
-from rows import JSON, LINEITEM, LINEITEM_ROWS, PARQUET, PLAIN, PSQL_COPY, ROWS, RUNS, SIXTY_FOUR_MB
+from rows import JSON, LINEITEM, LINEITEM_ROWS, PARQUET, PLAIN, PSQL_COPY, ROWS, RUNS, SIXTY_FOUR_MB, Row, Run
 
 ROUNDS = int(sys.argv[1])
+ONLY = sys.argv[2] if len(sys.argv) > 2 else ""
 S3 = str(measure.HERE.parent / "scripts" / "s3.py")
 
 
@@ -72,10 +74,19 @@ def check_tools() -> None:
             subprocess.run([S3, "rm", *keys[start : start + 200]], check=True, stdout=subprocess.DEVNULL)
 
 
-def run_all() -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {run.name: [] for run in RUNS}
+def chosen() -> tuple[list[Row], list[Run]]:
+    """The rows that ONLY asks for, and the runs that they compare."""
+    if not ONLY:
+        return ROWS, RUNS
+    rows = [row for row in ROWS if re.search(ONLY, f"{row.work} | {row.ours} | {row.against}")]
+    names = {name for row in rows for name in (row.ours, row.against)}
+    return rows, [run for run in RUNS if run.name in names]
+
+
+def run_all(runs: list[Run]) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {run.name: [] for run in runs}
     for number in range(ROUNDS + 1):
-        for run in RUNS:
+        for run in runs:
             measure.reset_sink()
             seconds = run.seconds()
             if run.lines is not None and measure.tally()["lines"] != run.lines:
@@ -117,9 +128,9 @@ def small() -> dict[str, float]:
     return {"export": statistics.median(times[2:]), "first": times[1], "requests": statistics.median(bare[1:])}
 
 
-def table(medians: dict[str, float]) -> str:
+def table(rows: list[Row], medians: dict[str, float]) -> str:
     lines = ["| work | ours | s | against | s | ratio | asked for |", "|---|---|---|---|---|---|---|"]
-    for row in ROWS:
+    for row in rows:
         ours, against = medians[row.ours], medians[row.against]
         if row.longer is not None:
             ratio, asked = f"{ours / against:.2f} × its time", f"at most {row.longer}"
@@ -129,16 +140,28 @@ def table(medians: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def print_table(rows: list[Row], samples: dict[str, list[float]], medians: dict[str, float]) -> None:
+    print(f"\n{os.cpu_count()} cores, medians of {ROUNDS}\n\n{table(rows, medians)}\n")
+    print("| run | min | median | max |\n|---|---|---|---|")
+    for name, times in samples.items():
+        print(f"| {name} | {min(times):.2f} | {medians[name]:.2f} | {max(times):.2f} |")
+    print()
+
+
 def main() -> None:
+    rows, runs = chosen()
     measure.psql((measure.HERE / "tables.sql").read_text())
     measure.load_lineitem()
     measure.psql("VACUUM (FREEZE, ANALYZE)")
     measure.psql((measure.HERE / "extension.sql").read_text())
-    print("Counting back what each tool stores", flush=True)
-    check_tools()
-    print(f"{ROUNDS} rounds of {len(RUNS)} runs, and one before them to warm up", flush=True)
-    samples = run_all()
+    if not ONLY:
+        print("Counting back what each tool stores", flush=True)
+        check_tools()
+    print(f"{ROUNDS} rounds of {len(runs)} runs, and one before them to warm up", flush=True)
+    samples = run_all(runs)
     medians = {name: statistics.median(times) for name, times in samples.items()}
+    if ONLY:
+        return print_table(rows, samples, medians)
     results = {
         "cores": os.cpu_count(), "rounds": ROUNDS, "postgres": measure.psql("SHOW server_version;").strip(),
         "samples": samples, "medians": medians, "scale": scale(), "memory": memory(), "small": small(),
@@ -146,11 +169,7 @@ def main() -> None:
     folder = pathlib.Path(os.environ["S3_EXPORT_RUN_DIR"])
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     draw(medians, f"{os.cpu_count()} cores, PostgreSQL {results['postgres'].split()[0]}, medians of {ROUNDS}", folder / "results.png")
-    print(f"\n{os.cpu_count()} cores, medians of {ROUNDS}\n\n{table(medians)}\n")
-    print("| run | min | median | max |\n|---|---|---|---|")
-    for name, times in samples.items():
-        print(f"| {name} | {min(times):.2f} | {medians[name]:.2f} | {max(times):.2f} |")
-    print()
+    print_table(rows, samples, medians)
     for line in results["scale"]:
         print(f"{line['rows']:>11,} rows: {line['ns_per_row']:.0f} ns a row, {line['requests_per_1000_rows']:.3f} requests a thousand rows")
     for line in results["memory"]:

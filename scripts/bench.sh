@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# bench.sh [ROUNDS]: side by side, in one run on one machine, the export against what one would use otherwise. What each row means
-# and the last results are in benches/README.md. Figures are ratios of medians; nothing here fails because a machine is slow.
+# bench.sh [ROUNDS [ROWS]]: side by side, in one run on one machine, the export against what one would use otherwise. What each row
+# means and the last results are in benches/README.md; ROWS, a regular expression, leaves out those that it does not match. Figures
+# are ratios of medians; nothing here fails because a machine is slow.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -33,4 +34,4 @@ export SINK_CERTIFICATE=$RUN_DIR/sink.pem BENCH_TOOLS=${RUN_DIR%/*}/bench-tools
 	>"$RUN_DIR/sink.log" 2>&1 &
 sink_pid=$!
 
-PYTHONPATH=$BENCH_TOOLS "$STAND_INS_PYTHON" "$ROOT/benches/compare.py" "${1:-5}"
+PYTHONPATH=$BENCH_TOOLS "$STAND_INS_PYTHON" "$ROOT/benches/compare.py" "${1:-5}" "${@:2}"
