@@ -49,6 +49,7 @@ impl RowSink for Discard {
         Ok(())
     }
 
+    #[inline(always)]
     fn row(&mut self, values: &[Datum], nulls: &[bool]) -> Result<()> {
         let Some(encoder) = &self.encoder else { return Ok(()) };
         encoder.document(values, nulls, &mut self.buffer)?;
