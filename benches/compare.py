@@ -79,6 +79,8 @@ def chosen() -> tuple[list[Row], list[Run]]:
     if not ONLY:
         return ROWS, RUNS
     rows = [row for row in ROWS if re.search(ONLY, f"{row.work} | {row.ours} | {row.against}")]
+    if not rows:
+        raise SystemExit(f"no row of the table matches {ONLY}")
     names = {name for row in rows for name in (row.ours, row.against)}
     return rows, [run for run in RUNS if run.name in names]
 

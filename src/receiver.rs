@@ -92,6 +92,8 @@ impl<'a, S: RowSink> Receiver<'a, S> {
     }
 }
 
+/// # Safety
+/// Called by the executor, with what [`Receiver::as_dest`] of a receiver of this kind gave it, and the shape of its rows.
 #[pg_guard]
 unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver, _operation: i32, shape: pg_sys::TupleDesc) {
     // SAFETY: the executor passes back what `as_dest` gave it.
@@ -100,6 +102,9 @@ unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver
 
 /// Guarded by hand, since it is called for each row: `pg_guard`'s way out of a call that succeeds takes a tenth of the
 /// instructions that a row of two integers does.
+///
+/// # Safety
+/// As [`start_up`]'s, with a slot that has a row.
 unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
     slot: *mut pg_sys::TupleTableSlot,
     dest: *mut pg_sys::DestReceiver,
