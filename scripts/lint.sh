@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What no reviewer should have to point out. Clippy sees the tests' code as well.
+# On another version than Debian's (PG_MAJOR) only what differs there: the extension's code.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -12,12 +13,24 @@ MOST_UNSAFE=210
 "$ROOT/scripts/setup.sh" test
 use_kind test
 cd "$ROOT"
+say "cargo clippy for Postgres $PG_MAJOR"
+# What is installed, which has less than the tests' build.
+cargo clippy --no-default-features --features "pg$PG_MAJOR build_once" -- -D warnings
+[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || exit 0
+cargo clippy --all-targets --no-default-features --features "pg$PG_MAJOR build_once pg_test" -- -D warnings
 say "cargo fmt"
 cargo fmt --check
-say "cargo clippy"
-cargo clippy --all-targets --no-default-features --features "pg$PG_MAJOR pg_test" -- -D warnings
-# And what is installed, which has less.
-cargo clippy --no-default-features --features "pg$PG_MAJOR" -- -D warnings
+say "Features of dependencies"
+# features KINDS: of each package that dependencies of these kinds bring along.
+features() {
+	cargo tree --locked --no-default-features --features "pg$PG_MAJOR build_once" -e "$1" --prefix none -f '{p} {f}' |
+		sed 's/ (\*)$//' | sort -u
+}
+installed=$(features normal,no-proc-macro)
+tested=$(features normal,dev,no-proc-macro)
+twice=$(comm -23 <(echo "$installed") <(echo "$tested"))
+[ -z "$twice" ] || die "dev-dependencies turn on features of these that build_once (Cargo.toml) does not:
+$twice"
 if command -v shellcheck >/dev/null; then
 	say "shellcheck"
 	shellcheck -x scripts/*.sh .ci/run
