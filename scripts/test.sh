@@ -18,6 +18,8 @@ fi
 skipped=()
 # Beside the builds of other majors there are none of pg_cron and PostGIS, and no libpq as new as their postgres_fdw.
 [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || skipped=(--skip cron:: --skip postgis --skip postgres_fdw)
+# How much is taken depends on no version, and takes long to see.
+[ -z "${SMOKE:-}" ] || skipped+=(--skip memory)
 
 # end_to_end ARGUMENT...: no code of the extension is in these tests, so that the build for Debian's version tests any other.
 end_to_end() (
