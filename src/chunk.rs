@@ -88,13 +88,31 @@ pub struct Chunker<S> {
     documents_in_file: u64,
     /// Bytes of the open file that were sent already.
     sent_of_file: u64,
+    /// A longer buffer has a full part, or too much for the file: one question for most documents.
+    most_buffered: usize,
 }
 
 impl<S: PieceSink> Chunker<S> {
     /// Starts with no file open.
     pub fn new(limits: Limits, mut sink: S) -> Self {
-        let buffer = JsonBuffer::from_vec(sink.buffer(0));
-        Chunker { limits, sink, prologue: Vec::new(), buffer, totals: Totals::default(), documents_in_file: 0, sent_of_file: 0 }
+        let mut chunker = Chunker {
+            buffer: JsonBuffer::from_vec(sink.buffer(0)),
+            limits,
+            sink,
+            prologue: Vec::new(),
+            totals: Totals::default(),
+            documents_in_file: 0,
+            sent_of_file: 0,
+            most_buffered: 0,
+        };
+        chunker.set_sent(0);
+        chunker
+    }
+
+    fn set_sent(&mut self, bytes: u64) {
+        self.sent_of_file = bytes;
+        let left = self.limits.bytes.map_or(u64::MAX, |limit| limit.saturating_sub(bytes));
+        self.most_buffered = usize::try_from(left).map_or(self.limits.part, |left| left.min(self.limits.part));
     }
 
     /// Each file begins with these bytes. To be called before the first document.
@@ -139,17 +157,17 @@ impl<S: PieceSink> Chunker<S> {
     #[inline(always)]
     pub fn end_document(&mut self, start: usize) -> Result<()> {
         self.check_memory()?;
-        if self.overflows() && self.documents_in_file > 0 {
+        let is_long = self.buffer.len() > self.most_buffered;
+        if is_long && self.overflows() && self.documents_in_file > 0 {
             self.end_file_before(start)?;
         }
         if self.documents_in_file == 0 {
             self.totals.files += 1;
         }
         self.documents_in_file += 1;
-        self.totals.documents += 1;
         if self.documents_in_file == self.limits.documents {
             self.end_file()
-        } else if self.buffer.len() > self.limits.part {
+        } else if is_long {
             self.send_full_parts()
         } else {
             Ok(())
@@ -200,13 +218,14 @@ impl<S: PieceSink> Chunker<S> {
 
     fn end_file(&mut self) -> Result<()> {
         let documents = std::mem::take(&mut self.documents_in_file);
+        self.totals.documents += documents;
         self.send_full_parts()?;
         let (room, expected) = (self.buffer.capacity(), self.buffer.len());
         let body = self.take_bytes();
         self.send(body, room, Some(documents))?;
         // After the wait for room, which is when a used one may have come back.
         self.buffer = JsonBuffer::from_vec(self.sink.buffer(expected));
-        self.sent_of_file = 0;
+        self.set_sent(0);
         Ok(())
     }
 
@@ -234,7 +253,7 @@ impl<S: PieceSink> Chunker<S> {
     }
 
     fn send(&mut self, body: Bytes, room: usize, documents: Option<u64>) -> Result<()> {
-        self.sent_of_file += body.len() as u64;
+        self.set_sent(self.sent_of_file + body.len() as u64);
         self.totals.bytes += body.len() as u64;
         self.sink.send(Piece { file: self.totals.files, body: Body::Bytes(body), room, documents })
     }

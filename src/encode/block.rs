@@ -37,10 +37,13 @@ pub trait Append {
     /// Appends a text that was cut into blocks.
     #[inline(always)]
     fn blocks(&mut self, text: &Blocks) {
+        if text.length <= SHORT {
+            return self.block(text.short(), text.length);
+        }
         for block in &text.whole {
             self.block(*block, SLACK);
         }
-        self.block(text.last, text.last_used);
+        self.block(text.last, text.length % SLACK);
     }
 }
 
@@ -170,14 +173,18 @@ impl Append for Cursor<'_> {
     }
 }
 
+/// Bytes of a text that is one block of a quarter of the instructions: a column's name, more often than not.
+const SHORT: usize = 16;
+
 /// A text that is appended often, cut into blocks beforehand.
 #[derive(Debug)]
 pub struct Blocks {
     /// Of few texts there is more than the last.
     whole: Vec<[u8; SLACK]>,
+    /// What is left, and zeros.
     last: [u8; SLACK],
-    /// Bytes of the last block that count.
-    last_used: usize,
+    /// Bytes of the text.
+    length: usize,
 }
 
 impl Blocks {
@@ -186,7 +193,15 @@ impl Blocks {
         let (whole, rest) = text.as_chunks();
         let mut last = [0; SLACK];
         last[..rest.len()].copy_from_slice(rest);
-        Blocks { whole: whole.to_vec(), last, last_used: rest.len() }
+        Blocks { whole: whole.to_vec(), last, length: text.len() }
+    }
+
+    /// A text of no more, and zeros.
+    #[inline(always)]
+    fn short(&self) -> [u8; SHORT] {
+        let mut block = [0; SHORT];
+        block.copy_from_slice(&self.last[..SHORT]);
+        block
     }
 }
 
