@@ -6,6 +6,7 @@ use crate::encode::RowEncoder;
 use crate::encode::json::JsonBuffer;
 use crate::error::Result;
 use crate::format::{Format, Wrapping};
+use crate::pg::values::{PlacedRow, Values};
 use crate::query::Query;
 use crate::receiver::RowSink;
 
@@ -21,8 +22,12 @@ impl RowSink for Lines {
         Ok(())
     }
 
+    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+        Some(self.encoder.as_ref().unwrap().document(row, &mut self.out))
+    }
+
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
-        self.encoder.as_ref().unwrap().document(values, nulls, &mut self.out)
+        self.encoder.as_ref().unwrap().document(&Values(values, nulls), &mut self.out)
     }
 }
 

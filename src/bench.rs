@@ -10,6 +10,7 @@ use crate::encode::json::JsonBuffer;
 use crate::error::{Code, Error, Result};
 use crate::format::{Format, NonFinite, Wrapping};
 use crate::pg::call::{Call, int8_datum};
+use crate::pg::values::{PlacedRow, Row, Values};
 use crate::query::Query;
 use crate::receiver::RowSink;
 use crate::request::required;
@@ -50,9 +51,21 @@ impl RowSink for Discard {
     }
 
     #[inline(always)]
+    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+        Some(self.document(row))
+    }
+
+    #[inline(always)]
     fn row(&mut self, values: &[Datum], nulls: &[bool]) -> Result<()> {
+        self.document(&Values(values, nulls))
+    }
+}
+
+impl Discard {
+    #[inline(always)]
+    fn document(&mut self, row: &impl Row) -> Result<()> {
         let Some(encoder) = &self.encoder else { return Ok(()) };
-        encoder.document(values, nulls, &mut self.buffer)?;
+        encoder.document(row, &mut self.buffer)?;
         if self.buffer.failed() {
             return Err(Error::out_of_memory("the buffer of a document"));
         }

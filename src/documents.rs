@@ -23,6 +23,7 @@ use crate::format::Format;
 use crate::manifest::Column;
 use crate::names::Destination;
 use crate::pg::sort::Sorter;
+use crate::pg::values::{PlacedRow, Row, Values};
 use crate::pg::wait::WaitFor;
 use crate::progress::Progress;
 use crate::receiver::{Origin, RowSink};
@@ -110,11 +111,11 @@ impl Lines<'_> {
     }
 
     #[inline(always)]
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
+    fn row(&mut self, row: &impl Row) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(early)?;
         // Not `document`, whose closure would be a call, as the compiler sees it.
         let start = self.chunker.begin_document();
-        encoder.document(values, nulls, self.chunker.buffer())?;
+        encoder.document(row, self.chunker.buffer())?;
         self.chunker.end_document(start)
     }
 
@@ -124,7 +125,7 @@ impl Lines<'_> {
         let encoder = self.encoder.as_ref().ok_or_else(early)?;
         let folder = encoder.folder(values, nulls)?;
         self.document.truncate(0);
-        encoder.document(values, nulls, &mut self.document)?;
+        encoder.document(&Values(values, nulls), &mut self.document)?;
         if self.document.failed() {
             return Err(Error::out_of_memory("the buffer of a document"));
         }
@@ -163,11 +164,18 @@ impl RowSink for Documents<'_> {
     }
 
     #[inline(always)]
+    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+        let (Output::Lines(lines), None) = (&mut self.output, &self.sorter) else { return None };
+        self.progress.document();
+        Some(lines.row(row))
+    }
+
+    #[inline(always)]
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
         // First, so that a file that ends with it does not show before it.
         self.progress.document();
         match (&mut self.output, &mut self.sorter) {
-            (Output::Lines(lines), None) => lines.row(values, nulls),
+            (Output::Lines(lines), None) => lines.row(&Values(values, nulls)),
             (Output::Lines(lines), Some(sorter)) => lines.row_of_partition(values, nulls, sorter),
             (Output::Columns(columns), sorter) => columns.row(values, nulls, sorter.as_mut()),
         }

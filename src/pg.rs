@@ -15,6 +15,7 @@ pub mod raised;
 pub mod sort;
 pub mod sql;
 pub mod transaction;
+pub mod values;
 pub mod wait;
 
 use std::ffi::{CStr, CString, c_char, c_int};

@@ -10,6 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::error::Result;
 use crate::pg::deform::Deformer;
+use crate::pg::values::PlacedRow;
 
 /// Where a column of a result comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,12 @@ pub trait RowSink {
     }
     /// Comes first, with the shape of the rows.
     fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
-    /// Comes for each row. The values are readable until it returns.
+    /// Comes for a row that would cost more to take apart than to read; `None`: it is to come as others do.
+    #[inline(always)]
+    fn placed_row(&mut self, _row: &PlacedRow<'_>) -> Option<Result<()>> {
+        None
+    }
+    /// Comes for each other row. The values are readable until it returns.
     fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()>;
 }
 
@@ -87,8 +93,15 @@ impl<'a, S: RowSink> Receiver<'a, S> {
     #[inline(always)]
     fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
         // SAFETY: the executor's slot is valid, and stays as it is, during the call.
-        let (values, nulls) = unsafe { self.deformer.deform(slot) };
-        self.sink.row(values, nulls)
+        unsafe {
+            if let Some(row) = self.deformer.placed(slot)
+                && let Some(done) = self.sink.placed_row(&row)
+            {
+                return done;
+            }
+            let (values, nulls) = self.deformer.deform(slot);
+            self.sink.row(values, nulls)
+        }
     }
 }
 

@@ -39,6 +39,7 @@ use self::value::Encoder;
 use crate::error::{Code, Error, Result};
 use crate::format::Wrapping;
 use crate::manifest;
+use crate::pg::values::Row;
 use crate::pg::{Memory, to_utf8};
 
 /// What all encoders of an export share.
@@ -48,6 +49,13 @@ pub struct Context {
     utf8: bool,
     /// Lives as long as the encoders; theirs, when they need more than a row's time.
     memory: Memory,
+}
+
+impl Context {
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.wrapping != Wrapping::Rockset
+    }
 }
 
 /// A column of documents.
@@ -176,8 +184,7 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: W
 #[inline(always)]
 fn object<const N: usize>(
     columns: &[(usize, Column)],
-    values: &[pg_sys::Datum],
-    nulls: &[bool],
+    row: &impl Row,
     context: &Context,
     out: &mut JsonBuffer,
     end: &[u8; N],
@@ -185,8 +192,8 @@ fn object<const N: usize>(
     let mut problem = None;
     let mut cursor = Cursor::new(out);
     for (index, column) in columns {
-        let (Some(value), Some(null)) = (values.get(*index), nulls.get(*index)) else { continue };
-        cursor = column.write(*value, *null, context, cursor, &mut problem);
+        let Some((value, is_null)) = row.value(*index) else { continue };
+        cursor = column.write(value, is_null, context, cursor, &mut problem);
     }
     if columns.is_empty() {
         let out = cursor.end();

@@ -14,6 +14,7 @@ use super::json::JsonBuffer;
 use super::value::Encoder;
 use super::{Column, Context, columns, object};
 use crate::error::Result;
+use crate::pg::values::Values;
 
 /// Few types are met in one place, so a list is searched faster than a map.
 struct Cache<K, V>(RefCell<Vec<(K, Rc<V>)>>);
@@ -301,6 +302,6 @@ impl Composite {
         let row_type = row.row_type();
         let shape = self.shapes.get(row_type, || Shape::of_type(row_type.0, row_type.1, context))?;
         let (values, nulls) = shape.row_type.values(row);
-        object(&shape.columns, &values, &nulls, context, out, b"}")
+        object(&shape.columns, &Values(&values, &nulls), context, out, b"}")
     }
 }

@@ -12,6 +12,7 @@ use super::text::TextEncoder;
 use super::{Column, Context, column_name, columns, object};
 use crate::error::{Code, Error, Result};
 use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
+use crate::pg::values::Row;
 use crate::pg::{Memory, server_is_utf8};
 use crate::request::Partitions;
 
@@ -22,6 +23,8 @@ pub struct RowEncoder {
     context: Context,
     /// Holds what encoding one row allocates.
     row_memory: Memory,
+    /// A document may allocate; entering its memory would be a fiftieth of what two integers cost.
+    allocates: bool,
 }
 
 enum Columns {
@@ -66,7 +69,11 @@ impl RowEncoder {
             };
             (columns, folders)
         };
-        Ok(RowEncoder { columns, folders, context, row_memory: Memory::new(c"s3_export row") })
+        let allocates = match &columns {
+            Columns::Json(columns) => columns.iter().any(|(_, column)| column.encoder.allocates()),
+            Columns::Csv(_) => true,
+        };
+        Ok(RowEncoder { columns, folders, context, row_memory: Memory::new(c"s3_export row"), allocates })
     }
 
     /// What each file begins with.
@@ -79,14 +86,16 @@ impl RowEncoder {
 
     /// Writes one row as a line.
     #[inline(always)]
-    pub fn document(&self, values: &[pg_sys::Datum], nulls: &[bool], out: &mut JsonBuffer) -> Result<()> {
-        // Before the row, not after it: what an error in the last row left behind goes as well.
-        self.row_memory.reset();
-        let _row = self.row_memory.enter();
+    pub fn document(&self, row: &impl Row, out: &mut JsonBuffer) -> Result<()> {
+        let _row = self.allocates.then(|| {
+            // Before the row, not after it: what an error in the last row left behind goes as well.
+            self.row_memory.reset();
+            self.row_memory.enter()
+        });
         match &self.columns {
-            Columns::Json(columns) => object(columns, values, nulls, &self.context, out, b"}\n"),
+            Columns::Json(columns) => object(columns, row, &self.context, out, b"}\n"),
             Columns::Csv(columns) => {
-                columns.record(values, nulls, &self.context, out)?;
+                columns.record(row, &self.context, out)?;
                 out.push(b'\n');
                 Ok(())
             }
@@ -147,21 +156,21 @@ impl CsvColumns {
         out.into_vec()
     }
 
-    fn record(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    fn record(&self, row: &impl Row, context: &Context, out: &mut JsonBuffer) -> Result<()> {
         let alone = self.alone();
         let mut is_first = true;
-        for ((column, value), null) in self.columns.iter().zip(values).zip(nulls) {
-            let Some(column) = column else { continue };
+        for (index, column) in self.columns.iter().enumerate() {
+            let (Some(column), Some((value, is_null))) = (column, row.value(index)) else { continue };
             if !std::mem::take(&mut is_first) {
                 out.push(self.style.delimiter);
             }
-            if *null {
+            if is_null {
                 out.raw(self.style.null.as_bytes());
                 continue;
             }
             let mut text = self.text.borrow_mut();
             text.truncate(0);
-            column.encoder.write(*value, context, &mut text);
+            column.encoder.write(value, context, &mut text);
             if text.failed() {
                 return Err(Error::out_of_memory("the text of a value"));
             }

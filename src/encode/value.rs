@@ -94,6 +94,26 @@ impl Encoder {
         }
     }
 
+    /// Whether a value may need Postgres's memory to be written, if only to be detoasted.
+    pub fn allocates(&self) -> bool {
+        !matches!(
+            self,
+            Encoder::Bool
+                | Encoder::Int2
+                | Encoder::Int4
+                | Encoder::Int8
+                | Encoder::Oid
+                | Encoder::Float4
+                | Encoder::Float8
+                | Encoder::Uuid
+                | Encoder::Date
+                | Encoder::Time
+                | Encoder::Timestamp
+                | Encoder::Timestamptz
+                | Encoder::Interval
+        )
+    }
+
     /// What the writer of this type leaves to the lead, where a value fits its wrapper.
     pub fn opener(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {
@@ -119,7 +139,6 @@ impl Encoder {
         mut out: Cursor<'a>,
         problem: &mut Option<Error>,
     ) -> Cursor<'a> {
-        let plain = context.wrapping != Wrapping::Rockset;
         match self {
             Encoder::Bool => {
                 out.blocks(&lead.bare);
@@ -146,10 +165,10 @@ impl Encoder {
                 string_content(&mut out, text);
                 out.push(b'"');
             }
-            Encoder::Date => date(datum.value() as i32, plain, lead, &mut out),
-            Encoder::Time => time(datum.value() as i64, plain, lead, &mut out),
-            Encoder::Timestamp => timestamp(datum.value() as i64, plain, lead, &mut out),
-            Encoder::Timestamptz => timestamptz(datum.value() as i64, plain, lead, &mut out),
+            Encoder::Date => date(datum.value() as i32, context.is_plain(), lead, &mut out),
+            Encoder::Time => time(datum.value() as i64, context.is_plain(), lead, &mut out),
+            Encoder::Timestamp => timestamp(datum.value() as i64, context.is_plain(), lead, &mut out),
+            Encoder::Timestamptz => timestamptz(datum.value() as i64, context.is_plain(), lead, &mut out),
             other => return Cursor::new(other.write_seldom(datum, lead, context, out.end(), problem)),
         }
         out
@@ -169,7 +188,7 @@ impl Encoder {
             // Nothing of this row will be used.
             return out;
         }
-        let plain = context.wrapping != Wrapping::Rockset;
+        let plain = context.is_plain();
         match self {
             Encoder::Bytea => {
                 out.blocks(&lead.typed);

@@ -4,8 +4,9 @@
 //! of the time of an export. The layout is the one on disk (`src/include/access/htup_details.h`, `tupmacs.h`), the same in every
 //! version since 8.3. Whatever is not a stored tuple with all columns is Postgres's to take apart.
 
-use pgrx::varlena::varsize_any;
 use pgrx::{PgTupleDesc, pg_sys};
+
+use super::values::{Form, PlacedRow};
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
@@ -22,19 +23,6 @@ struct Field {
     form: Form,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Form {
-    /// By value: signed integers as far as Postgres is concerned.
-    One,
-    Two,
-    Four,
-    Eight,
-    /// By reference, and so many bytes.
-    Fixed(usize),
-    /// By reference, with a header that has the length. One of a single byte is not aligned.
-    Varlena,
-}
-
 /// Partitions whose rows take turns, as in a merge, each have a descriptor: so often one is looked at, and then only tuples of the
 /// last are taken apart here.
 const MOST_LEARNT: u16 = 1000;
@@ -46,6 +34,8 @@ pub struct Deformer {
     descriptor: pg_sys::TupleDesc,
     /// Empty: not of any that Postgres need not take apart.
     fields: Vec<Field>,
+    /// Of each field, where its values are in a tuple without NULLs; empty if that depends on the tuple.
+    places: Vec<(usize, Form)>,
     /// Descriptors learnt so far.
     learnt: u16,
     values: Vec<pg_sys::Datum>,
@@ -59,6 +49,7 @@ impl Deformer {
         Deformer {
             descriptor: std::ptr::null_mut(),
             fields: Vec::with_capacity(columns),
+            places: Vec::new(),
             learnt: 0,
             values: vec![pg_sys::Datum::null(); columns],
             nulls: vec![false; columns],
@@ -77,14 +68,14 @@ impl Deformer {
         unsafe {
             // Nobody has looked at this row yet, which saves most rows that are not stored the other questions.
             if (*slot).tts_nvalid == 0
-                && let Some(header) = self.stored_tuple(slot)
+                && let Some(tuple) = self.stored_tuple(slot)
             {
-                return if u32::from((*header).t_infomask) & pg_sys::HEAP_HASNULL == 0 {
-                    self.find::<false>(header);
-                    (&self.values, &self.none_is_null)
-                } else {
-                    self.find::<true>(header);
+                return if tuple.has_nulls {
+                    self.find::<true>(&tuple);
                     (&self.values, &self.nulls)
+                } else {
+                    self.find::<false>(&tuple);
+                    (&self.values, &self.none_is_null)
                 };
             }
             if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < columns {
@@ -94,44 +85,48 @@ impl Deformer {
         }
     }
 
+    /// The row in the slot, if its values need not be found; of the table whose rows [`Self::deform`] learnt last.
+    ///
+    /// # Safety
+    /// As of [`Self::deform`].
+    #[inline(always)]
+    pub unsafe fn placed(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<PlacedRow<'_>> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            if self.places.is_empty() || (*slot).tts_nvalid != 0 || (*slot).tts_tupleDescriptor != self.descriptor {
+                return None;
+            }
+            let tuple = Stored::of(slot)?;
+            let is_whole = tuple.columns >= self.places.len() && !tuple.has_nulls;
+            is_whole.then(|| PlacedRow::new(tuple.data, &self.places))
+        }
+    }
+
     /// `None`: let Postgres find the values.
     ///
     /// # Safety
     /// As of [`Self::deform`].
     #[inline(always)]
-    unsafe fn stored_tuple(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::HeapTupleHeader> {
-        // SAFETY: of these two kinds, slots begin with a HeapTupleTableSlot, whose tuple is NULL or stays where it is as long as
-        // the row is there.
+    unsafe fn stored_tuple(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Option<Stored> {
+        // SAFETY: by the caller's promise.
         unsafe {
-            let kind = (*slot).tts_ops;
-            if !std::ptr::eq(kind, &raw const pg_sys::TTSOpsBufferHeapTuple)
-                && !std::ptr::eq(kind, &raw const pg_sys::TTSOpsHeapTuple)
-            {
-                return None;
-            }
-            let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
-            if tuple.is_null() {
-                return None;
-            }
+            let tuple = Stored::of(slot)?;
             if (*slot).tts_tupleDescriptor != self.descriptor && !self.learn((*slot).tts_tupleDescriptor) {
                 return None;
             }
-            let header = (*tuple).t_data;
-            let stored = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
             // Columns that were added later have their values in the catalog.
-            let has_all = !self.fields.is_empty() && stored as usize >= self.fields.len();
-            has_all.then_some(header)
+            let has_all = !self.fields.is_empty() && tuple.columns >= self.fields.len();
+            has_all.then_some(tuple)
         }
     }
 
     /// # Safety
     /// The tuple has the descriptor that was learnt, and all its columns.
     #[inline(always)]
-    unsafe fn find<const HAS_NULLS: bool>(&mut self, header: pg_sys::HeapTupleHeader) {
+    unsafe fn find<const HAS_NULLS: bool>(&mut self, tuple: &Stored) {
         // SAFETY: by the caller's promise; values are where the layout has them, one after another.
         unsafe {
-            let data = header.cast::<u8>().add(usize::from((*header).t_hoff));
-            let bits = (*header).t_bits.as_ptr();
+            let (data, bits) = (tuple.data, tuple.bits);
             let mut offset = 0;
             for (index, field) in self.fields.iter().enumerate() {
                 let (value, null) = (self.values.get_unchecked_mut(index), self.nulls.get_unchecked_mut(index));
@@ -146,16 +141,8 @@ impl Deformer {
                 if !matches!(field.form, Form::Varlena) || *data.add(offset) == 0 {
                     offset = (offset + field.alignment) & !field.alignment;
                 }
-                let place = data.add(offset);
                 let length;
-                (*value, length) = match field.form {
-                    Form::One => (pg_sys::Datum::from(*place.cast::<i8>()), 1),
-                    Form::Two => (pg_sys::Datum::from(place.cast::<i16>().read_unaligned()), 2),
-                    Form::Four => (pg_sys::Datum::from(place.cast::<i32>().read_unaligned()), 4),
-                    Form::Eight => (pg_sys::Datum::from(place.cast::<i64>().read_unaligned()), 8),
-                    Form::Fixed(length) => (pg_sys::Datum::from(place), length),
-                    Form::Varlena => (pg_sys::Datum::from(place), varsize_any(place.cast())),
-                };
+                (*value, length) = field.form.read(data.add(offset));
                 offset += length;
             }
         }
@@ -180,7 +167,61 @@ impl Deformer {
         if let Some(fields) = fields.filter(|fields| fields.len() == self.values.len()) {
             self.fields = fields;
         }
+        self.place();
         true
+    }
+
+    /// Works out where values are.
+    fn place(&mut self) {
+        self.places.clear();
+        let mut end = 0;
+        for field in &self.fields {
+            let Some(length) = field.form.length() else { return self.places.clear() };
+            let offset = (end + field.alignment) & !field.alignment;
+            self.places.push((offset, field.form));
+            end = offset + length;
+        }
+    }
+}
+
+/// Of a stored tuple: what its header says.
+struct Stored {
+    columns: usize,
+    has_nulls: bool,
+    /// A bit for each column, 0 where it is NULL, if there are NULLs.
+    bits: *const u8,
+    /// Its values.
+    data: *const u8,
+}
+
+impl Stored {
+    /// The tuple in the slot, if it is there as it is stored.
+    ///
+    /// # Safety
+    /// As of [`Deformer::deform`].
+    #[inline(always)]
+    unsafe fn of(slot: *mut pg_sys::TupleTableSlot) -> Option<Self> {
+        // SAFETY: of these two kinds, slots begin with a HeapTupleTableSlot, whose tuple is NULL or stays where it is as long as
+        // the row is there.
+        unsafe {
+            let kind = (*slot).tts_ops;
+            if !std::ptr::eq(kind, &raw const pg_sys::TTSOpsBufferHeapTuple)
+                && !std::ptr::eq(kind, &raw const pg_sys::TTSOpsHeapTuple)
+            {
+                return None;
+            }
+            let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+            if tuple.is_null() {
+                return None;
+            }
+            let header = (*tuple).t_data;
+            Some(Stored {
+                columns: (u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK) as usize,
+                has_nulls: u32::from((*header).t_infomask) & pg_sys::HEAP_HASNULL != 0,
+                bits: (*header).t_bits.as_ptr(),
+                data: header.cast::<u8>().add(usize::from((*header).t_hoff)),
+            })
+        }
     }
 }
 
