@@ -87,11 +87,13 @@ impl RowEncoder {
     /// Writes one row as a line.
     #[inline(always)]
     pub fn document(&self, row: &impl Row, out: &mut JsonBuffer) -> Result<()> {
-        let _row = self.allocates.then(|| {
+        let _row = if self.allocates {
             // Before the row, not after it: what an error in the last row left behind goes as well.
             self.row_memory.reset();
-            self.row_memory.enter()
-        });
+            Some(self.row_memory.enter())
+        } else {
+            None
+        };
         match &self.columns {
             Columns::Json(columns) => object(columns, row, &self.context, out, b"}\n"),
             Columns::Csv(columns) => {
