@@ -20,7 +20,7 @@ impl Row for Values<'_> {
 }
 
 /// A stored row of columns that have each the same place in all such rows, none of them NULL: nothing is to be found, and a value is
-/// read when it is asked for. Of two integers it is a tenth of the instructions between the executor and the document.
+/// read when it is asked for. Of two integers that saves an eighth of the instructions between the executor and the document.
 pub struct PlacedRow<'a> {
     data: *const u8,
     places: &'a [(usize, Form)],
