@@ -1,5 +1,5 @@
-//! A database that had the first release and was upgraded is as one that never had: the same catalog, and all that could be
-//! called still can.
+//! A database that had an earlier release and was upgraded has the catalog of a fresh installation, and each function that
+//! could be called still answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,8 @@ use std::process::Command;
 
 use super::fixture::{Database, Integration, ServerFile, Session, literal, refused};
 
-const FIRST: &str = "0.1.0";
+/// Releases that have an upgrade path to this version, the oldest first. An upgrade from an older one passes through the others.
+const RELEASES: [&str; 2] = ["0.1.0", "0.2.0"];
 /// The extension's functions that are called by name: each with the names of its arguments, and what it gives.
 const SIGNATURES: &str =
     "SELECT p.oid::regprocedure::text, coalesce(proargnames::text, '') || ' ' || pg_get_function_result(p.oid)
@@ -15,17 +16,22 @@ const SIGNATURES: &str =
     WHERE deptype = 'e' AND classid = 'pg_proc'::regclass AND prorettype <> 'trigger'::regtype
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 's3_export')";
 
-/// A database with the first release.
-fn first_release(name: &str) -> Database {
+/// Returns a database with that release and the integration `local`.
+fn release(version: &str, name: &str) -> Database {
     let db = Database::empty(name, "");
+    install(&db, version);
+    db.create(&Integration::local());
+    db
+}
+
+/// Installs that release's script and makes the extension of that version in `db`.
+fn install(db: &Database, version: &str) {
     let shared = Command::new(db.environment().pg_bin.join("pg_config")).arg("--sharedir").output().unwrap();
-    let script = format!("s3_export--{FIRST}.sql");
+    let script = format!("s3_export--{version}.sql");
     // As a package that is installed over an older one leaves it.
     let installed = format!("{}/extension/{script}", String::from_utf8(shared.stdout).unwrap().trim());
     fs::copy(format!("{}/sql/{script}", env!("CARGO_MANIFEST_DIR")), &installed).unwrap();
-    db.client().batch_execute(&format!("CREATE EXTENSION s3_export VERSION '{FIRST}'")).unwrap();
-    db.create(&Integration::local());
-    db
+    db.client().batch_execute(&format!("CREATE EXTENSION s3_export VERSION '{version}'")).unwrap();
 }
 
 fn upgrade(db: &Database) {
@@ -34,7 +40,7 @@ fn upgrade(db: &Database) {
     assert_eq!(
         client.text("SELECT extversion FROM pg_extension WHERE extname = 's3_export'"),
         env!("CARGO_PKG_VERSION"),
-        "sql/ has no script from {FIRST} to this version"
+        "sql/ has no path of scripts to this version"
     );
 }
 
@@ -67,23 +73,24 @@ fn without_oids(line: &str) -> String {
 }
 
 #[test]
-fn an_upgrade_from_the_first_release_gives_the_catalog_of_a_fresh_install() {
-    let (upgraded, fresh) = (first_release("upgraded"), Database::new("fresh"));
-    let before = catalog(&upgraded);
-    upgrade(&upgraded);
-    let (after, wanted) = (catalog(&upgraded), catalog(&fresh));
-    assert!(after.contains("CREATE FUNCTION pg_catalog.s3_export(") && after.contains("CREATE POLICY"), "{after}");
-    assert_ne!(before, after);
-    for (after, wanted) in after.lines().zip(wanted.lines()) {
-        assert_eq!(after, wanted);
-    }
-    assert_eq!(after.lines().count(), wanted.lines().count());
-    let dumped = "SELECT array_agg(t::regclass || c ORDER BY t::regclass::text)
+fn an_upgrade_from_each_release_gives_the_catalog_of_a_fresh_install() {
+    let fresh = Database::new("fresh");
+    let wanted = catalog(&fresh);
+    let dumped = "SELECT array_agg(t::regclass || c ORDER BY t::regclass::text)::text
         FROM pg_extension, unnest(extconfig, extcondition) AS u (t, c) WHERE extname = 's3_export'";
-    assert_eq!(
-        upgraded.client().text(&format!("SELECT ({dumped})::text")),
-        fresh.client().text(&format!("SELECT ({dumped})::text"))
-    );
+    for version in RELEASES {
+        let upgraded = release(version, &format!("upgraded_{}", version.replace('.', "_")));
+        let before = catalog(&upgraded);
+        upgrade(&upgraded);
+        let after = catalog(&upgraded);
+        assert!(after.contains("CREATE FUNCTION pg_catalog.s3_export(") && after.contains("CREATE POLICY"), "{after}");
+        assert_ne!(before, after, "{version}");
+        for (after, wanted) in after.lines().zip(wanted.lines()) {
+            assert_eq!(after, wanted, "{version}");
+        }
+        assert_eq!(after.lines().count(), wanted.lines().count(), "{version}");
+        assert_eq!(upgraded.client().text(dumped), fresh.client().text(dumped), "{version}");
+    }
 }
 
 /// The functions that were called by one of the statements, as `regprocedure` prints them.
@@ -144,7 +151,7 @@ fn call_all(db: &Database, round: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_signature_of_the_first_release_answers_before_and_after_the_upgrade() {
-    let db = first_release("old_signatures");
+    let db = release(RELEASES[0], "old_signatures");
     let signatures = || -> BTreeMap<String, String> {
         db.client().query(SIGNATURES, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
     };
