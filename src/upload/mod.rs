@@ -33,6 +33,7 @@ pub mod runtime;
 mod state;
 mod template;
 mod throttle;
+mod whole;
 mod writer;
 
 use std::cell::RefCell;
