@@ -79,7 +79,13 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
         transaction::request(
             |_| async move { orphans::find(&listing, &location, before).await.map_err(|failure| failure.error) },
         )?;
-    let found = not_running(found);
+    if let Some(cause) = found.unlisted_uploads {
+        Error::new(Code::Unsupported, "the store does not list multipart uploads: only objects are cleaned up")
+            .detail(format!("{}.", cause.summary().trim_end_matches('.')))
+            .hint("Let the store end uploads that were never completed, by a lifecycle rule.")
+            .warn();
+    }
+    let found = not_running(found.orphans);
     let (looking, deleting, dry_run) = (bucket(), bucket(), clean_up.dry_run);
     let (orphans, gone) = transaction::request(|_| async move {
         let work = async {

@@ -177,12 +177,10 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
     let patience = Patiences::all(transaction::request_patience());
     let bucket = Bucket::new(store.clone(), location.bucket(), patience, Throttle::new(1));
     let folder = location.folder();
-    let (objects, _) =
-        transaction::request(|_| async move { bucket.list(&folder, 1, None).await.map_err(|failure| failure.error) })?;
-    match objects.first() {
+    match transaction::request(|_| async move { bucket.first_within(&folder).await.map_err(|failure| failure.error) })? {
         None => Ok(()),
-        Some(object) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
-            .detail(format!("One of them is {}.", object.key))
+        Some(key) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
+            .detail(format!("One of them is {key}."))
             .hint("Export to another location, delete them, or leave out the option existing.")),
     }
 }

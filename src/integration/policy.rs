@@ -66,9 +66,9 @@ impl Kind {
 impl Grant<'_> {
     /// For AssumeRole: the role can do no more than this in the session. Errors: 53400 when STS would not take it.
     pub fn session_policy(&self, purpose: Purpose) -> Result<String> {
-        let mut actions = vec!["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion"];
+        let mut actions = vec!["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject"];
         if purpose != Purpose::CleanUp {
-            actions.extend(["s3:GetObject", "s3:PutObject"]);
+            actions.push("s3:PutObject");
             if self.acl {
                 actions.push("s3:PutObjectAcl");
             }
@@ -118,6 +118,13 @@ impl Grant<'_> {
             )),
             Kind::CleanUp => {
                 statements.extend(self.listing("FindFilesWithoutAManifest", "s3:ListBucket", true));
+                let manifests: Vec<String> = self.objects().iter().map(|objects| format!("{objects}.manifest")).collect();
+                statements.push(json!({
+                    "Sid": "LookWhetherThereIsNoManifest",
+                    "Effect": "Allow",
+                    "Action": "s3:GetObject",
+                    "Resource": manifests,
+                }));
                 // S3 knows no condition on the prefix of this one.
                 statements.extend(self.listing("FindUnfinishedMultipartUploads", "s3:ListBucketMultipartUploads", false));
                 statements.extend([
@@ -155,7 +162,8 @@ impl Grant<'_> {
             let resource = format!("arn:{}:s3:::{bucket}", self.partition);
             let mut statement = json!({ "Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource });
             if by_prefix && !prefix.is_empty() {
-                let condition = json!({ "StringLike": { "s3:prefix": format!("{}/*", escape(prefix)) } });
+                // A look at an object has no prefix, and without the right to list S3 would hide that there is none.
+                let condition = json!({ "StringLikeIfExists": { "s3:prefix": format!("{}/*", escape(prefix)) } });
                 insert(&mut statement, "Condition", condition);
             }
             statement
@@ -332,7 +340,7 @@ mod tests {
                     "kms:Decrypt",
                 ] as &[_],
             ),
-            (Kind::CleanUp, &["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
+            (Kind::CleanUp, &["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
         ] {
             let policy = keyed.iam_policy(kind);
             for action in actions {
@@ -352,8 +360,10 @@ mod tests {
     #[test]
     fn a_listing_is_bounded_by_its_prefix() {
         let policy: Value = serde_json::from_str(&grant(&["s3://bucket/a"]).iam_policy(Kind::CleanUp)).unwrap();
-        assert_eq!(policy["Statement"][0]["Condition"]["StringLike"]["s3:prefix"], "a/*");
+        assert_eq!(policy["Statement"][0]["Condition"]["StringLikeIfExists"]["s3:prefix"], "a/*");
         assert_eq!(policy["Statement"][0]["Resource"], "arn:aws:s3:::bucket");
+        assert_eq!(policy["Statement"][1]["Action"], "s3:GetObject");
+        assert_eq!(policy["Statement"][1]["Resource"], json!(["arn:aws:s3:::bucket/a/*.manifest"]));
     }
 
     #[test]

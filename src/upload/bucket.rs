@@ -20,6 +20,7 @@ use super::object::{Deletion, EXPORT_ID, Object, Role};
 use super::retry::{Patience, renewing, retry};
 use super::template::{self, SdkPut, Template, told};
 use super::throttle::Throttle;
+use super::whole::Ending;
 use crate::error::{Code, Error};
 
 /// How long to try, by what is tried.
@@ -319,6 +320,7 @@ impl Bucket {
         let Some(first) = objects.first() else { return Ok(Vec::new()) };
         let url = self.url(&first.key);
         self.send(self.patience.clean_up, STEP, &url, || async {
+            let ending = Ending::default();
             let identifier = |object: &Deletion| {
                 ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
             };
@@ -335,10 +337,17 @@ impl Bucket {
                 .bucket(&self.name)
                 .delete(identifiers)
                 .set_expected_bucket_owner(self.owner())
+                .customize()
+                .interceptor(ending.clone())
                 .send()
                 .await
                 .map_err(|error| Failure::new(STEP, &url, &error))?;
-            Ok(output.errors.unwrap_or_default().into_iter().filter_map(|error| error.key).collect())
+            // What is not named in the answer counts as deleted.
+            let failed: Option<Vec<String>> = output.errors.unwrap_or_default().into_iter().map(|error| error.key).collect();
+            failed.filter(|_| ending.was_seen()).ok_or_else(|| {
+                let what = format!("could not {STEP}: the store's answer is not whole");
+                Failure::permanent(Error::new(Code::Io, what).detail(format!("Object {url} is the first of them.")))
+            })
         })
         .await
     }

@@ -37,6 +37,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod whole;
 mod writer;
 
 use std::cell::{OnceCell, RefCell};

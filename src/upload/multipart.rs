@@ -68,17 +68,17 @@ impl Bucket {
 
     /// Gives up all multipart uploads that would make this key, `except` one.
     pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
-        let mut after = None;
-        loop {
-            let (uploads, next) = self.list_uploads(self.patience().clean_up, key, after.as_ref()).await?;
-            for upload in uploads.iter().filter(|upload| upload.key == key && Some(upload.upload_id.as_str()) != except) {
-                self.abort_multipart(key, &upload.upload_id).await?;
+        let mut found = Vec::new();
+        self.each_upload(self.patience().clean_up, key, |upload| {
+            if upload.key == key && Some(upload.upload_id.as_str()) != except {
+                found.push(upload.upload_id);
             }
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
+        })
+        .await?;
+        for upload_id in found {
+            self.abort_multipart(key, &upload_id).await?;
         }
+        Ok(())
     }
 
     /// Uploads one part, with the checksum of its own; `number` counts from 1.

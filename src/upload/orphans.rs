@@ -2,20 +2,23 @@
 //!
 //! Nothing here knows which exports still run; who asks to delete has found that out, and asked [`Bucket::has_manifest`]
 //! *after* it: an export that no longer runs then cannot write its manifest any more.
+//!
+//! Deleting a file of an export that has committed would lose data. So two answers of different kinds must say that there is no
+//! manifest: a listing that is whole, and a HEAD with 404.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use uuid::Uuid;
 
 use super::bucket::Bucket;
 use super::failure::Failure;
+use super::listing::PAGE;
 use super::object::{DELETE_BATCH, Deletion};
+use crate::error::Error;
 use crate::names::{ObjectName, Part};
 use crate::uri::Location;
-
-/// Most objects that one LIST answers with.
-const PAGE: i32 = 1000;
 
 /// Something without a manifest.
 #[derive(Debug)]
@@ -37,9 +40,18 @@ pub enum What {
     Upload(String),
 }
 
+/// What [`find`] found.
+#[derive(Debug)]
+pub struct Found {
+    /// Objects, then multipart uploads.
+    pub orphans: Vec<Orphan>,
+    /// The answer of a store that lists no multipart uploads.
+    pub unlisted_uploads: Option<Error>,
+}
+
 /// Orphans below `location` of exports that began before `before` (milliseconds since 1970, as in their ids). Two listings:
 /// first the manifests, of which only the ids are kept, so that memory grows with orphans and exports alone.
-pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<Vec<Orphan>, Failure> {
+pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<Found, Failure> {
     let prefix = location.folder();
     let mut complete = HashSet::new();
     each_object(bucket, &prefix, |name, _, _| {
@@ -57,50 +69,59 @@ pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<V
         }
     })
     .await?;
-    let mut after = None;
-    loop {
-        let (uploads, next) = bucket.list_uploads(bucket.patience().files, &prefix, after.as_ref()).await?;
-        for upload in uploads {
-            if let Some(name) = ObjectName::parse(&upload.key).filter(is_orphan) {
-                orphans.push(Orphan { export_id: name.export_id, key: upload.key, what: What::Upload(upload.upload_id) });
-            }
+    let visit = |upload: super::listing::ListedUpload| {
+        if let Some(name) = ObjectName::parse(&upload.key).filter(is_orphan) {
+            orphans.push(Orphan { export_id: name.export_id, key: upload.key, what: What::Upload(upload.upload_id) });
         }
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(orphans),
-        }
-    }
+    };
+    let unlisted_uploads = match bucket.each_upload(bucket.patience().files, &prefix, visit).await {
+        Ok(()) => None,
+        // The store knows no such request. Objects were listed just now, so the bucket is there.
+        Err(failure) if matches!(failure.status, Some(404 | 405 | 501)) => Some(failure.error),
+        Err(failure) => return Err(failure),
+    };
+    Ok(Found { orphans, unlisted_uploads })
 }
 
 async fn each_object(bucket: &Bucket, prefix: &str, mut visit: impl FnMut(ObjectName, String, u64)) -> Result<(), Failure> {
-    let mut after: Option<String> = None;
-    loop {
-        let (objects, next) = bucket.list(prefix, PAGE, after.as_deref()).await?;
-        for object in objects {
-            if let Some(name) = ObjectName::parse(&object.key) {
-                visit(name, object.key, object.bytes);
-            }
+    let visit = |object: super::listing::Listed| {
+        if let Some(name) = ObjectName::parse(&object.key) {
+            visit(name, object.key, object.bytes);
         }
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(()),
-        }
-    }
+        ControlFlow::Continue(())
+    };
+    bucket.each_object(prefix, PAGE, visit).await
 }
 
 impl Bucket {
-    /// By listing, which needs no right to read objects.
+    /// Whether an object has one of these keys, the export's own folder first. `false` only where a whole listing does not show it,
+    /// and a HEAD finds none.
     pub async fn has_manifest(&self, keys: &[String]) -> Result<bool, Failure> {
         for (key, is_outside) in keys.iter().zip(std::iter::once(false).chain(std::iter::repeat(true))) {
-            match self.list(key, 1, None).await {
-                Ok((found, _)) if found.iter().any(|object| object.key == *key) => return Ok(true),
-                Ok(_) => {}
+            match self.is_there(key).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(true),
                 // What may not be looked at may be there.
                 Err(failure) if is_outside && failure.status == Some(403) => return Ok(true),
                 Err(failure) => return Err(failure),
             }
         }
         Ok(false)
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, Failure> {
+        let mut listed = false;
+        let visit = |object: super::listing::Listed| {
+            listed = object.key == *key;
+            if listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.each_object(key, PAGE, visit).await?;
+        let denied = |failure: Failure| {
+            let hint = "cleanup needs s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there is none: \
+                        s3_export.iam_policy(…, 'cleanup') prints both.";
+            if failure.status == Some(403) { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
+        };
+        Ok(listed || self.head(key).await.map_err(denied)?.is_some())
     }
 }
 

@@ -24,6 +24,7 @@ mod job_queue;
 mod job_roles;
 mod jobs;
 mod large;
+mod listings;
 mod manifest;
 mod network;
 mod own_names;
