@@ -94,9 +94,13 @@ CREATE TABLE s3_export.integrations (
     sts_endpoint text
         CONSTRAINT sts_endpoint_is_a_url CHECK (sts_endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
     region text
-        CONSTRAINT region_is_a_name CHECK (region OPERATOR(pg_catalog.~) '^[a-z0-9-]{1,64}$'),
+        -- Other servers name regions as they like.
+        CONSTRAINT region_is_a_name
+        CHECK (region OPERATOR(pg_catalog.~) '^[a-z0-9-]{1,64}$'
+               OR endpoint IS NOT NULL AND region OPERATOR(pg_catalog.~) '^[A-Za-z0-9._-]{1,64}$'),
     endpoint text
-        CONSTRAINT endpoint_is_a_url CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
+        CONSTRAINT endpoint_is_a_url
+        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:][:cntrl:]]+(/[A-Za-z0-9._~-]+)*/?$'),
     path_style boolean NOT NULL DEFAULT false,
     allowed_locations text[] NOT NULL
         CONSTRAINT allowed_locations_are_s3_uris
@@ -144,7 +148,7 @@ COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that th
 COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; changing it voids the sealed credentials; http needs a superuser';
 COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region; NULL: Amazon is asked (us-east-1 where there is an endpoint)';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
-    'another server than Amazon''s, https://host[:port]; changing it voids the sealed credentials; http needs a superuser';
+    'another server than Amazon''s, https://host[:port][/path]; changing it voids the sealed credentials; http needs a superuser';
 COMMENT ON COLUMN s3_export.integrations.path_style IS 'the bucket in the path instead of the host name';
 COMMENT ON COLUMN s3_export.integrations.allowed_locations IS
     'where it may write: s3://bucket or s3://bucket/prefix, up to a path boundary; s3:// means anywhere';
@@ -166,8 +170,8 @@ COMMENT ON CONSTRAINT aws_role_is_an_arn ON s3_export.integrations IS 'of a role
 COMMENT ON CONSTRAINT aws_external_id_has_the_characters_of_sts ON s3_export.integrations IS '2 to 1,224 of those that STS takes';
 COMMENT ON CONSTRAINT aws_external_id_goes_with_a_role ON s3_export.integrations IS 'without a role nobody asks for it';
 COMMENT ON CONSTRAINT sts_endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
-COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'letters, digits and hyphens';
-COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
+COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'lower-case letters, digits and hyphens; with an endpoint, capitals, dots and underscores too';
+COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, a host, and perhaps a path';
 COMMENT ON CONSTRAINT allowed_locations_are_s3_uris ON s3_export.integrations IS 'at least one, none of them NULL, each s3:// and more';
 COMMENT ON CONSTRAINT expected_bucket_owner_is_an_account ON s3_export.integrations IS 'twelve digits';
 COMMENT ON CONSTRAINT sse_is_known ON s3_export.integrations IS 'AES256, aws:kms or aws:kms:dsse';

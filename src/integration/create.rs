@@ -7,15 +7,16 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::catalog;
 use super::credentials::{key_ring, place};
 use super::policy::Purpose;
 use super::row::Row;
 use super::seal::{Credentials, seal};
+use super::{catalog, check};
 use crate::error::{Code, Error, Result};
 use crate::pg::{is_superuser, refuse_if_read_only};
 use crate::request::{json_object, required, unknown_key};
 use crate::secret::Secret;
+use crate::upload::identity::check_signing;
 use crate::uri::Allowed;
 
 /// Columns that `options` may set.
@@ -92,6 +93,7 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
         "allowed_locations": locations,
         "usage_role": new.usage_role,
     })));
+    check::columns(&columns)?;
     let columns = Value::Object(columns);
     let row = Row::new(columns.clone());
     if new.aws_role.is_some() {
@@ -122,6 +124,7 @@ fn keys(
         "keys" => {
             let access_key_id = required("access_key_id", access_key_id)?;
             let secret_access_key = required("secret_access_key", secret_access_key)?;
+            check_signing(&access_key_id, secret_access_key.expose(), session_token.as_ref().map(Secret::expose))?;
             Ok(Some((access_key_id, Credentials { secret_access_key, session_token })))
         }
         "ambient" | "profile" if !is_superuser() => Err(Error::new(

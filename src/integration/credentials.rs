@@ -12,7 +12,7 @@ use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_r
 use crate::request::required;
 use crate::secret::Secret;
 use crate::settings;
-use crate::upload::identity::Base;
+use crate::upload::identity::{Base, check_signing};
 
 /// What signs for an integration that the caller was found to see, and the external id of its role.
 pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
@@ -30,6 +30,13 @@ pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
     let ring =
         key_ring().map_err(|error| error.also(&format!("The credentials were sealed with key \"{}\".", sealed.key_id)))?;
     let Credentials { secret_access_key, session_token } = unseal(&sealed, place, &ring)?;
+    // Stored before these were refused.
+    let session = session_token.as_ref().map(Secret::expose);
+    check_signing(&access_key_id, secret_access_key.expose(), session).map_err(|error| {
+        Error::new(Code::Credentials, format!("the credentials of integration \"{name}\" cannot be used"))
+            .detail(format!("The {}.", error.message()))
+            .hint("Store them anew with s3_export.set_credentials.")
+    })?;
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
 }
 
@@ -47,7 +54,8 @@ pub fn of_the_server(row: &Row) -> Result<Base> {
     }
 }
 
-/// Stores other credentials in an integration that the current user may change. Errors: 22004, 42704, 55000.
+/// Stores other credentials in an integration that the current user may change. Errors: 22004, 22023 for what cannot sign, 42704,
+/// 55000.
 pub fn set_credentials(
     name: Option<String>,
     access_key_id: Option<String>,
@@ -76,6 +84,8 @@ pub fn set_credentials_from_file(name: Option<String>, path: Option<String>) -> 
 }
 
 fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<()> {
+    let session_token = credentials.session_token.as_ref().map(Secret::expose);
+    check_signing(access_key_id, credentials.secret_access_key.expose(), session_token)?;
     let ring = key_ring()?;
     let row = Row::new(catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?);
     let place = place(&row)?;

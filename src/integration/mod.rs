@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+mod check;
 mod create;
 mod credentials;
 mod file;
@@ -113,6 +114,7 @@ fn no_role(name: &str) -> Error {
 }
 
 fn connection(row: &Row, what: &str, base: Base, external_id: Option<String>, purpose: Purpose) -> Result<Connection> {
+    check::requests_can_carry(row, what)?;
     let role = match row.text("aws_role") {
         Some(arn) => Some(assumed_role(row, what, arn, external_id, purpose)?),
         None => None,

@@ -72,6 +72,14 @@ impl Failure {
         Failure { error, transient: false, maybe_done: false, overloaded: false, status: None, expired: false }
     }
 
+    /// Of a request in whose making or reading the SDK panicked.
+    pub fn panicked() -> Self {
+        let error = Error::new(Code::Internal, "a request to the store ended in a panic of the AWS SDK")
+            .detail("The server's log says where.")
+            .hint("Look at what the integration sends: keys, region, endpoint and options.");
+        Failure { maybe_done: true, ..Self::permanent(error) }
+    }
+
     /// Of a request to S3. `step`: what was being done, as in "could not upload"; `url`: of the object.
     pub fn new<E>(step: &str, url: &str, error: &SdkError<E, HttpResponse>) -> Self
     where

@@ -137,7 +137,9 @@ impl<M: Hash> Place<M> {
     /// Errors, as part of a sentence: `next` leads back to a page that was read.
     fn check(&self, next: Option<M>) -> Result<Option<M>, String> {
         match &next {
-            Some(marker) if self.seen.contains(&hash(marker)) => Err("it names a page that was read already as the next".into()),
+            Some(marker) if self.seen.contains(&hash(marker)) => {
+                Err("it names a page that was read already as the next".into())
+            }
             _ => Ok(next),
         }
     }

@@ -12,6 +12,7 @@
 
 mod body;
 mod bucket;
+mod caught;
 pub mod checksum;
 mod cleanup;
 mod compressor;

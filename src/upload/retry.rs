@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::caught::{Panicked, caught};
 use super::failure::Failure;
 use super::identity::Provider;
 
@@ -50,7 +51,11 @@ where
     loop {
         let limit = patience.attempt().min(deadline.saturating_duration_since(Instant::now()));
         // In a box, since a request of the SDK is a future of 20 kB, and whatever holds it is moved with it.
-        let outcome = timeout(limit, Box::pin(attempt())).await.unwrap_or_else(|_| Err(unanswered(limit)));
+        let outcome = match timeout(limit, caught(Box::pin(attempt()))).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(Panicked)) => Err(Failure::panicked()),
+            Err(_) => Err(unanswered(limit)),
+        };
         let failure = match outcome {
             Ok(value) => return Ok(value),
             Err(failure) => failure,
@@ -144,6 +149,17 @@ mod tests {
             assert!(hung.unwrap_err().maybe_done);
             assert!(start.elapsed() <= PATIENCE.total, "{:?}", start.elapsed());
         });
+    }
+
+    #[test]
+    fn a_request_that_panics_is_a_failure_that_is_final() {
+        let calls = Cell::new(0);
+        let result: Result<(), _> = paused(retry(PATIENCE, unanswered, || async {
+            calls.set(calls.get() + 1);
+            panic!("on purpose")
+        }));
+        let failure = result.unwrap_err();
+        assert_eq!((failure.error.code(), failure.maybe_done, calls.get()), (Code::Internal, true, 1));
     }
 
     #[test]

@@ -31,6 +31,27 @@ fn set_credentials_replaces_them() {
     assert_eq!(db.export("SELECT 1 AS a").documents, 1);
 }
 
+/// A line break that was copied along with a key made the SDK panic, or looked like a fault of the network.
+#[test]
+fn keys_that_no_header_can_hold_are_refused_where_they_are_stored_and_named_where_they_are_used() {
+    let db = Database::new("key_characters");
+    let mut client = db.client();
+    for arguments in
+        ["E'K\\n', 'S'", "'K', E'S\\r\\n'", "'K', 'S', E'T\\x01'", "'', 'S'", "'K', ''", "'K', 'S', ''", "' K', 'S'"]
+    {
+        refused(client.batch_execute(&format!("SELECT s3_export.set_credentials('local', {arguments})"))).sqlstate("22023");
+    }
+    let json = ServerFile::of(&db, "json", r#"{"AccessKeyId": "QKEY\n", "SecretAccessKey": "S"}"#);
+    refused(client.batch_execute(&format!("SELECT s3_export.set_credentials_from_file('local', '{}')", json.path())))
+        .sqlstate("22023")
+        .message("access_key_id");
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1, "they are as they were");
+    // Written past the functions, or before they looked.
+    client.batch_execute("UPDATE s3_export.integrations SET access_key_id = E'K\\n'").unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("28000").message("cannot be used").hint("set_credentials");
+    refused(client.batch_execute("SELECT * FROM s3_export.validate_integration('local')")).sqlstate("28000");
+}
+
 #[test]
 fn without_a_key_file_nothing_is_stored_and_nothing_opens() {
     let db = Database::new("no_key_file");

@@ -10,8 +10,7 @@ const EXISTING: &str = r#"options => '{"existing": "error"}'"#;
 
 /// A page of a listing, written by hand.
 fn page(keys: &[String], rest: &str) -> Action {
-    let contents: String =
-        keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")).collect();
+    let contents: String = keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")).collect();
     let body = format!("<?xml version=\"1.0\"?><ListBucketResult>{contents}{rest}</ListBucketResult>");
     Action::Answer("HTTP/1.1 200 OK\r\ncontent-type: application/xml".into(), body)
 }
@@ -134,9 +133,14 @@ fn cleanup_deletes_nothing_of_an_export_whose_manifest_a_listing_hides() {
     refused(cleanup(&db, &mut client, "cut", &prefix)).sqlstate("58030").message("not whole").detail("cut off");
     assert_eq!(db.bucket.list(&prefix).len(), all);
     // A listing that is whole, and lies: a look at the manifest says so.
-    let hiding = gateway(&db, "hiding", |request| {
-        if lists(request) { Action::Change(Box::new(without_manifests)) } else { Action::Forward }
-    });
+    let hiding =
+        gateway(
+            &db,
+            "hiding",
+            |request| {
+                if lists(request) { Action::Change(Box::new(without_manifests)) } else { Action::Forward }
+            },
+        );
     let deleted = cleanup(&db, &mut client, "hiding", &prefix).unwrap();
     assert_eq!(deleted, [format!("{} true", db.bucket.uri(&orphan))]);
     assert_eq!(db.bucket.list(&prefix).len(), all - 1);

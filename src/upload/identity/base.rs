@@ -15,6 +15,7 @@ use aws_credential_types::provider::ProvideCredentials;
 use super::Base;
 use crate::error::{Code, Error};
 use crate::secret::Secret;
+use crate::upload::caught::{Panicked, caught};
 use crate::upload::failure::{Failure, causes};
 use crate::upload::network::Network;
 
@@ -57,9 +58,12 @@ fn surroundings(network: &Network) -> ProviderConfig {
 async fn within_limit(
     fetching: Pin<Box<dyn Future<Output = aws_credential_types::provider::Result> + Send + '_>>,
 ) -> Result<Credentials, String> {
-    match tokio::time::timeout(TIME_LIMIT, fetching).await {
-        Ok(Ok(credentials)) => Ok(credentials),
-        Ok(Err(error)) => Err(causes(&error)),
+    match tokio::time::timeout(TIME_LIMIT, caught(fetching)).await {
+        Ok(Ok(Ok(credentials))) => Ok(credentials),
+        Ok(Ok(Err(error))) => Err(causes(&error)),
+        Ok(Err(Panicked)) => {
+            Err("a value cannot be sent, such as a key with a line break; the server's log has its place".to_owned())
+        }
         Err(_) => Err(format!("no answer within {} seconds", TIME_LIMIT.as_secs())),
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! One fetch at a time for each identity, however many uploads ask; ahead of the expiry, so that no request is signed with
 //! keys that die on their way. Where a renewal fails and the old keys still live, they serve on.
+//!
+//! Whatever the expiry says, a source is asked once a minute: with a clock that is off, credentials are expired when they come, and
+//! every request would fetch others. They are used as they are, and the store judges them.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -16,6 +19,8 @@ use crate::upload::runtime::lock;
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// Credentials that name no expiry are read again after this, since somebody may have changed the files they are in.
 const RECHECK_AFTER: Duration = Duration::from_secs(60);
+/// Least time from one fetch to the next, and from one refusal by a store that has credentials fetched anew to the next.
+const COOLDOWN: Duration = Duration::from_secs(60);
 /// After a failed renewal, the next attempt.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Identities remembered in a backend; beyond it, the one that was asked for longest ago is forgotten.
@@ -52,6 +57,8 @@ pub struct Slot {
 struct State {
     held: Option<Held>,
     generation: u64,
+    /// When credentials were last dropped because a store had called them expired.
+    forgotten_at: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -66,16 +73,23 @@ impl Slot {
     where
         F: Future<Output = Result<Credentials, Failure>>,
     {
-        if let Some(fresh) = self.fresh(SystemTime::now()) {
+        self.current_by(SystemTime::now, fetch).await
+    }
+
+    async fn current_by<F>(&self, clock: impl Fn() -> SystemTime, fetch: impl Fn() -> F) -> Result<Credentials, Failure>
+    where
+        F: Future<Output = Result<Credentials, Failure>>,
+    {
+        if let Some(fresh) = self.fresh(clock()) {
             return Ok(fresh);
         }
         let _turn = self.turn.lock().await;
-        if let Some(fresh) = self.fresh(SystemTime::now()) {
+        if let Some(fresh) = self.fresh(clock()) {
             return Ok(fresh);
         }
         // In a box, since it is large, and most who ask need none.
         let fetched = Box::pin(fetch()).await;
-        let now = SystemTime::now();
+        let now = clock();
         match fetched {
             Ok(credentials) => {
                 self.keep(&credentials, now);
@@ -90,12 +104,25 @@ impl Slot {
         lock(&self.state).generation
     }
 
-    /// Drops the credentials of this generation, unless others have taken their place.
-    pub fn forget(&self, generation: u64) {
+    /// Drops the credentials of this generation, unless others have taken their place. Gives whether others can be had: a store
+    /// that calls every credentials expired has them fetched anew once in a while only.
+    pub fn forget(&self, generation: u64) -> bool {
+        self.forget_at(generation, SystemTime::now())
+    }
+
+    fn forget_at(&self, generation: u64, now: SystemTime) -> bool {
         let mut state = lock(&self.state);
-        if state.generation == generation {
-            state.held = None;
+        if state.generation != generation || state.held.is_none() {
+            return true;
         }
+        // A clock that was set back is no reason to wait.
+        let is_recent = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since < COOLDOWN);
+        if state.forgotten_at.is_some_and(is_recent) {
+            return false;
+        }
+        state.forgotten_at = Some(now);
+        state.held = None;
+        true
     }
 
     fn fresh(&self, now: SystemTime) -> Option<Credentials> {
@@ -120,7 +147,7 @@ impl Slot {
 fn renew_at(expiry: Option<SystemTime>, now: SystemTime) -> SystemTime {
     let Some(expiry) = expiry else { return now + RECHECK_AFTER };
     let life = expiry.duration_since(now).unwrap_or_default();
-    expiry - RENEW_BEFORE.min(life / 2)
+    (expiry - RENEW_BEFORE.min(life / 2)).max(now + COOLDOWN)
 }
 
 #[cfg(test)]
@@ -162,10 +189,13 @@ mod tests {
     #[test]
     fn a_short_life_is_used_by_half_and_one_without_an_end_checked_after_a_minute() {
         let now = SystemTime::now();
-        assert_eq!(renew_at(Some(now + Duration::from_secs(100)), now), now + Duration::from_secs(50));
+        assert_eq!(renew_at(Some(now + Duration::from_secs(200)), now), now + Duration::from_secs(100));
         assert_eq!(renew_at(None, now), now + RECHECK_AFTER);
-        // Expired before it came: fetched anew at the next request.
-        assert_eq!(renew_at(Some(now - Duration::from_secs(1)), now), now - Duration::from_secs(1));
+        // Expired before it came.
+        for life in [0, 30, 100] {
+            assert_eq!(renew_at(Some(now + Duration::from_secs(life)), now), now + COOLDOWN);
+        }
+        assert_eq!(renew_at(Some(now - Duration::from_secs(3600)), now), now + COOLDOWN);
     }
 
     #[test]
@@ -187,11 +217,35 @@ mod tests {
         let hour = Some(Duration::from_secs(3600));
         ask(&slot, &fetches, hour).unwrap();
         let first = slot.generation();
-        slot.forget(first);
+        assert!(slot.forget(first));
         assert_eq!(ask(&slot, &fetches, hour).unwrap(), "2");
         // Another request signed with the first says so late.
-        slot.forget(first);
+        assert!(slot.forget(first));
         assert_eq!(ask(&slot, &fetches, hour).unwrap(), "2");
+        // What has just been fetched is called expired as well: others would be too.
+        assert!(!slot.forget(slot.generation()));
+        assert_eq!(ask(&slot, &fetches, hour).unwrap(), "2");
+        assert!(slot.forget_at(slot.generation(), SystemTime::now() + COOLDOWN));
+        assert_eq!(ask(&slot, &fetches, hour).unwrap(), "3");
+    }
+
+    /// With a clock that is off by an hour, or a source that names an expiry of the past.
+    #[test]
+    fn credentials_that_are_expired_when_they_come_are_fetched_once_a_minute() {
+        let (slot, fetches) = (Slot::default(), Cell::new(0));
+        let now = Cell::new(SystemTime::now());
+        let fetch = || async {
+            fetches.set(fetches.get() + 1);
+            let expiry = Some(now.get() - Duration::from_secs(3600));
+            Ok(Credentials::new(fetches.get().to_string(), "secret", None, expiry, "test"))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        // Four hundred files in three minutes.
+        for _ in 0..400 {
+            runtime.block_on(slot.current_by(|| now.get(), fetch)).unwrap();
+            now.set(now.get() + Duration::from_millis(450));
+        }
+        assert_eq!(fetches.get(), 3);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod assume;
 mod base;
 mod cache;
+mod usable;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use ring::digest::{Context, SHA256};
 
 pub use self::assume::{caller, sts_signing_region};
 use self::cache::Slot;
+pub use self::usable::check as check_signing;
+use self::usable::checked;
 use super::failure::Failure;
 use super::network::{Network, Reach};
 use crate::secret::Secret;
@@ -97,7 +100,8 @@ impl Provider {
 
     async fn fetch(&self) -> Result<Credentials, Failure> {
         let Some(role) = &self.identity.role else {
-            return base::fetch(&self.identity.base, &self.region, &self.network).await;
+            let fetched = base::fetch(&self.identity.base, &self.region, &self.network).await?;
+            return checked(fetched, "what the server has as AWS credentials of its own");
         };
         let asking = Identity { base: self.identity.base.clone(), role: None };
         let asking = Provider::new(Arc::new(asking), Arc::clone(&self.network), &self.region);
@@ -111,6 +115,7 @@ impl Provider {
             }
             answer => answer,
         }
+        .and_then(|credentials| checked(credentials, "what STS gave as credentials"))
     }
 
     /// Changes whenever other credentials are handed out.
@@ -121,10 +126,7 @@ impl Provider {
     /// The store says that the credentials of this generation have expired. Gives whether others can be had.
     pub fn expired(&self, generation: u64) -> bool {
         let renewable = self.identity.role.is_some() || !matches!(self.identity.base, Base::Keys { .. });
-        if renewable {
-            self.slot.forget(generation);
-        }
-        renewable
+        renewable && self.slot.forget(generation)
     }
 }
 
