@@ -71,11 +71,12 @@ impl ServerSettings {
     /// Those of a worker that has not connected yet.
     pub fn before_connection() -> Self {
         let value = |variable: &pg_sys::config_generic| {
-            // SAFETY: the name is NUL-terminated; without a check of privileges it reads no catalog. The result is NULL or valid
-            // until the next call.
-            let value = unsafe { pg_sys::GetConfigOption(variable.name, true, false) };
-            // SAFETY: as above.
-            (!value.is_null()).then(|| CString::from(unsafe { CStr::from_ptr(value) }))
+            // SAFETY: the name is NUL-terminated; without a check of privileges it reads no catalog. The result is NULL or
+            // NUL-terminated, until the next call.
+            unsafe {
+                let value = pg_sys::GetConfigOption(variable.name, true, false);
+                (!value.is_null()).then(|| CString::from(CStr::from_ptr(value)))
+            }
         };
         let named = |variable: &pg_sys::config_generic| Some((name(variable).to_owned(), value(variable)?));
         ServerSettings(variables().iter().filter_map(named).collect())
