@@ -584,6 +584,14 @@ COMMENT ON FUNCTION s3_export.reseal() IS
 -- It touches everybody's credentials.
 REVOKE ALL ON FUNCTION s3_export.reseal() FROM PUBLIC;
 
+CREATE FUNCTION s3_export.reclaim_integrations() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_reclaim_integrations';
+COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
+    'after ALTER ROLE RENAME of a role of yours: writes its new name as the owner of its integrations, while no other role has the old name; gives how many. usage_role is then the owner''s to write';
+-- It acts on what its caller owns; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
+
 CREATE FUNCTION s3_export.validate_integration(
     name text,
     uri text DEFAULT NULL,
@@ -803,6 +811,7 @@ GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_adm
 GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials_from_file(text, text) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;

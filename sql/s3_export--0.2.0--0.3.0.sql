@@ -25,6 +25,14 @@ CREATE TRIGGER a_keep_what_superusers_own BEFORE UPDATE OR DELETE ON s3_export.i
 COMMENT ON TRIGGER a_keep_what_superusers_own ON s3_export.integrations IS
     'refuses changes of a superuser''s integration by others';
 
+CREATE FUNCTION s3_export.reclaim_integrations() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_reclaim_integrations';
+COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
+    'after ALTER ROLE RENAME of a role of yours: writes its new name as the owner of its integrations, while no other role has the old name; gives how many. usage_role is then the owner''s to write';
+-- It acts on what its caller owns; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
+
 -- Last, since default privileges have widened what this script has made, too: the privileges that nobody meant to give.
 --
 -- The installation script has granted nothing to others than the two roles. So what pg_init_privs holds beside that came from
@@ -129,3 +137,5 @@ BEGIN
     END LOOP;
 END
 $$;
+
+GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;

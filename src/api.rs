@@ -34,6 +34,7 @@ sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
 sql_function!(s3_export_cleanup, pg_finfo_s3_export_cleanup, clean_up);
 sql_function!(s3_export_create_integration, pg_finfo_s3_export_create_integration, create_integration);
 sql_function!(s3_export_iam_policy, pg_finfo_s3_export_iam_policy, iam_policy);
+sql_function!(s3_export_reclaim_integrations, pg_finfo_s3_export_reclaim_integrations, reclaim_integrations);
 sql_function!(s3_export_reseal, pg_finfo_s3_export_reseal, reseal);
 sql_function!(s3_export_set_credentials, pg_finfo_s3_export_set_credentials, set_credentials);
 sql_function!(s3_export_set_credentials_from_file, pg_finfo_s3_export_set_credentials_from_file, set_credentials_from_file);
@@ -208,6 +209,11 @@ fn set_credentials(call: &Call) -> Result<Datum> {
 fn set_credentials_from_file(call: &Call) -> Result<Datum> {
     integration::set_credentials_from_file(call.text(0), call.text(1))?;
     Ok(Datum::null())
+}
+
+/// `s3_export.reclaim_integrations()`
+fn reclaim_integrations(_call: &Call) -> Result<Datum> {
+    Ok(int8_datum(integration::reclaim()?))
 }
 
 /// `s3_export.reseal()`

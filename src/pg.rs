@@ -128,6 +128,12 @@ pub fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The session's user: whom SET ROLE and functions that are SECURITY DEFINER leave as it is.
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads a global.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
 /// The role's name, in the server's encoding; `None`: it is gone.
 pub fn role_name(role: pg_sys::Oid) -> Option<CString> {
     // SAFETY: a catalog look-up inside a transaction; the result is NULL or NUL-terminated.

@@ -76,6 +76,11 @@ pub fn start_queued() -> Result<Look> {
     start(Which::Any)
 }
 
+/// As [`start_queued`], for what was enqueued so long ago that it has no worker on the way.
+pub fn start_forgotten(age: Duration) -> Result<Look> {
+    start(Which::Since(age))
+}
+
 /// As [`start_queued`], for what was enqueued later than a job that a worker could not claim: were it started once more, it would
 /// be so for ever.
 pub fn start_queued_after(export_id: Uuid) -> Result<Look> {
@@ -114,6 +119,7 @@ fn assignment(job: &Queued, enqueued_by: Option<pgrx::pg_sys::TransactionId>) ->
     Assignment {
         database: current_database(),
         role: job.role,
+        login: job.login,
         may_log_in: job.may_log_in.unwrap_or(false),
         export_id: job.export_id,
         enqueued_by,
@@ -122,11 +128,15 @@ fn assignment(job: &Queued, enqueued_by: Option<pgrx::pg_sys::TransactionId>) ->
 
 /// Why no worker could connect for it.
 fn obstacle(job: &Queued) -> Option<Error> {
-    if job.may_log_in.is_none() {
+    if !job.role_exists {
         return Some(Error::new(Code::Undefined, "the role of the export does not exist any more"));
+    }
+    if job.may_log_in.is_none() {
+        return Some(Error::new(Code::Undefined, "the user whose session enqueued the export does not exist any more"));
     }
     (!job.may_connect).then(|| {
         Error::new(Code::Privilege, "permission denied for the role of the export to connect to the database")
+            .detail("It is the user of the session that enqueued the export.")
             .hint("GRANT CONNECT ON DATABASE … TO …")
     })
 }

@@ -219,9 +219,14 @@ fn milliseconds(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(u64::from(setting.get().unsigned_abs()))
 }
 
-/// The key ring's path; `None` when the setting is empty.
+/// Variable of the server's environment that names the key file where the setting is empty. No SQL shows it, while Postgres shows
+/// the setting to anybody whose session has not loaded the library.
+const KEY_FILE_VARIABLE: &str = "S3_EXPORT_KEY_FILE";
+
+/// The key ring's path, by the setting or else by the server's environment; `None` where neither names one.
 pub fn key_file() -> Option<PathBuf> {
-    text(&KEY_FILE).map(PathBuf::from)
+    let of_environment = || std::env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty());
+    text(&KEY_FILE).map(PathBuf::from).or_else(|| of_environment().map(PathBuf::from))
 }
 
 /// The path of the certificate authorities; `None` when the setting is empty.

@@ -1,14 +1,16 @@
 //! The background worker: one process, one job.
 //!
 //! ```text
-//! connect as the role ──► the enqueuing transaction has ended ──► a number ──► claim the job: RUNNING
+//! connect as the caller's session user ──► the enqueuing transaction has ended ──► a number ──► claim the job: RUNNING
 //!   ──► as the role, with the caller's settings: export, and COMPLETED in the same transaction ──► or ERROR, CANCELLED
 //!   ──► give the number back ──► start workers for what is queued
 //! ```
 //!
-//! The session may have been connected as the superuser, where Postgres lets nobody in who may not log in; so the job's role is
-//! put on for the whole transaction, its commit and the triggers that wait for that included, and cannot be taken off from
-//! within.
+//! `session_user` is the caller's, as in the session, and may have more rights than the job's role. So the job's role is put on for
+//! the whole transaction, its commit and the triggers that wait for that included, and cannot be taken off from within.
+//!
+//! A worker whose job another has taken meanwhile runs another job of the same two roles, if there is one: it may hold the last
+//! process that Postgres has for us.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
@@ -23,6 +25,7 @@ use crate::export;
 use crate::job::table::{self, Claimed, Locked};
 use crate::job::{Status, set_own, stored};
 use crate::pg::background::Assignment;
+use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::{Raised, catch};
 use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction};
@@ -91,21 +94,32 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
     }
     let assignment = Assignment::of_this_worker();
     ASSIGNED.set(Some(assignment.export_id));
+    let server = ServerSettings::before_connection();
     let is_superuser = assignment.connect();
+    let of_login = caller::of_login(is_superuser);
+    caller::fix();
     // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
-    if let Err(raised) = serve(&assignment, is_superuser) {
+    let settled = settle(&assignment, is_superuser, &server, &of_login);
+    if let Err(raised) = settled.and_then(|()| serve(&assignment)) {
         log(format!("worker of export {} failed: {}", assignment.export_id, raised.message));
     }
 }
 
-fn serve(assignment: &Assignment, is_superuser: bool) -> Ended<()> {
-    if is_superuser {
-        in_transaction(|| {
-            role_name(assignment.role).as_deref().map(become_session_user);
-            Ok(())
-        })?;
-    }
+/// Makes the session the caller's: its user, and none of the settings that the login has brought along (`of_login`).
+fn settle(assignment: &Assignment, is_superuser: bool, server: &ServerSettings, of_login: &[CString]) -> Ended<()> {
+    let of_database = if of_login.is_empty() { Vec::new() } else { in_transaction(table::settings_of_database)? };
+    // In no transaction of our own, which has a lock_timeout of its own.
+    in_transaction_begun_by(Transaction::begin, || {
+        server.restore(of_login, &of_database);
+        if is_superuser {
+            role_name(assignment.login).as_deref().map(become_session_user);
+        }
+        Ok(())
+    })
+}
+
+fn serve(assignment: &Assignment) -> Ended<()> {
     if let Some(enqueuer) = assignment.enqueued_by {
         in_transaction(|| {
             wait_for_transaction(enqueuer);
@@ -121,7 +135,15 @@ fn serve(assignment: &Assignment, is_superuser: bool) -> Ended<()> {
         HANDED_ON.set(true);
         return Ok(());
     }
-    let claimed = in_transaction(|| claim(assignment))?;
+    let mut claimed = in_transaction(|| claim(assignment))?;
+    if claimed.is_none() {
+        // Those who are committing count on this worker.
+        let _ = in_transaction(|| {
+            queue::wait_for_commits();
+            Ok(())
+        });
+        claimed = in_transaction(|| claim(assignment))?;
+    }
     let unclaimed = claimed.is_none().then_some(assignment.export_id);
     if let Some((job, lock)) = claimed {
         run(assignment, job, &lock);
@@ -135,15 +157,16 @@ fn serve(assignment: &Assignment, is_superuser: bool) -> Ended<()> {
 
 /// The lock is taken before the claim is seen, and kept beyond it.
 fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
-    let Some(job) = table::claim(assignment.export_id, assignment.role)? else { return Ok(None) };
-    CLAIMED.set(Some(assignment.export_id));
-    set_own(Some(assignment.export_id));
-    Ok(Some((job, SessionLock::hold(Lock::Job(assignment.export_id)))))
+    let Some(job) = table::claim(assignment.export_id, assignment.role, assignment.login)? else { return Ok(None) };
+    let id = job.export_id;
+    CLAIMED.set(Some(id));
+    set_own(Some(id));
+    Ok(Some((job, SessionLock::hold(Lock::Job(id)))))
 }
 
 /// Runs the job to its end, whatever that is.
 fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock) {
-    let id = assignment.export_id;
+    let id = job.export_id;
     let settings = in_transaction_of_role(assignment, lock, || {
         show_activity(id, &job.query);
         caller::apply(&job.settings);
@@ -174,8 +197,12 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
 
 /// A transaction of ours.
 fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
+    in_transaction_begun_by(Transaction::begin_own, work)
+}
+
+fn in_transaction_begun_by<T>(begin: fn() -> Transaction, work: impl FnOnce() -> Result<T>) -> Ended<T> {
     let ended = catch(|| {
-        let transaction = Transaction::begin_own();
+        let transaction = begin();
         let value = work()?;
         transaction.commit();
         Ok(value)

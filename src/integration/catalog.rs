@@ -1,8 +1,10 @@
 //! The SQL that reads and writes `s3_export.integrations` and `s3_export.credentials`.
 //!
 //! Rows of `integrations` are read and written **as the caller**: GRANTs and row-level security decide by themselves.
-//! Only the statements on `credentials` run as the superuser, with nothing from outside but a row's id or a key's.
+//! Only the statements on `credentials` run as the superuser, with nothing from outside but a row's id or a key's; and the one that
+//! gives rows back to a renamed role, which no policy lets their owner see.
 
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -156,6 +158,24 @@ pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value
                                                  'sts_endpoint', i.sts_endpoint)::text, 'UTF8')",
         &json!({ "name": name, "access_key_id": access_key_id }),
     )
+}
+
+/// Writes the new name of the owner of rows whose owner was renamed, where `caller` has the owner's privileges and no role has the
+/// old name; gives how many.
+pub fn reclaim(caller: pg_sys::Oid) -> Result<u64> {
+    let _superuser = ActAs::superuser();
+    let count = write(
+        Table::Integrations,
+        "WITH reclaimed AS (
+             UPDATE s3_export.integrations AS i SET owner = r.rolname
+             FROM pg_roles AS r
+             WHERE r.oid = i.owner_oid AND r.rolname <> i.owner AND pg_has_role(($argument ->> 'caller')::oid, r.oid, 'USAGE')
+                   AND NOT EXISTS (SELECT FROM pg_roles AS o WHERE o.rolname = i.owner)
+             RETURNING 1)
+         SELECT convert_to(to_jsonb(count(*))::text, 'UTF8') FROM reclaimed",
+        &json!({ "caller": caller.to_u32() }),
+    )?;
+    Ok(count.and_then(|count| count.as_u64()).unwrap_or(0))
 }
 
 /// Stores a sealed secret for a row that the caller has just written.

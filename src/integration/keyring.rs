@@ -24,7 +24,7 @@ const OTHERS_OF_ROOT: u32 = 0o037;
 
 /// How to make a key file, for hints.
 const HOW_TO: &str = "Create one with: echo \"k1 $(openssl rand -base64 32)\" > FILE; chmod 600 FILE; \
-                      then set s3_export.key_file to its path in postgresql.conf.";
+                      then set s3_export.key_file to its path in postgresql.conf, or S3_EXPORT_KEY_FILE in the server's environment.";
 
 /// One key.
 pub struct Key {
@@ -38,7 +38,7 @@ pub struct Key {
 pub struct KeyRing(Vec<Key>);
 
 impl KeyRing {
-    /// Reads the file that `s3_export.key_file` names. Errors: 55000 when the setting is empty; F0000 when the file cannot
+    /// Reads the file that `s3_export.key_file` or the server's environment names. Errors: 55000 when neither does; F0000 when the file cannot
     /// be used.
     pub fn load(path: Option<&Path>, data_directory: &Path) -> Result<Self> {
         let Some(path) = path else {

@@ -25,7 +25,7 @@ pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 pub use self::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use self::row::Row;
 use crate::error::{Code, Error, Result};
-use crate::pg::{current_user_name, has_privileges_of, role_named};
+use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
 use crate::request::Permission;
 use crate::upload::connection::{BucketRegion, Connection};
 use crate::upload::identity::{AssumedRole, Base, Identity};
@@ -106,6 +106,14 @@ pub fn trusted(name: &str) -> Result<Trusted> {
     let connection = connection(&row, &what, base, external_id.clone(), Purpose::Export)?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
+}
+
+/// Gives integrations back to a role that was renamed, whose privileges the current user has; gives how many. The row's OID is still
+/// the role's. Where another role has the old name by now, a superuser has to say whose the row is: after a restore with triggers
+/// switched off, the OID may be that of a stranger.
+pub fn reclaim() -> Result<u64> {
+    refuse_if_read_only(c"s3_export.reclaim_integrations()");
+    catalog::reclaim(current_user())
 }
 
 fn no_role(name: &str) -> Error {

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Datum, Oid};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::table::{Locked, NewJob, State};
@@ -25,7 +25,7 @@ use crate::export;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
-use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, sql};
+use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
 use crate::queue;
 use crate::request::{Arguments, Request};
 use crate::transaction;
@@ -74,7 +74,8 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     let options = stored::to_options(arguments);
     export::check(request, export_id)?;
     look_at_queue()?;
-    let settings = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let mut settings: Map<_, _> = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    settings.insert(table::SESSION_USER.to_owned(), Value::String(session_user().to_u32().to_string()));
     table::insert(&NewJob {
         export_id,
         role: current_user(),
@@ -88,10 +89,10 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     Ok(export_id)
 }
 
-/// Starts what is queued, as far as it may run; not in a transaction with jobs of its own, which would be taken for jobs that
-/// anybody could run.
+/// Starts what has been queued for a while, as far as it may run: what was enqueued just now has its worker on the way, and a second
+/// one would take room for nothing. Not in a transaction with jobs of its own, which would be taken for jobs that anybody could run.
 fn look_at_queue() -> Result<()> {
-    if transaction::has_jobs() { Ok(()) } else { queue::start_queued().map(drop) }
+    if transaction::has_jobs() { Ok(()) } else { queue::start_forgotten(LOOK_AT_QUEUE).map(drop) }
 }
 
 /// How long to sleep between two looks at a job: from here, growing, up to there.

@@ -19,6 +19,10 @@ use crate::pg::sql::{Table, read_latest, write_latest};
 use crate::pg::{server_is_utf8, sql};
 use crate::request::{Permission, PermissionArguments};
 
+/// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
+/// before 0.3.0 have none.
+pub const SESSION_USER: &str = "session_authorization";
+
 /// A job to be enqueued.
 pub struct NewJob<'a> {
     pub export_id: Uuid,
@@ -69,6 +73,7 @@ pub fn insert(job: &NewJob<'_>) -> Result<()> {
 
 /// A job that a worker has claimed.
 pub struct Claimed {
+    pub export_id: Uuid,
     pub uri: String,
     pub permission: PermissionArguments,
     pub query: String,
@@ -76,22 +81,28 @@ pub struct Claimed {
     pub settings: Vec<(String, String)>,
 }
 
-/// Makes a QUEUED job of that role this process's, RUNNING; `None`: it is not QUEUED, its transaction was rolled back, or
-/// another transaction has locked it.
-pub fn claim(export_id: Uuid, role: pg_sys::Oid) -> Result<Option<Claimed>> {
+/// Makes a QUEUED job this process's, RUNNING: the one of that id, or else, so that the process is not there for nothing, the oldest
+/// that was enqueued as that role in a session of that user. `None`: there is none that no other transaction has locked.
+pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
     let row = write_latest(
         Table::Jobs,
         "UPDATE s3_export.jobs AS j SET status = 'RUNNING', started_at = clock_timestamp(), pid = pg_backend_pid()
          WHERE j.export_id = (SELECT q.export_id FROM s3_export.jobs AS q, pg_database AS d
-                              WHERE q.export_id = ($argument ->> 'export_id')::uuid AND q.role_oid = ($argument ->> 'role')::oid
-                                    AND q.status = 'QUEUED' AND q.database_oid = d.oid AND d.datname = current_database()
+                              WHERE q.status = 'QUEUED' AND q.role_oid = ($argument ->> 'role')::oid
+                                    AND coalesce((q.settings ->> 'session_authorization')::oid, q.role_oid)
+                                        = ($argument ->> 'session_user')::oid
+                                    AND q.database_oid = d.oid AND d.datname = current_database()
+                              ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, q.queued_at LIMIT 1
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
-         RETURNING convert_to(jsonb_build_object('uri', j.uri, 'integration', j.integration, 'aws_role', j.aws_role,
-             'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options, 'settings', j.settings)::text, 'UTF8')",
-        &json!({ "export_id": export_id.to_string(), "role": role.to_u32() }),
+         RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
+             'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
+             'settings', j.settings)::text, 'UTF8')",
+        &json!({ "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32() }),
     )?;
+    let id = |row: &Value| row.get("export_id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
     Ok(row.map(|row| Claimed {
+        export_id: id(&row).unwrap_or(export_id),
         uri: text(&row, "uri").unwrap_or_default(),
         permission: match text(&row, "aws_role") {
             None => PermissionArguments::Integration(text(&row, "integration")),
@@ -216,7 +227,11 @@ pub fn signal(export_id: Uuid, pid: i32) -> Result<bool> {
 pub struct Queued {
     pub export_id: Uuid,
     pub role: pg_sys::Oid,
-    /// `None`: the role is gone.
+    /// Whether there still is such a role.
+    pub role_exists: bool,
+    /// The user of the session that enqueued it.
+    pub login: pg_sys::Oid,
+    /// `None`: that user is gone.
     pub may_log_in: Option<bool>,
     pub may_connect: bool,
 }
@@ -226,6 +241,8 @@ pub struct Queued {
 pub enum Which<'a> {
     /// All.
     Any,
+    /// Those that were enqueued so long ago.
+    Since(Duration),
     /// These.
     Only(&'a [Uuid]),
     /// Those that were enqueued later than this one, if that is still QUEUED.
@@ -235,17 +252,22 @@ pub enum Which<'a> {
 /// The oldest QUEUED jobs, at most so many.
 pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
     let _superuser = ActAs::superuser();
-    let (only, after): (Option<Vec<String>>, _) = match which {
-        Which::Any => (None, None),
-        Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None),
-        Which::After(id) => (None, Some(id.to_string())),
+    let (only, after, age): (Option<Vec<String>>, _, _) = match which {
+        Which::Any => (None, None, 0.0),
+        Which::Since(age) => (None, None, age.as_secs_f64()),
+        Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None, 0.0),
+        Which::After(id) => (None, Some(id.to_string()), 0.0),
     };
     let rows = read_latest(
         "SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
-             SELECT j.export_id, j.role_oid::bigint AS role, r.rolcanlogin AS may_log_in,
-                 r.oid IS NOT NULL AND has_database_privilege(r.oid, d.oid, 'CONNECT') AS may_connect
-             FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid, pg_database AS d
-             WHERE j.status = 'QUEUED' AND d.datname = current_database() AND j.database_oid = d.oid
+             SELECT j.export_id, j.role_oid::bigint AS role, r.oid IS NOT NULL AS role_exists,
+                 coalesce((j.settings ->> 'session_authorization')::oid, j.role_oid)::bigint AS login, s.rolcanlogin AS may_log_in,
+                 s.oid IS NOT NULL AND has_database_privilege(s.oid, d.oid, 'CONNECT') AS may_connect
+             FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid
+                 LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> 'session_authorization')::oid, j.role_oid),
+                 pg_database AS d
+             WHERE j.status = 'QUEUED' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
+                   AND d.datname = current_database() AND j.database_oid = d.oid
                    AND ($argument ->> 'after' IS NULL
                         OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
                                        WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = 'QUEUED')
@@ -255,17 +277,35 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
                         OR j.export_id IN (SELECT e.id::uuid FROM jsonb_array_elements_text(
                                CASE jsonb_typeof($argument -> 'only') WHEN 'array' THEN $argument -> 'only' END) AS e(id)))
              ORDER BY j.queued_at LIMIT ($argument ->> 'most')::int) AS q",
-        &json!({ "most": most, "only": only, "after": after }),
+        &json!({ "most": most, "only": only, "after": after, "age": age }),
     )?;
     let queued = |row: &Value| {
         Some(Queued {
             export_id: Uuid::parse_str(row.get("export_id")?.as_str()?).ok()?,
             role: oid(row, "role")?,
+            role_exists: row.get("role_exists")?.as_bool()?,
+            login: oid(row, "login")?,
             may_log_in: row.get("may_log_in").and_then(Value::as_bool),
             may_connect: row.get("may_connect")?.as_bool()?,
         })
     };
     Ok(rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().filter_map(queued).collect())
+}
+
+/// Settings of this database for all its sessions, as `ALTER ROLE ALL SET` and then `ALTER DATABASE … SET` have them.
+pub fn settings_of_database() -> Result<Vec<(String, String)>> {
+    let _superuser = ActAs::superuser();
+    let rows = read_latest(
+        "SELECT convert_to(coalesce(jsonb_agg(c.line ORDER BY s.setdatabase, c.at), '[]')::text, 'UTF8')
+         FROM pg_db_role_setting AS s, unnest(s.setconfig) WITH ORDINALITY AS c(line, at)
+         WHERE s.setrole = 0 AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))",
+        &Value::Null,
+    )?;
+    let lines = rows.as_ref().and_then(Value::as_array).into_iter().flatten();
+    Ok(lines
+        .filter_map(|line| line.as_str()?.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
 }
 
 /// Ids of all jobs that say that they are RUNNING.
@@ -301,7 +341,7 @@ pub fn prune(seconds: f64, of_all: bool) -> Result<u64> {
         Table::Jobs,
         "WITH pruned AS (
              DELETE FROM s3_export.jobs AS j
-             WHERE j.finished_at <= clock_timestamp() - make_interval(secs => ($argument ->> 'seconds')::float8)
+             WHERE extract(epoch FROM clock_timestamp() - j.finished_at) >= ($argument ->> 'seconds')::float8
                    AND (($argument ->> 'of_all')::boolean
                         OR EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = j.role_oid
                                    AND pg_has_role(($argument ->> 'caller')::oid, r.oid, 'USAGE')))

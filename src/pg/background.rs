@@ -14,7 +14,10 @@ pub struct Assignment {
     pub database: pg_sys::Oid,
     /// The role whose job it runs.
     pub role: pg_sys::Oid,
-    /// Whether that role may log in.
+    /// The user of the session that enqueued the job, and so of the worker's: another than `role` after SET ROLE and in a function
+    /// that is SECURITY DEFINER.
+    pub login: pg_sys::Oid,
+    /// Whether `login` may log in.
     pub may_log_in: bool,
     /// The job.
     pub export_id: Uuid,
@@ -29,7 +32,7 @@ const LIBRARY: &CStr = c"s3_export";
 const TYPE: &CStr = c"s3_export worker";
 
 impl Assignment {
-    const BYTES: usize = 4 + 4 + 1 + 4 + 16;
+    const BYTES: usize = 4 + 4 + 1 + 4 + 4 + 16;
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -38,7 +41,8 @@ impl Assignment {
         bytes[8] = self.may_log_in.into();
         let transaction = self.enqueued_by.unwrap_or(pg_sys::InvalidTransactionId);
         bytes[9..13].copy_from_slice(&u32::from(transaction).to_ne_bytes());
-        bytes[13..].copy_from_slice(self.export_id.as_bytes());
+        bytes[13..17].copy_from_slice(&self.login.to_u32().to_ne_bytes());
+        bytes[17..].copy_from_slice(self.export_id.as_bytes());
         bytes
     }
 
@@ -48,9 +52,10 @@ impl Assignment {
         Assignment {
             database: pg_sys::Oid::from(number(0)),
             role: pg_sys::Oid::from(number(4)),
+            login: pg_sys::Oid::from(number(13)),
             may_log_in: bytes[8] != 0,
             enqueued_by: (transaction != pg_sys::InvalidTransactionId).then_some(transaction),
-            export_id: Uuid::from_slice(&bytes[13..]).unwrap_or_default(),
+            export_id: Uuid::from_slice(&bytes[17..]).unwrap_or_default(),
         }
     }
 
@@ -83,16 +88,16 @@ impl Assignment {
         Self::from_bytes(bytes)
     }
 
-    /// Connects this worker as the role. Where Postgres lets no role in that may not log in, as the superuser, who then has to
-    /// become the role: gives whether he has. FATAL: the role or the database is gone.
+    /// Connects this worker as `login`. Where Postgres lets no role in that may not log in, as the superuser, who then has to
+    /// become that role: gives whether it has. FATAL: the role or the database is gone.
     pub fn connect(self) -> bool {
         #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-        let (role, flags) = (if self.may_log_in { self.role } else { pg_sys::InvalidOid }, 0);
+        let (login, flags) = (if self.may_log_in { self.login } else { pg_sys::InvalidOid }, 0);
         #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-        let (role, flags) = (self.role, pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK);
+        let (login, flags) = (self.login, pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK);
         // SAFETY: called once, by the worker's entry.
-        unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(self.database, role, flags) };
-        role != self.role
+        unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(self.database, login, flags) };
+        login != self.login
     }
 }
 
@@ -111,6 +116,7 @@ mod tests {
         let told = Assignment {
             database: pg_sys::Oid::from(5),
             role: pg_sys::Oid::from(u32::MAX),
+            login: pg_sys::Oid::from(10),
             may_log_in: true,
             export_id: Uuid::now_v7(),
             enqueued_by: Some(pg_sys::TransactionId::from(7)),

@@ -1,32 +1,127 @@
-//! The settings of whoever enqueues a job, for the session that runs it: policies and functions of the query may read them.
+//! The settings of the session that enqueued a job, for the session that runs the job: policies and functions of the query may
+//! read them, and `search_path` decides which tables are exported.
+//!
+//! ```text
+//! caller: what its session, its client, its role or its database has set ──► the job's row
+//! worker: before it connects, the server's own values ──► connected: what its login alone has set becomes the database's or
+//!         the server's again ──► FIXED ──► the caller's
+//! ```
+//!
+//! So a setting that the caller has at its default is at its default in the job, whatever `ALTER ROLE … SET` says by then.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys;
 
 use super::{is_superuser, to_server, to_utf8};
 
-/// They are the transaction's, or would make the session somebody else.
+/// Settings of one transaction, or that make the session somebody else's. The worker has its own.
 const NEVER: [&CStr; 6] =
     [c"role", c"session_authorization", c"transaction_isolation", c"transaction_read_only", c"transaction_deferrable", c"seed"];
 
-/// Names and values of the settings that the current user could set himself and that are not the server's: set by the session,
+/// Settings that would harm a worker, and the values that it has instead, whatever the caller, a role or a database has set.
+const FIXED: [(&CStr, &CStr); 7] = [
+    // The first error would end the process before the error is written down.
+    (c"exit_on_error", c"off"),
+    // Limits of a session that a client has begun. Where they reach a worker, they end the process; the option `timeout` and
+    // s3_export.timeout limit a job. lock_timeout is carried: it ends the query with an error, as in the session.
+    (c"transaction_timeout", c"0"),
+    (c"statement_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"idle_session_timeout", c"0"),
+    // A worker has no client that could be gone.
+    (c"client_connection_check_interval", c"0"),
+    // A job would wait for a safe snapshot, which there is none of while the session that waits for the job has one of its own.
+    (c"default_transaction_deferrable", c"off"),
+];
+
+/// Names and values of the settings that the current user could set itself and that are not the server's: set by the session,
 /// the client, or for the role or database; custom ones (`app.tenant`) too.
 pub fn settings() -> Vec<(String, String)> {
     variables().into_iter().filter(is_callers).filter_map(shown).collect()
 }
 
-/// Sets them for this session, as the current user. What he may not set any more, or what no longer has such a value, is left
-/// out with a WARNING, as for a login.
+/// Sets them for this session, as the current user. What it may not set any more, or what no longer has such a value, is left
+/// out with a WARNING, as for a login. Earlier versions stored some that are not carried any more.
 pub fn apply(settings: &[(String, String)]) {
-    let level = pgrx::PgLogLevel::WARNING as c_int;
     let context = if is_superuser() { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET };
-    let (source, action) = (pg_sys::GucSource::PGC_S_SESSION, pg_sys::GucAction::GUC_ACTION_SET);
     for (name, value) in settings {
         let (Ok(name), Ok(value)) = (to_server(name), to_server(value)) else { continue };
-        // SAFETY: name and value are NUL-terminated; at this level it raises nothing.
-        unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, level, false) };
+        if !is_workers_own(&name) {
+            set(&name, &value, context, pg_sys::GucSource::PGC_S_SESSION);
+        }
     }
+}
+
+/// Gives the worker the values of [`FIXED`]. Needs no transaction, and comes before the first, which some of them would reach.
+pub fn fix() {
+    let known = variables();
+    for (name, value) in FIXED {
+        if known.iter().any(|variable| self::name(variable) == name) {
+            set(name, value, pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        }
+    }
+}
+
+/// Values of all settings before those of a role and of a database are put on.
+pub struct ServerSettings(HashMap<CString, CString>);
+
+impl ServerSettings {
+    /// Those of a worker that has not connected yet.
+    pub fn before_connection() -> Self {
+        let value = |variable: &pg_sys::config_generic| {
+            // SAFETY: the name is NUL-terminated; without a check of privileges it reads no catalog. The result is NULL or
+            // NUL-terminated, until the next call.
+            unsafe {
+                let value = pg_sys::GetConfigOption(variable.name, true, false);
+                (!value.is_null()).then(|| CString::from(CStr::from_ptr(value)))
+            }
+        };
+        let named = |variable: &pg_sys::config_generic| Some((name(variable).to_owned(), value(variable)?));
+        ServerSettings(variables().iter().filter_map(named).collect())
+    }
+
+    /// Gives the settings called `names` the database's value, or else the server's; a custom one that neither has is empty, since
+    /// Postgres forgets none. `of_database`: as `ALTER DATABASE … SET` and `ALTER ROLE ALL SET` have them.
+    pub fn restore(&self, names: &[CString], of_database: &[(String, String)]) {
+        let none = CString::default();
+        for name in names {
+            let called = |(other, _): &&(String, String)| other.eq_ignore_ascii_case(&name.to_string_lossy());
+            // The last is the database's own.
+            let of_database = of_database.iter().rfind(called).and_then(|(_, value)| to_server(value).ok());
+            let value = of_database.as_ref().or_else(|| self.0.get(name)).unwrap_or(&none);
+            // Above what a role has, and below what the caller and the query set: RESET comes back to it.
+            set(name, value, pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_CLIENT);
+        }
+    }
+}
+
+/// Names of the settings that this session has by its login role. `all`: those that only a superuser may set too; without, they
+/// stay, since a superuser has set them for that very role.
+pub fn of_login(all: bool) -> Vec<CString> {
+    let is_logins = |variable: &&pg_sys::config_generic| {
+        let source = variable.source;
+        (source == pg_sys::GucSource::PGC_S_USER || source == pg_sys::GucSource::PGC_S_DATABASE_USER)
+            && !is_workers_own(name(variable))
+            && match variable.context {
+                pg_sys::GucContext::PGC_USERSET => true,
+                pg_sys::GucContext::PGC_SUSET => all,
+                _ => false,
+            }
+    };
+    variables().iter().filter(is_logins).map(|variable| name(variable).to_owned()).collect()
+}
+
+/// What cannot be set is left as it is, with a WARNING.
+fn set(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type, source: pg_sys::GucSource::Type) {
+    let (action, level) = (pg_sys::GucAction::GUC_ACTION_SET, pgrx::PgLogLevel::WARNING as c_int);
+    // SAFETY: name and value are NUL-terminated; at this level it raises nothing.
+    unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, level, false) };
+}
+
+fn is_workers_own(name: &CStr) -> bool {
+    NEVER.contains(&name) || FIXED.iter().any(|(fixed, _)| *fixed == name)
 }
 
 /// All settings that Postgres knows in this session.
@@ -48,7 +143,7 @@ fn is_callers(variable: &pg_sys::config_generic) -> bool {
     let name = name(variable);
     let set_for_the_session =
         variable.source >= pg_sys::GucSource::PGC_S_GLOBAL && variable.source != pg_sys::GucSource::PGC_S_OVERRIDE;
-    set_for_the_session && !NEVER.contains(&name) && may_set(variable, name)
+    set_for_the_session && !is_workers_own(name) && may_set(variable, name)
 }
 
 fn may_set(variable: &pg_sys::config_generic, name: &CStr) -> bool {

@@ -168,6 +168,22 @@ fn one_worker_process_is_enough_where_somebody_waits() {
     assert_eq!(db.bucket.manifests(&prefix).len(), 6);
 }
 
+/// A second worker for a job that had one on the way took the room of the next job, and ended without a look at the queue.
+#[test]
+fn jobs_that_are_enqueued_one_by_one_all_run_while_there_is_room() {
+    let db = Database::new("job_one_by_one");
+    // The launcher of logical replication takes one.
+    let cluster = Cluster::copy_with("-c max_worker_processes=7 -c s3_export.max_workers=20");
+    let mut client = cluster.session(&db.name, "postgres");
+    let prefix = db.prefix();
+    for _ in 0..6 {
+        enqueued(&db, &mut client, &prefix, LONG, "");
+    }
+    // Nobody calls anything of ours: no look at the queue but the workers' own.
+    let running = "SELECT count(*) FROM s3_export.jobs WHERE status = 'RUNNING'";
+    wait_for("all of them to run", || (client.text(running) == "6").then_some(()));
+}
+
 #[test]
 fn a_standby_shows_jobs_and_runs_none() {
     let db = Database::new("job_standby");

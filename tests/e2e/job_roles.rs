@@ -37,19 +37,32 @@ fn a_job_runs_as_the_role_that_enqueued_it() {
     let user = db.role("user", &[&group]);
     let mut client = db.client_as(&user);
     client.batch_execute(&format!("SET ROLE {group}")).unwrap();
-    assert_eq!(document(&db, &mut client, query)["c"].as_str().unwrap(), group);
+    let said = document(&db, &mut client, query);
+    assert_eq!((said["c"].as_str().unwrap(), said["s"].as_str().unwrap()), (&*group, &*user), "as in the session");
     // A function that is SECURITY DEFINER lends its owner.
     db.client()
         .batch_execute(&format!(
             "CREATE FUNCTION lent(uri text) RETURNS uuid LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-                 AS $$ SELECT s3_export_async(uri, 'local', 'SELECT current_user::text AS c') $$;
+                 AS $$ SELECT s3_export_async(uri, 'local', 'SELECT current_user::text AS c, session_user::text AS s') $$;
              ALTER FUNCTION lent OWNER TO {member}; GRANT EXECUTE ON FUNCTION lent TO {user}"
         ))
         .unwrap();
     let prefix = db.prefix();
     let id = db.client_as(&user).text(&format!("SELECT lent({})", literal(&db.bucket.uri(&prefix))));
     ended(&mut db.client_as(&member), &id).unwrap();
-    assert_eq!(db.bucket.values(&prefix)[0]["c"].as_str().unwrap(), member);
+    let said = &db.bucket.values(&prefix)[0];
+    assert_eq!(
+        (said["c"].as_str().unwrap(), said["s"].as_str().unwrap()),
+        (&*member, &*user),
+        "a filter on session_user holds"
+    );
+    // The user of the session is gone: there is no session to run it in.
+    let running = busy(&db);
+    let id = enqueued(&db, &mut client, &db.prefix(), query, "");
+    drop(client);
+    db.client().batch_execute(&format!("DROP OWNED BY {user}; DROP ROLE {user}")).unwrap();
+    cancel_job(&mut db.client(), &running);
+    refused(ended(&mut db.client(), &id)).sqlstate("42704").message("the user whose session");
 }
 
 /// Before Postgres 17 no worker can be connected as such a role; it is connected as the superuser and becomes the role.
@@ -67,14 +80,20 @@ fn a_job_of_a_role_that_may_not_log_in_is_that_role_and_can_become_nobody_else()
              CREATE SCHEMA own AUTHORIZATION {group}"
         ))
         .unwrap();
-    let mut client = db.client_as(&member);
-    client.batch_execute(&format!("SET ROLE {group}")).unwrap();
+    // The session's user is the role itself, which only a superuser can make of a role that may not log in.
+    let mut client = db.client();
+    client.batch_execute(&format!("SET SESSION AUTHORIZATION {group}")).unwrap();
     let said = document(
         &db,
         &mut client,
         "SELECT current_user::text AS c, session_user::text AS s, current_setting('is_superuser') AS u",
     );
     assert_eq!((said["c"].as_str(), said["s"].as_str(), said["u"].as_str()), (Some(&*group), Some(&*group), Some("off")));
+    // And the session's user is a superuser, who has put on the role.
+    let mut lowered = db.client();
+    lowered.batch_execute(&format!("SET ROLE {group}")).unwrap();
+    let mut of_member = db.client_as(&member);
+    of_member.batch_execute(&format!("SET ROLE {group}")).unwrap();
 
     // Each of these would give it the superuser's rights, did it work.
     client
@@ -96,14 +115,18 @@ fn a_job_of_a_role_that_may_not_log_in_is_that_role_and_can_become_nobody_else()
         ("SELECT pg_read_file('PG_VERSION') AS a", "42501"),
         ("SELECT * FROM s3_export.jobs", "42501"),
     ] {
-        let prefix = db.prefix();
-        let id = enqueued(&db, &mut client, &prefix, query, "");
-        refused(ended(&mut client, &id)).sqlstate(sqlstate);
-        db.bucket.nothing_left(&prefix);
+        for client in [&mut client, &mut lowered, &mut of_member] {
+            let prefix = db.prefix();
+            let id = enqueued(&db, client, &prefix, query, "");
+            refused(ended(client, &id)).sqlstate(sqlstate);
+            db.bucket.nothing_left(&prefix);
+        }
     }
     // RESET ALL resets neither, and leaves the query with what it may.
-    let said = document(&db, &mut client, "SELECT own.steal('RESET ALL') AS a");
-    assert_eq!(said["a"].as_str().unwrap(), group);
+    for client in [&mut client, &mut lowered, &mut of_member] {
+        let said = document(&db, client, "SELECT own.steal('RESET ALL') AS a");
+        assert_eq!(said["a"].as_str().unwrap(), group);
+    }
 
     // A trigger that waits for the commit runs as the role too, when the export has ended.
     client
@@ -126,8 +149,10 @@ fn a_job_of_a_role_that_may_not_log_in_is_that_role_and_can_become_nobody_else()
              BEGIN PERFORM set_config('role', 'none', false); RETURN NULL; END $$",
         )
         .unwrap();
-    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT own.writes() AS a", "");
-    refused(ended(&mut client, &id)).sqlstate("42501");
+    for client in [&mut client, &mut lowered, &mut of_member] {
+        let id = enqueued(&db, client, &db.prefix(), "SELECT own.writes() AS a", "");
+        refused(ended(client, &id)).sqlstate("42501");
+    }
     superuser.batch_execute(&format!("DROP OWNED BY {group}")).unwrap();
 }
 
@@ -169,6 +194,86 @@ fn a_job_has_the_settings_of_the_session_that_enqueued_it() {
     // They are nobody else's to see, and gone with the end of the job.
     refused(client.query("SELECT settings FROM s3_export.jobs", &[])).sqlstate("42501");
     assert_eq!(db.client().text("SELECT count(*) FROM s3_export.jobs WHERE settings IS NOT NULL"), "0");
+}
+
+/// What the worker's login had set was left as it was, so that another table of the same name was exported.
+#[test]
+fn a_job_has_no_setting_that_its_caller_did_not_have() {
+    let db = Database::new("job_no_settings");
+    let (batch, group) = (db.role("batch", &["s3_export_member"]), db.role("group", &["s3_export_member"]));
+    let user = db.role("user", &[&batch, "s3_export_member"]);
+    let mut superuser = db.client();
+    let schemas = ["batch_s", "later_s", "admin_s"].map(|schema| {
+        format!("CREATE SCHEMA {schema}; CREATE TABLE {schema}.t AS SELECT '{schema}' AS which; GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
+                 GRANT SELECT ON {schema}.t TO PUBLIC;")
+    });
+    superuser
+        .batch_execute(&format!(
+            "{} CREATE TABLE public.t AS SELECT 'public' AS which; GRANT SELECT ON public.t TO PUBLIC;
+             ALTER ROLE {group} NOLOGIN;
+             ALTER DATABASE {} SET app.region = 'north';
+             ALTER ROLE {batch} SET search_path = batch_s; ALTER ROLE {batch} SET app.tenant = 'of batch'",
+            schemas.concat(),
+            db.name
+        ))
+        .unwrap();
+    // Sessions that were there before the settings of their logins.
+    let (mut as_batch, mut open, mut unlogged) = (db.client_as(&user), db.client_as(&user), db.client());
+    as_batch.batch_execute(&format!("SET ROLE {batch}")).unwrap();
+    unlogged.batch_execute(&format!("SET SESSION AUTHORIZATION {group}")).unwrap();
+    superuser
+        .batch_execute(&format!(
+            "ALTER ROLE {user} SET search_path = later_s; ALTER ROLE {user} SET app.tenant = 'later';
+             ALTER ROLE {user} IN DATABASE {0} SET app.region = 'south'; ALTER ROLE {user} SET lock_timeout = '7s';
+             ALTER ROLE {user} SET exit_on_error = on;
+             ALTER ROLE postgres IN DATABASE {0} SET search_path = admin_s;
+             ALTER ROLE postgres IN DATABASE {0} SET app.tenant = 'of the superuser'",
+            db.name
+        ))
+        .unwrap();
+    let query =
+        "SELECT which, current_setting('search_path') AS path, coalesce(current_setting('app.tenant', true), '') AS tenant,
+                     current_setting('app.region') AS region, current_setting('lock_timeout') AS lock FROM t";
+    for (who, client) in [("batch", &mut as_batch), ("open", &mut open), ("unlogged", &mut unlogged)] {
+        let prefix = db.prefix();
+        db.export_to(client, &prefix, query, "").unwrap();
+        let direct = db.bucket.values(&prefix).remove(0);
+        assert_eq!(direct["which"], "public", "{who}");
+        assert_eq!(document(&db, client, query), direct, "{who}");
+    }
+    // What its login has is the job's, where it is the caller's too; and it may be put off.
+    let mut fresh = db.client_as(&user);
+    assert_eq!(document(&db, &mut fresh, query)["which"], "later_s");
+    fresh.batch_execute("SET search_path = public; SET app.tenant = ''").unwrap();
+    assert_eq!(document(&db, &mut fresh, query)["which"], "public");
+}
+
+/// The first error ended the worker, before it was written down.
+#[test]
+fn settings_that_end_a_session_do_not_reach_a_job() {
+    let db = Database::new("job_exit_on_error");
+    let member = db.role("member", &["s3_export_member"]);
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("ALTER ROLE {member} SET default_transaction_deferrable = on")).unwrap();
+    let mut client = db.client_as(&member);
+    client
+        .batch_execute("SET exit_on_error = on; SET statement_timeout = '1h'; SET idle_in_transaction_session_timeout = '1h'")
+        .unwrap();
+    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 / (i - 5) AS a FROM generate_series(1, 9) i", "");
+    client.batch_execute("SET exit_on_error = off").unwrap();
+    refused(ended(&mut client, &id)).sqlstate("22012").message("division by zero");
+    let names = ["exit_on_error", "statement_timeout", "idle_in_transaction_session_timeout", "default_transaction_deferrable"];
+    let query = names.map(|name| format!("current_setting('{name}') AS {name}")).join(", ");
+    client.batch_execute("SET exit_on_error = on").unwrap();
+    let said = document(&db, &mut client, &format!("SELECT {query}"));
+    for (name, expected) in names.iter().zip(["off", "0", "0", "off"]) {
+        assert_eq!(said[name].as_str(), Some(expected), "{name}");
+    }
+    if db.major() >= 17 {
+        // Which would end the worker in the middle of its transaction.
+        superuser.batch_execute(&format!("ALTER ROLE {member} SET transaction_timeout = '50ms'")).unwrap();
+        document(&db, &mut client, "SELECT pg_sleep(0.2)::text AS a");
+    }
 }
 
 #[test]

@@ -197,6 +197,7 @@ fn prune_forgets_what_has_ended_and_nothing_else() {
     assert_eq!(status(&mut client, &running), "RUNNING");
     assert_eq!(db.bucket.manifests(&prefix).len(), 1, "nothing in S3 is touched");
     refused(client.query("SELECT s3_export.prune('-1 day')", &[])).sqlstate("22023");
+    assert_eq!(client.text("SELECT s3_export.prune('178000000 years')"), "0", "longer ago than any time there is");
     refused(client.query("SELECT s3_export.prune(NULL)", &[])).sqlstate("22004");
     cancel_job(&mut client, &running);
 }

@@ -125,6 +125,35 @@ fn an_admin_makes_sees_and_changes_his_own_only() {
     assert_eq!(visible(&mut db.client()), "local");
 }
 
+/// The row names the old name, so no policy showed it to its owner.
+#[test]
+fn an_owner_who_was_renamed_takes_its_integrations_back() {
+    let db = Database::new("renamed");
+    let (owner, rival) = (db.role("owner", &["s3_export_admin", "s3_export_member"]), db.role("rival", &["s3_export_admin"]));
+    // A name that the fixture knows too, and drops.
+    let renamed = db.role("renamed", &[]);
+    db.client_as(&owner).batch_execute(&format!("{CREATE})")).unwrap();
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("DROP ROLE {renamed}; ALTER ROLE {owner} RENAME TO {renamed}")).unwrap();
+    let (mut client, mut rival) = (db.client_as(&renamed), db.client_as(&rival));
+    let reclaim = "SELECT s3_export.reclaim_integrations()";
+    assert_eq!(visible(&mut client), "local");
+    assert_eq!(rival.text(reclaim), "0", "it is not the rival's");
+    // While somebody else has the old name, nobody but a superuser can say whose the row is.
+    superuser.batch_execute(&format!("CREATE ROLE {owner} LOGIN; GRANT s3_export_admin TO {owner}")).unwrap();
+    assert_eq!(client.text(reclaim), "0");
+    let mut usurper = db.client_as(&owner);
+    assert_eq!(usurper.text(reclaim), "0");
+    assert_eq!(visible(&mut usurper), "");
+    superuser.batch_execute(&format!("DROP ROLE {owner}")).unwrap();
+    assert_eq!(client.text(reclaim), "1");
+    assert_eq!(client.text(reclaim), "0");
+    // And the rest is the owner's to write, a new owner included.
+    client.batch_execute(&format!("UPDATE s3_export.integrations SET usage_role = '{renamed}' WHERE name = 'mine'")).unwrap();
+    assert_eq!(visible(&mut client), "local,mine");
+    refused(db.client_as(&db.role("member", &["s3_export_member"])).query(reclaim, &[])).sqlstate("42501");
+}
+
 #[test]
 fn plain_http_and_the_servers_own_credentials_need_a_superuser() {
     let db = Database::new("superuser_only");

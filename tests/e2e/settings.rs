@@ -1,6 +1,6 @@
 //! The settings: their bounds, and who may change them.
 
-use super::fixture::{Database, messages, refused};
+use super::fixture::{Cluster, Database, messages, refused};
 
 /// Loads the library, which defines the settings.
 const LOAD: &str = "LOAD '$libdir/s3_export'";
@@ -68,6 +68,34 @@ fn what_was_set_before_the_library_was_loaded_is_checked_when_it_is() {
     assert_eq!(exported.files, 2);
     assert_eq!(client.text("SHOW s3_export.commit_timeout"), "1min");
     assert!(messages(&client.notices()).contains("permission denied to set parameter \"s3_export.key_file\""));
+}
+
+/// Until the library is loaded, Postgres does not know that these are for superusers.
+#[test]
+fn settings_for_superusers_are_hidden_where_the_library_is_loaded_with_each_connection() {
+    let db = Database::new("preloaded");
+    let plain = db.role("plain", &[]);
+    db.client().batch_execute(&format!("ALTER DATABASE {} SET session_preload_libraries = 's3_export'", db.name)).unwrap();
+    let mut client = db.client_as(&plain);
+    for setting in ["s3_export.key_file", "s3_export.inline_roles"] {
+        refused(client.simple_query(&format!("SHOW {setting}"))).sqlstate("42501");
+        refused(client.query(&format!("SELECT current_setting('{setting}', true)"), &[])).sqlstate("42501");
+        assert_eq!(client.text(&format!("SELECT count(*) FROM pg_settings WHERE name = '{setting}'")), "0");
+    }
+    assert_eq!(client.text("SHOW s3_export.buffer_memory"), "128MB");
+}
+
+/// Where no SQL shows it to anybody.
+#[test]
+fn the_key_file_may_be_named_by_the_servers_environment() {
+    let db = Database::new("key_variable");
+    db.client().batch_execute(&format!("ALTER DATABASE {} SET s3_export.key_file = ''", db.name)).unwrap();
+    db.refuse("SELECT 1 AS a", "").sqlstate("55000").message("no key file").hint("S3_EXPORT_KEY_FILE");
+    let keys = db.environment().run_dir.join("s3_export.keys");
+    let cluster = Cluster::standby_with(&[("S3_EXPORT_KEY_FILE", keys.to_str().unwrap())]);
+    let mut client = cluster.session(&db.name, "postgres");
+    assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1);
+    assert_eq!(client.text("SHOW s3_export.key_file"), "");
 }
 
 #[test]
