@@ -77,8 +77,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"s3_export.request_attempts",
-        c"Most attempts at one request to S3, the first included.",
-        c"Only what may pass is tried again: timeouts, broken connections, answers that S3 documents as transient.",
+        c"Most attempts at one request to S3, the first included, at what is not bounded by request_timeout alone.",
+        c"Timeouts and transient answers. Where the store asks for patience (503, 429, Retry-After), or has answered before and its connections break, time alone is the bound.",
         &REQUEST_ATTEMPTS,
         1,
         1000,
@@ -87,7 +87,7 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"s3_export.request_timeout",
-        c"Time for all attempts at one request to S3; each attempt has a third of it.",
+        c"Time for all attempts at one request to S3; each attempt has a third of it, and more while its body moves.",
         c"The manifest has commit_timeout instead, the clean-up cleanup_timeout.",
         &REQUEST_TIMEOUT,
         1,

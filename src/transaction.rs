@@ -285,20 +285,24 @@ fn write_manifests() -> Result<()> {
     let uploads = PENDING.with_borrow(start_manifests)?;
     let Some(first) = uploads.first() else { return Ok(()) };
     let deadline = Instant::now() + settings::commit_timeout();
-    let mut unwritten = uploads.iter();
-    let mut current = unwritten.next();
+    let mut unwritten: Vec<_> = uploads.iter().collect();
+    // All of them each time: the first that fails is told, whichever it is.
     let all_written = || {
-        while let Some(upload) = &current {
-            if !upload.is_manifest_written()? {
-                return Ok(None);
+        let mut first_error = None;
+        unwritten.retain(|upload| match upload.is_manifest_written() {
+            Ok(is_written) => !is_written,
+            Err(error) => {
+                first_error.get_or_insert(error);
+                true
             }
-            current = unwritten.next();
-        }
-        Ok(Some(()))
+        });
+        first_error.map_or(Ok(unwritten.is_empty().then_some(())), Err)
     };
     wait_until(WaitFor::Manifests, first.wake(), Some(deadline), all_written)?.ok_or_else(|| {
-        Error::new(Code::Timeout, "could not write the manifests in time")
-            .detail("s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.")
+        let passed = "s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.";
+        let failure = uploads.iter().find_map(|upload| upload.last_failure());
+        let last = failure.map(|failure| format!(" A request failed before: {}", failure.summary())).unwrap_or_default();
+        Error::new(Code::Timeout, "could not write the manifests in time").detail(format!("{passed}{last}"))
     })
 }
 

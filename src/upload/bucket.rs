@@ -4,22 +4,24 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
-use super::body::in_frames;
+use super::body::{Meter, in_frames};
 use super::checksum::{Algorithm, Checksum};
 use super::connection::{ObjectSettings, Store};
 use super::failure::Failure;
 use super::object::{Deletion, EXPORT_ID, Object, Role};
-use super::retry::{Patience, renewing, retry};
+use super::retry::{Patience, Unanswered, renewing, retry, retry_at_pace};
+use super::runtime::lock;
 use super::template::{self, SdkPut, Template, told};
-use super::throttle::Throttle;
+use super::throttle::{Pace, Permit, Throttle};
 use super::whole::Ending;
 use crate::error::{Code, Error};
 
@@ -49,6 +51,10 @@ pub struct Bucket {
     throttle: Arc<Throttle>,
     /// Of its files. `None` within: they are none that one can be made for.
     template: OnceCell<Option<Template>>,
+    /// Whether the store has answered anything: it is there, and will be there again after its connections have broken.
+    has_answered: AtomicBool,
+    /// What the latest request that failed was told, whether or not it was tried again.
+    last_failure: Mutex<Option<Error>>,
 }
 
 /// An object that was written.
@@ -90,7 +96,15 @@ impl Head {
 impl Bucket {
     /// The bucket of that name. `throttle`: lowered on the store's word, and raised again.
     pub fn new(store: Store, name: &str, patience: Patiences, throttle: Arc<Throttle>) -> Self {
-        Bucket { store, name: name.to_owned(), patience, throttle, template: OnceCell::new() }
+        Bucket {
+            store,
+            name: name.to_owned(),
+            patience,
+            throttle,
+            template: OnceCell::new(),
+            has_answered: AtomicBool::new(false),
+            last_failure: Mutex::default(),
+        }
     }
 
     /// The checksum that objects carry.
@@ -164,29 +178,86 @@ impl Bucket {
     {
         let unanswered = |limit| {
             lost.store(true, Ordering::Relaxed);
-            Failure::unanswered(step, url, limit)
+            self.noted(Failure::unanswered(step, url, limit))
         };
-        retry(patience, unanswered, || async {
-            let answer = renewing(&self.store.provider, attempt()).await;
-            match &answer {
-                Ok(_) => self.throttle.succeeded(),
-                Err(failure) => {
-                    lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
-                    if failure.overloaded {
-                        self.throttle.lower();
-                    }
-                }
+        retry(patience, unanswered, || self.noting(lost, attempt())).await
+    }
+
+    /// As [`Self::send_noting_loss`], of a request with a body: at the `pace` that the throttle allows.
+    pub async fn upload<T, F>(
+        &self,
+        (patience, pace): (Patience, &mut Pace),
+        step: &str,
+        url: &str,
+        lost: &AtomicBool,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let unanswered = |end| {
+            lost.store(true, Ordering::Relaxed);
+            self.noted(match end {
+                Unanswered::Silent(time) | Unanswered::MadeRoom(time) => Failure::unanswered(step, url, time),
+                Unanswered::TooSlow(time) => Failure::too_slow(step, url, time),
+            })
+        };
+        retry_at_pace(patience, Some(pace), unanswered, || self.noting(lost, attempt())).await
+    }
+
+    /// One attempt of these.
+    async fn noting<T>(&self, lost: &AtomicBool, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let sent = Instant::now();
+        let answer = renewing(&self.store.provider, answer).await;
+        if answer.as_ref().map_or_else(|failure| failure.status.is_some(), |_| true) {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
+        let failure = match answer {
+            Ok(value) => {
+                self.throttle.succeeded();
+                return Ok(value);
             }
-            answer
-        })
-        .await
+            Err(failure) => failure,
+        };
+        lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+        if failure.overloaded {
+            self.throttle.lower(sent);
+        }
+        // An endpoint that has never answered may be the wrong one.
+        let went_away = failure.disconnected && failure.transient && self.has_answered.load(Ordering::Relaxed);
+        Err(self.noted(Failure { time_bound: failure.time_bound || went_away, ..failure }))
+    }
+
+    fn noted(&self, failure: Failure) -> Failure {
+        *lock(&self.last_failure) = Some(failure.error.clone());
+        failure
+    }
+
+    /// The error of the latest request that failed, whether or not it was tried again.
+    pub fn last_failure(&self) -> Option<Error> {
+        lock(&self.last_failure).clone()
+    }
+
+    /// Forgets it: what follows is another matter.
+    pub fn forget_failure(&self) {
+        *lock(&self.last_failure) = None;
+    }
+
+    /// The pace of an upload. `permit`: for its first attempt, if there is one already.
+    pub fn pace(&self, permit: Option<Permit>) -> Pace {
+        Pace::new(&self.throttle, permit)
     }
 
     /// Writes the object in one request. Errors: 42710 when its key is of the user's making and another object has it.
     pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
+        self.put_at(self.pace(None), object, body, checksum).await
+    }
+
+    /// As [`Self::put`], at that pace.
+    pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         let lost = AtomicBool::new(false);
         let condition = object.claim.map(|_| "*");
-        match self.send_put(object, body, checksum, condition, &lost).await {
+        match self.send_put(&mut pace, object, (body, checksum), condition, &lost).await {
             Err(failure) if condition.is_some() && failure.status == Some(412) => {
                 // After a lost answer it may be an attempt of ours that has made it.
                 let unknown = |failure| Failure { maybe_done: true, ..failure };
@@ -213,7 +284,7 @@ impl Bucket {
     /// successor finds it there.
     pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
-        match self.send_put(object, body, &checksum, Some("*"), &AtomicBool::new(false)).await {
+        match self.send_put(&mut self.pace(None), object, (body, &checksum), Some("*"), &AtomicBool::new(false)).await {
             Ok(written) => Ok(Conditional::Written(written.version_id)),
             Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
@@ -222,22 +293,22 @@ impl Bucket {
 
     async fn send_put(
         &self,
+        pace: &mut Pace,
         object: &Object,
-        body: Bytes,
-        checksum: &Checksum,
+        (body, checksum): (Bytes, &Checksum),
         if_none_match: Option<&str>,
         lost: &AtomicBool,
     ) -> Result<Written, Failure> {
-        let (step, url) = (object.role.step(), self.url(&object.key));
-        let put = self.send_noting_loss(self.patience_for(object.role), step, &url, lost, || async {
-            let by_sdk = || self.sdk_put(object, body.clone(), checksum, if_none_match);
+        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
+        let put = self.upload((self.patience_for(object.role), pace), step, &url, lost, || async {
+            let by_sdk = || self.sdk_put(object, (body.clone(), &meter), checksum, if_none_match);
             let answer = match self.template_for(object, body.len()).await {
                 None => Box::pin(by_sdk().send()).await,
                 Some(template) => {
                     // As of those that the SDK asks for: who fetches them has tried often enough.
                     let credentials = self.store.provider.credentials().await;
                     let credentials = credentials.map_err(|failure| Failure::permanent(failure.error))?;
-                    match template.put(&object.key, body.clone(), checksum, credentials).await {
+                    match template.put(&object.key, body.clone(), &meter, checksum, credentials).await {
                         Ok(answer) if answer.status().is_success() => {
                             return Ok(answer.headers().get("x-amz-version-id").map(str::to_owned));
                         }
@@ -252,7 +323,13 @@ impl Bucket {
         Ok(Written { version_id, answer_lost: lost.load(Ordering::Relaxed) })
     }
 
-    fn sdk_put(&self, object: &Object, body: Bytes, checksum: &Checksum, if_none_match: Option<&str>) -> SdkPut {
+    fn sdk_put(
+        &self,
+        object: &Object,
+        (body, meter): (Bytes, &Meter),
+        checksum: &Checksum,
+        if_none_match: Option<&str>,
+    ) -> SdkPut {
         let settings = &self.store.settings;
         let (crc32, sha256) = headers(checksum);
         let request = self
@@ -261,7 +338,7 @@ impl Bucket {
             .put_object()
             .bucket(&self.name)
             .key(&object.key)
-            .body(in_frames(body))
+            .body(in_frames(body, meter))
             .content_type(object.content_type)
             .set_metadata(mark(object))
             .set_if_none_match(if_none_match.map(str::to_owned))
@@ -285,7 +362,7 @@ impl Bucket {
         }
         let make = || async {
             let body = Bytes::from_static(b"{}");
-            let put = self.sdk_put(object, body.clone(), &self.checksum().of(&body), None);
+            let put = self.sdk_put(object, (body.clone(), &Meter::default()), &self.checksum().of(&body), None);
             let credentials = self.store.provider.credentials().await.ok()?;
             Template::of(put, &object.key, &body, self.checksum(), !self.store.unsigned_payload, credentials).await
         };

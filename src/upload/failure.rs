@@ -26,10 +26,16 @@ pub struct Failure {
     pub error: Error,
     /// Whether another attempt may succeed.
     pub transient: bool,
+    /// Whether time alone bounds the attempts that follow, and not their number: the store asks for patience.
+    pub time_bound: bool,
+    /// The pause that the store asks for before the next attempt.
+    pub retry_after: Option<Duration>,
     /// Whether the request may have done its work all the same: its answer was lost, or was the server's own failure.
     pub maybe_done: bool,
     /// Whether the store has too much to do.
     pub overloaded: bool,
+    /// Whether no connection came about, or one broke before the answer was there.
+    pub disconnected: bool,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// Whether the credentials have expired: others may succeed.
@@ -62,14 +68,24 @@ impl Asked<'_> {
     }
 
     fn failure(&self, error: Error, transient: bool, maybe_done: bool) -> Failure {
-        Failure { error, transient, maybe_done, overloaded: false, status: None, expired: false }
+        Failure { transient, maybe_done, ..Failure::permanent(error) }
     }
 }
 
 impl Failure {
     /// Another attempt would fail as well.
     pub fn permanent(error: Error) -> Self {
-        Failure { error, transient: false, maybe_done: false, overloaded: false, status: None, expired: false }
+        Failure {
+            error,
+            transient: false,
+            time_bound: false,
+            retry_after: None,
+            maybe_done: false,
+            overloaded: false,
+            disconnected: false,
+            status: None,
+            expired: false,
+        }
     }
 
     /// Of a request in whose making or reading the SDK panicked.
@@ -91,6 +107,27 @@ impl Failure {
     /// Of a request to S3 that got no answer for so long.
     pub fn unanswered(step: &str, url: &str, limit: Duration) -> Self {
         Self::silence(&Asked { service: "S3", step, url: Some(url) }, limit)
+    }
+
+    /// Of an upload that moved, alone, for so long and did not end.
+    pub fn too_slow(step: &str, url: &str, time: Duration) -> Self {
+        let error = Error::new(Code::Connection, format!("could not {step}: the link to the S3 endpoint is too slow"))
+            .detail(format!(
+                "Object {url}: the upload moved for {:.1} s and did not end, with no other beside it.",
+                time.as_secs_f64()
+            ))
+            .hint("Raise s3_export.request_timeout, or write smaller files.");
+        Failure { maybe_done: true, ..Self::permanent(error) }
+    }
+
+    /// Of a request to S3 that was answered with success, by an answer that nobody can read.
+    pub fn unreadable(step: &str, url: &str) -> Self {
+        Self::answered(&Asked { service: "S3", step, url: Some(url) }, 200, None, None, None)
+    }
+
+    /// Whether S3 answered with success, and the answer cannot be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.transient && self.status.is_some_and(|status| (200..300).contains(&status)) && !self.disconnected
     }
 
     /// Of a request to STS that got no answer for so long.
@@ -124,20 +161,24 @@ impl Failure {
                 let region = service.raw().headers().get("x-amz-bucket-region");
                 let failure = Self::answered(asked, status, answer.code(), answer.message(), error.request_id());
                 let date = service.raw().headers().get("date");
-                failure.in_region(region).at_time(answer.code(), date)
+                let asked_pause = service.raw().headers().get("retry-after");
+                failure.in_region(region).at_time(answer.code(), date).after(asked_pause, SystemTime::now())
             }
             SdkError::ResponseError(response) => {
                 // The server has answered, so it has done the work or failed in it; which, the lost body would have said.
                 let status = response.raw().status().as_u16();
                 let answered = Self::answered(asked, status, None, Some("The answer was cut off"), error.request_id());
-                Failure { transient: true, maybe_done: true, ..answered }
+                Failure { transient: true, maybe_done: true, disconnected: true, ..answered }
             }
             SdkError::ConstructionFailure(_) => Self::permanent(
                 Error::new(Code::InvalidParameter, format!("could not {}: the request cannot be built", asked.step))
                     .detail(format!("{}{}.", asked.object(), causes(error))),
             ),
             _ if is_distrust(error) => Self::permanent(distrusted_endpoint(asked, &causes(error))),
-            _ => asked.failure(unreachable_endpoint(asked, &causes(error)), true, !is_connect_failure(error)),
+            _ => {
+                let failure = asked.failure(unreachable_endpoint(asked, &causes(error)), true, !is_connect_failure(error));
+                Failure { disconnected: true, ..failure }
+            }
         }
     }
 
@@ -159,9 +200,17 @@ impl Failure {
             error = error.hint(hint);
         }
         let expired = matches!(code, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired");
-        let failure = asked.failure(error, is_transient(status, code), !(300..500).contains(&status));
-        let overloaded = OVERLOADED.contains(&code) || matches!(status, 429 | 503);
-        Failure { overloaded, expired, status: Some(status), ..failure }
+        let failure = asked.failure(error, is_transient(status, code), may_have_worked(status));
+        let overloaded = OVERLOADED.contains(&code) || matches!(status, 429 | 503 | 509);
+        Failure { overloaded, time_bound: overloaded, expired, status: Some(status), ..failure }
+    }
+
+    /// `pause`: of the header Retry-After, seconds or an HTTP date.
+    fn after(self, pause: Option<&str>, now: SystemTime) -> Self {
+        match pause.and_then(|pause| pause_until(pause, now)) {
+            Some(pause) if self.transient => Failure { time_bound: true, retry_after: Some(pause), ..self },
+            _ => self,
+        }
     }
 
     /// A refusal for the time of the request says what time it is.
@@ -188,8 +237,25 @@ impl Failure {
 }
 
 /// Codes by which stores ask for fewer requests.
-const OVERLOADED: [&str; 6] =
-    ["BandwidthLimitExceeded", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"];
+const OVERLOADED: [&str; 8] = [
+    "BandwidthLimitExceeded",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "TooManyRequestsException",
+];
+
+/// The pause that a header Retry-After asks for. A date that has passed asks for none.
+fn pause_until(header: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = header.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = SystemTime::try_from(DateTime::from_str(header.trim(), Format::HttpDate).ok()?).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
 
 /// How far this host's clock is from the one that wrote `date`, an HTTP date, in words.
 fn skew(date: &str, now: SystemTime) -> Option<String> {
@@ -244,10 +310,24 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// Answers that another attempt may change: the list of S3's documented transient errors.
+/// Answers that another attempt may change: S3's documented transient errors, those of gateways in front of stores (nginx's
+/// 499, Cloudflare's 520 to 527 and 530), and a success whose body cannot be read.
 fn is_transient(status: u16, code: &str) -> bool {
-    const CODES: [&str; 3] = ["RequestTimeout", "OperationAborted", "InternalError"];
-    matches!(status, 408 | 409 | 429 | 500 | 502 | 503 | 504) || CODES.contains(&code) || OVERLOADED.contains(&code)
+    const CODES: [&str; 5] =
+        ["IDPCommunicationError", "InternalError", "OperationAborted", "PriorRequestNotComplete", "RequestTimeout"];
+    let by_status = matches!(status, 408 | 409 | 429 | 499 | 500 | 502..=504 | 507..=509 | 520..=527 | 530);
+    by_status || is_unreadable(status, code) || CODES.contains(&code) || OVERLOADED.contains(&code)
+}
+
+/// Whether the answer says that all went well, and has something else in it than such an answer has.
+fn is_unreadable(status: u16, code: &str) -> bool {
+    (200..300).contains(&status) && code.is_empty()
+}
+
+/// Whether a request that was answered so may have done its work. A refusal (3xx, 4xx) has not, nor has a server that lacks what
+/// was asked for (501, 505); a gateway that saw its client go away (499) cannot tell.
+fn may_have_worked(status: u16) -> bool {
+    status == 499 || !matches!(status, 300..=499 | 501 | 505)
 }
 
 /// SQLSTATE, summary and hint for an answer.
@@ -279,6 +359,7 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
                 Some("The integration's credentials need s3:PutObject, s3:AbortMultipartUpload and s3:DeleteObject here."),
             ),
             404 => (Code::Undefined, "the bucket or endpoint does not exist", None),
+            200..=299 if is_unreadable(status, code) => (Code::Io, "S3's answer cannot be read", None),
             301 | 307 => (
                 Code::InvalidParameter,
                 "the bucket is in another region",
@@ -361,14 +442,61 @@ mod tests {
             (408, ""),
             (409, "OperationAborted"),
             (400, "RequestTimeout"),
+            (400, "ThrottlingException"),
+            (400, "PriorRequestNotComplete"),
+            (400, "IDPCommunicationError"),
+            (200, ""),
+            (200, "InternalError"),
         ] {
             assert!(is_transient(status, code), "{status} {code}");
         }
-        for (status, code) in
-            [(403, "AccessDenied"), (404, "NoSuchBucket"), (400, "InvalidArgument"), (412, "PreconditionFailed"), (301, "")]
-        {
+        for status in [499, 502, 504, 507, 508, 509, 520, 521, 522, 523, 524, 525, 526, 527, 530] {
+            assert!(is_transient(status, ""), "{status}");
+        }
+        for (status, code) in [
+            (403, "AccessDenied"),
+            (404, "NoSuchBucket"),
+            (400, "InvalidArgument"),
+            (412, "PreconditionFailed"),
+            (301, ""),
+            (501, "NotImplemented"),
+            (505, ""),
+            (200, "AccessDenied"),
+        ] {
             assert!(!is_transient(status, code), "{status} {code}");
         }
+    }
+
+    #[test]
+    fn a_refusal_has_done_nothing_and_the_servers_own_failure_may_have() {
+        assert!([403, 408, 412, 429, 501, 505].into_iter().all(|status| !may_have_worked(status)));
+        assert!([200, 499, 500, 502, 503, 507, 520, 530].into_iter().all(may_have_worked));
+    }
+
+    fn answered(status: u16, code: &str) -> Failure {
+        Failure::answered(&Asked { service: "S3", step: "upload", url: None }, status, Some(code), None, None)
+    }
+
+    #[test]
+    fn what_asks_for_patience_is_bounded_by_time_alone() {
+        for (status, code) in [(503, "SlowDown"), (503, ""), (429, ""), (200, "SlowDown"), (400, "ThrottlingException")] {
+            let failure = answered(status, code);
+            assert!(failure.time_bound && failure.overloaded, "{status} {code}");
+        }
+        for (status, code) in [(500, "InternalError"), (502, ""), (520, ""), (200, ""), (403, "AccessDenied")] {
+            assert!(!answered(status, code).time_bound, "{status} {code}");
+        }
+        // A pause that is asked for makes any transient answer such a one, and no refusal.
+        let (now, pause) = (SystemTime::UNIX_EPOCH, Some(Duration::from_secs(7)));
+        let asked = answered(500, "").after(Some("7"), now);
+        assert!(asked.time_bound && !asked.overloaded && asked.retry_after == pause);
+        assert_eq!(answered(503, "").after(Some("Thu, 01 Jan 1970 00:00:07 GMT"), now).retry_after, pause);
+        assert_eq!(
+            answered(503, "").after(Some("Thu, 01 Jan 1970 00:00:07 GMT"), SystemTime::now()).retry_after,
+            Some(Duration::ZERO)
+        );
+        assert_eq!(answered(503, "").after(Some("soon"), now).retry_after, None);
+        assert!(!answered(403, "AccessDenied").after(Some("7"), now).time_bound);
     }
 
     #[test]

@@ -180,12 +180,18 @@ impl ExportUpload {
 
     /// Starts to write the manifest.
     pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) {
+        self.shared.bucket.forget_failure();
         self.manifest.replace(Some(Written::by(io.spawn(write_manifest(Arc::clone(&self.shared), manifest)))));
     }
 
     /// After [`Self::write_manifest`]: whether it is stored. Errors: the upload's.
     pub fn is_manifest_written(&self) -> Result<bool> {
         self.manifest.borrow().as_ref().ok_or_else(lost_task)?.is_done()
+    }
+
+    /// The error of the latest request for the manifest that failed, whether or not it was tried again.
+    pub fn last_failure(&self) -> Option<Error> {
+        self.shared.bucket.last_failure()
     }
 
     /// Stops all uploads, then deletes what they wrote, for at most `limit`.

@@ -15,6 +15,7 @@ use super::bucket::{Bucket, headers, mark};
 use super::checksum::{Algorithm, Checksum};
 use super::failure::Failure;
 use super::object::{Object, Part};
+use super::throttle::Pace;
 use crate::error::{Code, Error};
 
 /// A multipart upload that has begun.
@@ -54,9 +55,7 @@ impl Bucket {
                 .send()
                 .await
                 .map_err(|error| Failure::new(step, &url, &error))?;
-            let unnamed =
-                || Failure::permanent(Error::new(Code::Io, format!("could not {step}: S3 gave no id for the upload")));
-            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(unnamed)
+            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| Failure::unreadable(step, &url))
         });
         let upload_id = created.await?;
         // Without the right to list uploads, the bucket's lifecycle rule has to end it; and so it has where the key is of the
@@ -90,8 +89,21 @@ impl Bucket {
         body: Bytes,
         checksum: &Checksum,
     ) -> Result<Part, Failure> {
-        let (step, url) = (object.role.step(), self.url(&object.key));
-        self.send(self.patience_for(object.role), step, &url, || async {
+        self.put_part_at(self.pace(None), object, upload_id, number, (body, checksum)).await
+    }
+
+    /// As [`Self::put_part`], at that pace.
+    pub async fn put_part_at(
+        &self,
+        mut pace: Pace,
+        object: &Object,
+        upload_id: &str,
+        number: i32,
+        (body, checksum): (Bytes, &Checksum),
+    ) -> Result<Part, Failure> {
+        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
+        let lost = AtomicBool::new(false);
+        self.upload((self.patience_for(object.role), &mut pace), step, &url, &lost, || async {
             let (crc32, sha256) = headers(checksum);
             let request = self
                 .client()
@@ -100,7 +112,7 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .part_number(number)
-                .body(in_frames(body.clone()))
+                .body(in_frames(body.clone(), &meter))
                 .set_checksum_crc32(crc32.clone())
                 .set_checksum_sha256(sha256.clone())
                 .set_expected_bucket_owner(self.owner());
@@ -121,7 +133,8 @@ impl Bucket {
     }
 
     /// Makes an object of the parts, which come in the order of their numbers and have so many bytes together; gives its
-    /// version id. Where an answer was lost and the upload is gone at the next attempt, a look at the object tells.
+    /// version id. Where an answer cannot be read, or was lost and the upload is gone at the next attempt, a look at the object
+    /// tells.
     pub async fn complete_multipart(
         &self,
         object: &Object,
@@ -144,13 +157,21 @@ impl Bucket {
                 .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;
-            match answer {
-                Ok(output) => Ok(output.version_id),
+            let failure = match answer {
+                Ok(output) if output.e_tag.is_some() => return Ok(output.version_id),
+                Ok(_) => Failure::unreadable(step, &url),
                 Err(error) if error.code() == Some("NoSuchUpload") && lost.load(Ordering::Relaxed) => {
-                    self.completed_already(object, bytes).await
+                    return self.completed_already(object, bytes).await;
                 }
-                Err(error) => Err(Failure::new(step, &url, &error)),
+                Err(error) => Failure::new(step, &url, &error),
+            };
+            if failure.is_unreadable() {
+                lost.store(true, Ordering::Relaxed);
+                if let Ok(version_id) = self.completed_already(object, bytes).await {
+                    return Ok(version_id);
+                }
             }
+            Err(failure)
         };
         match self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await {
             Err(failure) if object.claim.is_some() && failure.status == Some(412) => match lost.load(Ordering::Relaxed) {

@@ -11,8 +11,9 @@ mod pages;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use arrow_array::RecordBatch;
-use arrow_schema::Schema;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, Schema};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
@@ -29,11 +30,10 @@ use crate::batches::SMALL_BATCH_BYTES;
 use crate::error::{Code, Error, Result};
 use crate::format::{Algorithm, Compression};
 
-/// Bytes of a column's dictionary in a row group; with more, its values are written as they are.
-const DICTIONARY_BYTES: usize = 1 << 20;
-/// Bytes of a page before compression, at a level that takes its time: a tenth of a second at the hardest, and six megabytes
-/// of memory.
+/// Bytes of a page before compression, at a level that takes its time: a tenth of a second, and six megabytes of memory at most.
 const HARD_PAGE_BYTES: usize = 256 << 10;
+/// As [`HARD_PAGE_BYTES`], at levels that compress a megabyte a second, or less of what suits them badly.
+const HARDEST_PAGE_BYTES: usize = 96 << 10;
 /// So many rows tell how often values repeat.
 const TELLING_ROWS: usize = 1_000;
 /// Most columns of row groups in a file: each has a kilobyte or so in the footer, which is made in memory.
@@ -99,10 +99,12 @@ impl Encoder {
         let (layout, pages) = (Arc::clone(&self.layout), self.cancel.pages());
         let room = bytes.saturating_mul(COPIES);
         let encoding = move || {
+            // Together with the work, which goes on when nobody waits for it any more.
+            let permits = permits;
             Vec::<u8>::new().try_reserve_exact(room).map_err(|_| Error::out_of_memory("a Parquet file"))?;
-            encode(writer, &layout, pages, waited, batch, is_last)
+            encode(writer, &layout, pages, waited, batch, is_last).map(|(writer, output)| (writer, permits, output))
         };
-        let (writer, output) = elsewhere(encoding).await??;
+        let (writer, permits, output) = elsewhere(encoding).await??;
         if packed.is_empty() {
             *packed = output
         } else {
@@ -133,6 +135,7 @@ fn encode(
     };
     let step = layout.row_group_rows.saturating_mul(FEW_ROW_GROUPS);
     for batch in waited.into_iter().chain([batch]) {
+        layout.refuse_large_values(&batch)?;
         let rows = batch.num_rows();
         for start in (0..rows).step_by(step) {
             writer.write(&batch.slice(start, step.min(rows - start))).map_err(failed)?;
@@ -204,9 +207,61 @@ impl Layout {
         Ok((self.memory / (codecs + filters).max(1)).clamp(1, most_encoders()))
     }
 
-    /// Whether a page takes long to compress.
+    /// Whether a codec keeps much, for pages of that size.
     fn is_hard(&self) -> bool {
         self.compression.is_some_and(|Compression { algorithm, level }| algorithm == Algorithm::Zstd && level > 4)
+    }
+
+    /// Bytes of a page; `None`: as many as the encoder likes, since its codec is fast.
+    fn page_bytes(&self) -> Option<usize> {
+        match self.compression? {
+            Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(HARDEST_PAGE_BYTES),
+            Compression { algorithm: Algorithm::Zstd, level: 5.. } => Some(HARD_PAGE_BYTES),
+            Compression { algorithm: Algorithm::Gzip, level: 7.. } => Some(HARDEST_PAGE_BYTES),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a column's dictionary in a row group; with more, its values are written as they are.
+    fn dictionary_bytes(&self) -> usize {
+        match self.compression {
+            // It is a page as well.
+            Some(Compression { algorithm: Algorithm::Zstd, level: 13.. }) => HARDEST_PAGE_BYTES,
+            _ => 1 << 20,
+        }
+    }
+
+    /// Most bytes of a value. Nothing stops the codec within a page, nor is a value in two pages, and the end of a transaction
+    /// waits for the page: a second or so for what is typical, some seconds for what suits the codec worst. `None`: any value of
+    /// Postgres's, since the codec compresses hundreds of megabytes a second.
+    fn most_value_bytes(&self) -> Option<usize> {
+        match self.compression? {
+            Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(1 << 20),
+            Compression { algorithm: Algorithm::Zstd, level: 5.. } => Some(16 << 20),
+            Compression { algorithm: Algorithm::Zstd, level: 3.. } => Some(64 << 20),
+            Compression { algorithm: Algorithm::Gzip, level: 7.. } => Some(1 << 20),
+            Compression { algorithm: Algorithm::Gzip, level: 4.. } => Some(16 << 20),
+            Compression { algorithm: Algorithm::Gzip, .. } => Some(64 << 20),
+            _ => None,
+        }
+    }
+
+    /// Errors: 53400 for a value that takes too long to compress.
+    fn refuse_large_values(&self, batch: &RecordBatch) -> Result<()> {
+        let (Some(most), Some(compression)) = (self.most_value_bytes(), self.compression) else { return Ok(()) };
+        for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            let bytes = largest_value(column);
+            if bytes > most {
+                let (name, level) = (compression.algorithm.name(), compression.level);
+                return Err(Error::new(
+                    Code::Limit,
+                    format!("column \"{}\" has a value of {bytes} bytes, too large for {name} of level {level}", field.name()),
+                )
+                .detail(format!("A value is compressed in one go. At that level it may have {most} bytes."))
+                .hint("Lower the option compression_level, or choose another compression."));
+            }
+        }
+        Ok(())
     }
 
     /// What a codec keeps for a column, from its first page to the end of its row group.
@@ -245,10 +300,10 @@ impl Layout {
             .set_compression(codec)
             .set_max_row_group_row_count(Some(self.row_group_rows))
             .set_max_row_group_bytes(Some(self.row_group_bytes))
-            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
+            .set_dictionary_page_size_limit(self.dictionary_bytes())
             .set_key_value_metadata(Some(metadata));
-        if self.is_hard() {
-            properties = properties.set_data_page_size_limit(HARD_PAGE_BYTES);
+        if let Some(bytes) = self.page_bytes() {
+            properties = properties.set_data_page_size_limit(bytes);
         }
         for (path, repeats) in dictionary::leaves(sample) {
             properties = properties.set_column_dictionary_enabled(ColumnPath::new(path), repeats);
@@ -263,8 +318,103 @@ impl Layout {
     }
 }
 
+/// Bytes of the largest text or binary value, those in lists and structs among them.
+fn largest_value(array: &dyn Array) -> usize {
+    fn largest(offsets: &[i32]) -> usize {
+        offsets.array_windows().map(|[start, end]| end.abs_diff(*start)).max().unwrap_or(0) as usize
+    }
+    match array.data_type() {
+        DataType::Utf8 => largest(array.as_string::<i32>().value_offsets()),
+        DataType::Binary => largest(array.as_binary::<i32>().value_offsets()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(|column| largest_value(column)).max().unwrap_or(0),
+        DataType::List(_) => largest_value(array.as_list::<i32>().values()),
+        _ => 0,
+    }
+}
+
 /// A filter's for so many values, at the false positives of one in twenty that the encoder has.
 fn bloom_filter_bytes(values: usize) -> usize {
     const MOST: usize = 128 << 20;
     (values.saturating_mul(7) / 8).min(MOST).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow_array::{ArrayRef, ListArray, StringArray};
+
+    use super::*;
+
+    fn layout(algorithm: Algorithm, level: i32) -> Arc<Layout> {
+        Arc::new(Layout {
+            compression: Some(Compression { algorithm, level }),
+            row_group_rows: 1 << 20,
+            row_group_bytes: 64 << 20,
+            bloom_filter_columns: Vec::new(),
+            export_id: String::new(),
+            memory: 64 << 20,
+            permits: OnceLock::new(),
+        })
+    }
+
+    /// A value in which a codec finds little, and looks long.
+    fn noise(bytes: usize) -> String {
+        let mut random = fastrand::Rng::with_seed(1);
+        std::iter::repeat_with(|| char::from_digit(random.u32(0..16), 16).unwrap()).take(bytes).collect()
+    }
+
+    fn batch(column: ArrayRef) -> RecordBatch {
+        RecordBatch::try_from_iter([("t", column)]).unwrap()
+    }
+
+    #[test]
+    fn the_permit_is_held_until_the_work_ends() {
+        let layout = layout(Algorithm::Zstd, 19);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let values: ArrayRef = Arc::new(StringArray::from_iter_values([noise(1 << 20), noise(1 << 20)]));
+        let free = runtime.block_on(async {
+            let mut encoder = Encoder::new(Arc::clone(&layout));
+            let mut packed = Vec::new();
+            let writing = encoder.write(batch(values), 2 << 20, true, &mut packed);
+            assert!(tokio::time::timeout(Duration::from_millis(10), writing).await.is_err(), "it is no work");
+            drop(encoder);
+            layout.permits.get().unwrap().available_permits()
+        });
+        // Waits for the work, which ends with the page that it is at.
+        drop(runtime);
+        assert_eq!(layout.permits.get().unwrap().available_permits(), free + 1);
+    }
+
+    #[test]
+    fn a_value_that_takes_too_long_is_refused_wherever_it_is() {
+        let text = |bytes| StringArray::from_iter_values(["x".to_owned(), "x".repeat(bytes)]);
+        let list = |bytes| {
+            let field = Arc::new(arrow_schema::Field::new("element", DataType::Utf8, true));
+            let offsets = arrow_buffer::OffsetBuffer::from_lengths([1, 1]);
+            ListArray::new(field, offsets, Arc::new(text(bytes)), None)
+        };
+        for (algorithm, level, most) in [
+            (Algorithm::Zstd, 19, 1 << 20),
+            (Algorithm::Zstd, 9, 16 << 20),
+            (Algorithm::Gzip, 9, 1 << 20),
+            (Algorithm::Gzip, 6, 16 << 20),
+        ] {
+            let layout = layout(algorithm, level);
+            for (column, is_refused) in [
+                (Arc::new(text(most)) as ArrayRef, false),
+                (Arc::new(text(most + 1)), true),
+                (Arc::new(list(most)), false),
+                (Arc::new(list(most + 1)), true),
+            ] {
+                let outcome = layout.refuse_large_values(&batch(column));
+                assert_eq!(outcome.is_err(), is_refused, "{algorithm:?} {level}");
+                if let Err(error) = outcome {
+                    assert_eq!(error.code(), Code::Limit);
+                    assert!(error.summary().contains("column \"t\""), "{error:?}");
+                }
+            }
+        }
+        assert!(layout(Algorithm::Zstd, 1).refuse_large_values(&batch(Arc::new(text(100 << 20)))).is_ok());
+    }
 }

@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 use super::network::{Network, Trust};
 use crate::error::{Code, Error, Result};
 
-/// Longest wait, at the end, for work on the runtime's blocking threads: slices of compression, each far shorter.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait, at the end, for work on the runtime's blocking threads. It is compression, which looks at the cancel far more
+/// often, and files of the operating system's user, which a dead file server may keep from us for ever.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What makes a waiting backend look again. Raised from the I/O thread, waited for in the backend.
 #[derive(Debug)]

@@ -49,8 +49,6 @@ pub enum Reply {
     Answer(&'static str, &'static str),
     /// The connection breaks.
     Break,
-    /// The body is read, and no answer comes until the client goes away.
-    Hang,
 }
 
 /// Listens until the test's process ends.
@@ -184,10 +182,6 @@ fn serve(
             Reply::Usual => usual(&request),
             Reply::Answer(head, body) => with_length(head, body),
             Reply::Break => return None,
-            Reply::Hang => {
-                while matches!(client.read(&mut buffer), Ok(1..)) {}
-                return None;
-            }
         };
         let is_head = request.head.starts_with("HEAD");
         let answer = if is_head { answer.split_inclusive("\r\n\r\n").next().unwrap_or(&answer).to_owned() } else { answer };

@@ -19,7 +19,6 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{Config, ConfigBag, HttpClient, Intercept, RuntimeComponents};
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
-use aws_sdk_s3::primitives::SdkBody;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode, sign,
 };
@@ -37,6 +36,7 @@ use aws_smithy_types::date_time::Format;
 use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
 
+use super::body::{Meter, in_frames};
 use super::checksum::{Algorithm, Checksum};
 use super::runtime::lock;
 
@@ -108,14 +108,22 @@ impl Template {
         &self,
         key: &str,
         body: Bytes,
+        meter: &Meter,
         checksum: &Checksum,
         credentials: Credentials,
     ) -> Result<HttpResponse, ConnectorError> {
-        let request = self.request(key, body, checksum, credentials).map_err(ConnectorError::user)?;
+        let request = self.request(key, body, meter, checksum, credentials).map_err(ConnectorError::user)?;
         self.connector.call(request).await
     }
 
-    fn request(&self, key: &str, body: Bytes, checksum: &Checksum, credentials: Credentials) -> Result<HttpRequest, BoxError> {
+    fn request(
+        &self,
+        key: &str,
+        body: Bytes,
+        meter: &Meter,
+        checksum: &Checksum,
+        credentials: Credentials,
+    ) -> Result<HttpRequest, BoxError> {
         let url = [&self.before_key, encoded(key).as_str(), &self.after_key].concat();
         let mut headers = self.headers.clone();
         headers.try_insert("content-length", body.len().to_string())?;
@@ -127,7 +135,7 @@ impl Template {
         for (name, value) in signature {
             headers.try_insert(name, value)?;
         }
-        let mut request = HttpRequest::new(SdkBody::from(body));
+        let mut request = HttpRequest::new(in_frames(body, meter).into_inner());
         request.set_method("PUT")?;
         request.set_uri(url)?;
         *request.headers_mut() = headers;
@@ -255,10 +263,10 @@ impl HttpConnector for Told {
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::Client;
+    use aws_sdk_s3::primitives::SdkBody;
     use aws_sdk_s3::types::StorageClass;
 
     use super::*;
-    use crate::upload::body::in_frames;
     use crate::upload::connection::plain_config;
 
     const KEYS: [&str; 5] = ["a.json", "a/b c+d=e/ä~*'(!).json", "year=2026/%2F%3D%253D/x.json", "a//b/.json", "?x-id=#&.json"];
@@ -280,7 +288,7 @@ mod tests {
             .put_object()
             .bucket(bucket)
             .key(key)
-            .body(in_frames(body.clone()))
+            .body(in_frames(body.clone(), &Meter::default()))
             .content_type("application/json")
             .storage_class(StorageClass::GlacierIr)
             .set_checksum_crc32(value.clone().filter(|_| checksum == Algorithm::Crc32))
@@ -327,7 +335,8 @@ mod tests {
             let template = wait(template(&client, "bucket", checksum, signs_payload, token)).unwrap();
             for key in KEYS {
                 let sdks = wait(capture(put(&client, "bucket", key, &body, checksum, signs_payload))).unwrap();
-                let ours = template.request(key, body.clone(), &checksum.of(&body), credentials(token)).unwrap();
+                let ours =
+                    template.request(key, body.clone(), &Meter::default(), &checksum.of(&body), credentials(token)).unwrap();
                 assert_eq!(ours.method(), "PUT");
                 assert_eq!(comparable(ours.uri(), ours.headers()), comparable(&sdks.url, &sdks.headers), "{endpoint:?} {key}");
                 // Its signature is right for its own time.

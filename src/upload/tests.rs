@@ -1,8 +1,9 @@
 //! Exports against scripted stores, without Postgres.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -37,7 +38,7 @@ fn destination() -> Destination {
 
 /// The backend's side of an export, its `file`s of one piece each.
 struct Export {
-    _io: IoThread,
+    io: IoThread,
     upload: ExportUpload,
     /// Bytes that may be on their way.
     budget: usize,
@@ -52,7 +53,7 @@ impl Export {
         let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
         let throttle = (concurrency, Throttle::new(concurrency));
         let upload = ExportUpload::start(&io, store, destination(), packing, throttle, Patiences::all(patience));
-        Export { _io: io, upload, budget }
+        Export { io, upload, budget }
     }
 
     fn wait_until(&self, ready: impl Fn() -> Result<bool>) -> Result<()> {
@@ -98,7 +99,9 @@ fn the_first_error_of_an_upload_is_told_however_full_the_buffer_is() {
         assert!(error.summary().contains("AccessDenied (enough)"), "round {round}: {error:?}");
         assert!(error.summary().contains("request id R7"), "round {round}: {error:?}");
         // Whoever asks again is told the same.
-        for again in [export.upload.has_room(1, 1).map(drop), export.upload.is_stored().map(drop), export.file(9_999, Bytes::new())] {
+        for again in
+            [export.upload.has_room(1, 1).map(drop), export.upload.is_stored().map(drop), export.file(9_999, Bytes::new())]
+        {
             assert_eq!(again.unwrap_err(), error, "round {round}");
         }
     }
@@ -117,6 +120,7 @@ fn a_store_that_wants_the_length_of_empty_bodies_is_told_it() {
     let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
     export.upload.send(part(None)).unwrap();
     export.upload.send(part(Some(2))).unwrap();
+    // An empty file, such as a success marker is.
     export.file(2, Bytes::new()).unwrap();
     export.upload.close();
     export.wait_until(|| export.upload.is_stored()).unwrap();
@@ -126,4 +130,138 @@ fn a_store_that_wants_the_length_of_empty_bodies_is_told_it() {
     assert!(begun[0].header("authorization").unwrap().contains("content-length"), "the length is signed");
     let empty = requests.iter().find(|request| request.is("PUT", "-000002.json")).unwrap();
     assert_eq!(empty.header("content-length"), Some("0"));
+}
+
+#[test]
+fn a_store_that_asks_for_less_is_not_left_after_a_few_attempts() {
+    // 200 requests a second, and no more.
+    let next = Mutex::new(Instant::now());
+    let server = Server::start(move |_| {
+        let mut next = next.lock().unwrap();
+        if *next > Instant::now() + Duration::from_millis(50) {
+            return Reply::Answer("HTTP/1.1 503 Slow Down", "<Error><Code>SlowDown</Code></Error>");
+        }
+        *next = (*next).max(Instant::now()) + Duration::from_millis(5);
+        Reply::Usual
+    });
+    let export = Export::begin(&server, 64, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    export.files(300, &Bytes::from_static(b"{}\n")).unwrap();
+    assert!(server.requests().len() > 300, "the store never asked for less");
+}
+
+#[test]
+fn an_outage_of_a_store_that_has_answered_is_outlived_and_a_wrong_endpoint_is_told_soon() {
+    for status in [None, Some("HTTP/1.1 429 Too Many Requests"), Some("HTTP/1.1 500 Internal Server Error\r\nretry-after: 1")] {
+        let start = OnceLock::new();
+        let server = Server::start(move |request| {
+            let start: &Instant = start.get_or_init(Instant::now);
+            match status {
+                _ if request.number <= 2 || start.elapsed() > Duration::from_millis(1_500) => Reply::Usual,
+                None => Reply::Break,
+                Some(status) => Reply::Answer(status, ""),
+            }
+        });
+        let export = Export::begin(&server, 4, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+        export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
+        assert!(server.requests().len() > 8, "there was no outage: {status:?}");
+    }
+    let server = Server::start(|_| Reply::Break);
+    let export = Export::begin(&server, 1, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
+    assert_eq!((error.code(), server.requests().len()), (Code::Connection, 2), "{error:?}");
+}
+
+/// Two parts, so that the file is a multipart upload of six bytes.
+fn two_parts(export: &Export) -> Result<()> {
+    let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
+    export.upload.send(part(None))?;
+    export.upload.send(part(Some(2)))?;
+    export.upload.close();
+    export.wait_until(|| export.upload.is_stored())
+}
+
+/// Successes that nobody can read: empty, somebody else's, cut off, and one that lacks what it is for.
+const UNREADABLE: [&str; 4] = [
+    "",
+    "<html>welcome</html>",
+    "<?xml version=\"1.0\"?><CompleteMultipartUploadRes",
+    "<CompleteMultipartUploadResult><Location>here</Location>",
+];
+
+#[test]
+fn a_success_that_cannot_be_read_is_asked_for_again() {
+    for body in UNREADABLE {
+        let met = AtomicUsize::new(0);
+        let server = Server::start(move |request| match () {
+            () if request.is("POST", "?uploads") && met.fetch_add(1, Ordering::Relaxed) == 0 => {
+                Reply::Answer("HTTP/1.1 200 OK", body)
+            }
+            () => Reply::Usual,
+        });
+        let export = Export::begin(&server, 4, 1 << 20, PATIENCE);
+        two_parts(&export).unwrap_or_else(|error| panic!("{body}: {error:?}"));
+        let count = |method, part| server.requests().iter().filter(|request| request.is(method, part)).count();
+        assert_eq!((count("POST", "?uploads"), count("GET", "uploads")), (2, 1), "{body}: the first upload is looked for");
+    }
+}
+
+#[test]
+fn a_completion_whose_answer_cannot_be_read_is_found_by_a_look_at_the_object() {
+    for body in UNREADABLE {
+        // The object is there at once, only at the second look, or never.
+        for looks in [1, 2, usize::MAX] {
+            let looked = AtomicUsize::new(0);
+            let server = Server::start(move |request| match () {
+                () if request.is("POST", "uploadId=") => Reply::Answer("HTTP/1.1 200 OK", body),
+                () if request.is("HEAD", "") && looked.fetch_add(1, Ordering::Relaxed) + 1 >= looks => {
+                    Reply::Answer("HTTP/1.1 200 OK\r\netag: \"1\"", "{}\n{}\n")
+                }
+                () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
+                () => Reply::Usual,
+            });
+            let export = Export::begin(&server, 4, 1 << 20, Patience { attempts: 3, ..PATIENCE });
+            match two_parts(&export) {
+                Ok(()) => assert!(looks <= 2, "{body}"),
+                Err(error) => {
+                    assert!(looks > 2 && error.code() == Code::Io, "{body}: {error:?}");
+                    assert!(error.summary().contains("cannot be read"), "{body}: {error:?}");
+                }
+            }
+            let completions = server.requests().iter().filter(|request| request.is("POST", "uploadId=")).count();
+            assert_eq!(completions, looks.min(3), "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
+    let server = Server::start(|request| match () {
+        () if request.is("PUT", "") => {
+            Reply::Answer("HTTP/1.1 501 Not Implemented", "<Error><Code>NotImplemented</Code></Error>")
+        }
+        () => Reply::Usual,
+    });
+    let export = Export::begin(&server, 4, 1 << 20, PATIENCE);
+    assert_eq!(export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err().code(), Code::Io);
+    let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+    assert!(remains.is_empty(), "{remains:?}");
+    assert_eq!(server.requests().len(), 1, "nothing is deleted");
+}
+
+/// All that may be on its way starts at once: 12 files of 6 MB, 6 seconds' worth of the link, with 1 second for an attempt.
+#[test]
+fn an_export_over_a_slow_link_ends() {
+    let server = Server::slow(12 << 20, |_| Reply::Usual);
+    let export = Export::begin(&server, 12, 72 << 20, Patience { attempts: 2, total: Duration::from_secs(3) });
+    export.files(16, &Bytes::from(vec![b'x'; 6 << 20])).unwrap();
+}
+
+/// One byte in a while is no progress that anybody waits for.
+#[test]
+fn an_upload_that_never_ends_over_a_slow_link_says_so() {
+    let server = Server::slow(1 << 20, |_| Reply::Usual);
+    let export = Export::begin(&server, 1, 72 << 20, Patience { attempts: 2, total: Duration::from_millis(1_500) });
+    let error = export.files(1, &Bytes::from(vec![b'x'; 16 << 20])).unwrap_err();
+    assert_eq!(error.code(), Code::Connection);
+    assert!(error.summary().contains("the link to the S3 endpoint is too slow"), "{error:?}");
 }

@@ -59,9 +59,9 @@ impl ObjectWriter {
         let Self { shared, object, .. } = self;
         let checksum = shared.bucket.checksum().of(&body);
         let record = FileRecord { bytes: body.len() as u64, documents, checksum, version_id: None };
-        let _permit = shared.requests.permit().await;
+        let pace = shared.bucket.pace(Some(shared.requests.permit().await));
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
-        make(&shared, object.role, record, async move { target.bucket.put(&key, sent, &checksum).await }).await?;
+        make(&shared, object.role, record, async move { target.bucket.put_at(pace, &key, sent, &checksum).await }).await?;
         if let Some(lease) = lease {
             lease.recycle(body);
         }
@@ -98,7 +98,7 @@ impl Multipart {
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), uploaded: Vec::new(), next_number: 1 })
     }
 
-    /// `permit` and `lease` are let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on
+    /// `permit` is for the first attempt; `lease` is let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on
     /// for nothing.
     fn send(
         &mut self,
@@ -120,8 +120,8 @@ impl Multipart {
         self.next_number += 1;
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
-            let _permit = permit;
-            let part = shared.bucket.put_part(&object, &upload_id, number, body.clone(), &checksum).await;
+            let pace = shared.bucket.pace(Some(permit));
+            let part = shared.bucket.put_part_at(pace, &object, &upload_id, number, (body.clone(), &checksum)).await;
             if let Some(lease) = lease {
                 lease.recycle(body);
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::fixture::{
-    Action, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, refused, threads,
+    Action, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, private_memory, refused, threads,
     unreachable_endpoint, wait_for,
 };
 
@@ -301,4 +301,40 @@ fn the_clean_up_of_a_hung_upload_ends_by_itself() {
     refused(outcome).sqlstate("57014");
     let detail = client.notices()[0].detail().unwrap_or_default().to_owned();
     assert!(detail.contains("-000001.json") && detail.contains("and 2 more"), "{detail}");
+}
+
+/// Nothing stops an encoder between two looks at the cancel; the end of the transaction waits for the next look.
+#[test]
+fn no_encoder_outlives_its_transaction() {
+    let db = Database::new("cancel_encoders");
+    let mut client = db.client();
+    client
+        .batch_execute(
+            "CREATE TABLE big AS SELECT (SELECT string_agg(md5((i * n)::text), '') FROM generate_series(1, 30000) i) AS t
+             FROM generate_series(1, 60) n",
+        )
+        .unwrap();
+    let parquet = |compression: &str, level: u32| {
+        format!("format => 'parquet', compression => '{compression}', options => '{{\"compression_level\": {level}}}'")
+    };
+    let mut after_first = None;
+    for arguments in [
+        parquet("zstd", 19),
+        parquet("zstd", 16),
+        parquet("gzip", 9),
+        "compression => 'zstd', options => '{\"compression_level\": 19}'".to_owned(),
+        parquet("zstd", 19),
+        parquet("zstd", 19),
+    ] {
+        client.batch_execute("SET statement_timeout = '1s'").unwrap();
+        let cancelled = db.export_in(&mut client, "SELECT b.t, c.t AS u FROM big b, big c", &arguments);
+        refused(cancelled).sqlstate("57014");
+        assert_eq!(threads(client.pid), 1, "{arguments}");
+        let memory = private_memory(client.pid).unwrap();
+        let first = *after_first.get_or_insert(memory);
+        assert!(memory < first + 100 * 1024, "{arguments}: {memory} kB, {first} kB after the first");
+    }
+    client.batch_execute("SET statement_timeout = 0").unwrap();
+    let too_large = db.export_in(&mut client, "SELECT repeat('x', 2000000) AS t", &parquet("zstd", 19));
+    refused(too_large).sqlstate("53400").message("too large for zstd of level 19").hint("compression_level");
 }

@@ -1,6 +1,6 @@
 //! The commit itself: what fails in it, before or after the manifest, leaves nothing.
 
-use super::fixture::{Database, Integration, Proxy, Session, refused, threads, wait_for};
+use super::fixture::{Action, Database, Gateway, Integration, Proxy, Session, refused, threads, wait_for};
 
 #[test]
 fn a_deferred_constraint_that_fails_at_commit_leaves_nothing() {
@@ -125,6 +125,33 @@ fn a_commit_that_cannot_write_the_manifest_in_time_rolls_back() {
     db.bucket.nothing_left(&prefix);
     assert_eq!(threads(client.pid), 1);
     db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+}
+
+/// The store asks for patience beyond the commit's; or one manifest is refused while another waits.
+#[test]
+fn a_commit_without_a_manifest_says_what_the_store_said() {
+    let db = Database::new("commit_answers");
+    let error = |status: &str, code: &str| {
+        Action::Answer(format!("HTTP/1.1 {status}"), format!("<Error><Code>{code}</Code><Message>scripted</Message></Error>"))
+    };
+    let gateway = Gateway::to(&Integration::local().endpoint, move |request| match request.step() {
+        "manifest" if request.head.contains("refused") => error("403 Forbidden", "AccessDenied"),
+        "manifest" => error("503 Slow Down", "SlowDown"),
+        _ => Action::Forward,
+    });
+    db.create(&Integration { name: "busy", endpoint: gateway.endpoint(), ..Integration::local() });
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.commit_timeout = '2s'").unwrap();
+    let call = |client: &mut Session, folder: &str| {
+        let call = db.call(&format!("{}{folder}", db.prefix()), "SELECT 1 AS a", "").replace("'local'", "'busy'");
+        client.batch_execute(&format!("SELECT {call}"))
+    };
+    refused(call(&mut client, "slow")).sqlstate("57014").message("could not write the manifests in time").detail("SlowDown");
+    client.batch_execute("SET s3_export.commit_timeout = '60s'; BEGIN").unwrap();
+    for folder in ["slow", "refused", "slow"] {
+        call(&mut client, folder).unwrap();
+    }
+    refused(client.batch_execute("COMMIT")).sqlstate("42501").detail("AccessDenied");
 }
 
 #[test]

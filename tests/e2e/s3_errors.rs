@@ -1,6 +1,8 @@
 //! What S3 and the network refuse: S3's own words in the detail, the integration's part in the hint.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::fixture::{Action, Database, Gateway, Integration, Refusal, refused};
 
@@ -105,6 +107,34 @@ fn an_error_of_the_upload_reaches_a_query_that_still_runs() {
     let statement = format!("SELECT s3_export('{}', 'wrong', $${query}$$)", db.bucket.uri(&db.prefix()));
     let (_, outcome) = db.client().start(&statement).join();
     refused(outcome).sqlstate("28000");
+}
+
+/// The store is slower than the query, so the backend waits for room when the refusal comes.
+#[test]
+fn an_error_of_the_upload_reaches_a_backend_that_waits_for_room() {
+    let db = Database::new("error_while_full");
+    let puts = AtomicU32::new(0);
+    let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
+        if request.step() != "put" {
+            return Action::Forward;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        match puts.fetch_add(1, Ordering::Relaxed) {
+            599 => Action::Answer(
+                "HTTP/1.1 403 Forbidden\r\nx-amz-request-id: R7".into(),
+                "<Error><Code>AccessDenied</Code><Message>enough</Message></Error>".into(),
+            ),
+            _ => Action::Answer("HTTP/1.1 200 OK\r\netag: \"1\"".into(), String::new()),
+        }
+    });
+    Integration { name: "slow", endpoint: gateway.endpoint(), ..Integration::local() }.create(&mut db.client()).unwrap();
+    let call =
+        db.call(&db.prefix(), "SELECT generate_series(1, 3200) AS a", "output_chunk_size => 1").replace("'local'", "'slow'");
+    refused(db.client().batch_execute(&format!("SELECT {call}")))
+        .sqlstate("42501")
+        .message("could not upload a file: S3 denied access")
+        .detail("request id R7")
+        .hint("s3:PutObject");
 }
 
 /// Files after the first are sent from a template, and not by the SDK; their refusals are told as the first one's.
