@@ -16,8 +16,8 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh
 
-test-majors: ## lint and the tests that another version of Postgres could break, on each that we support
-	@for major in 14 16 17 18; do export PG_MAJOR=$$major; scripts/lint.sh && SMOKE=1 scripts/test.sh || exit 1; done
+test-majors: ## a build without warnings and the tests that another version of Postgres could break, on each that we support
+	@for major in 14 16 17 18; do PG_MAJOR=$$major SMOKE=1 scripts/test.sh || exit 1; done
 
 test-install: ## `make install` on each major version (MAJORS="15 18") and the package on Debian's: exports, a new version under a session
 	@for major in $(or $(MAJORS),14 15 16 17 18); do PG_MAJOR=$$major scripts/test-install.sh || exit 1; done

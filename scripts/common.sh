@@ -24,7 +24,11 @@ unset RUST_BACKTRACE
 export USER="${USER:-$(id -un)}" LC_ALL=C.UTF-8
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 
-say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+# say STEP: its beginning also goes into the file of STEP_TIMES, where .ci/run sets that, which shows what takes the time.
+say() {
+	printf '\n\033[1m==> %s\033[0m\n' "$*"
+	[ -z "${STEP_TIMES:-}" ] || printf '%s %s\n' "$(date +%s)" "$*" >>"$STEP_TIMES"
+}
 die() {
 	printf 'error: %s\n' "$*" >&2
 	exit 1
@@ -91,6 +95,10 @@ need_cargo_pgrx() {
 		cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
 	fi
 }
+
+# deny_warnings COMMAND...: a build of the code of this repository fails at a warning. Cargo uses the wrapper for that code alone, so
+# that no dependency is built again.
+deny_warnings() { RUSTC_WORKSPACE_WRAPPER=$ROOT/scripts/rustc-deny-warnings.sh "$@"; }
 
 need_cargo_deny() {
 	local version=0.20.2

@@ -30,7 +30,7 @@ end_to_end() (
 )
 
 say "Building s3_export (debug) and installing it into $PG_COPY"
-cargo pgrx install --no-default-features --features "$features" -c "$PG_CONFIG"
+deny_warnings cargo pgrx install --no-default-features --features "$features" -c "$PG_CONFIG"
 
 pgdata=$(socket_dir "$RUN_DIR/pgdata")
 stop() {

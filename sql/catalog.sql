@@ -5,11 +5,16 @@
 -- PUBLIC gets nothing.
 
 -- Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
--- databases may be creating them at the same moment.
+-- databases may be creating them at the same moment. A role that is there already may be somebody else's: whoever made it can
+-- grant it, and so every privilege that it is given here.
 DO $$
 DECLARE
     wanted pg_catalog.name;
     purpose pg_catalog.text;
+    found pg_catalog.oid;
+    givers pg_catalog.text;
+    members pg_catalog.text;
+    attributes pg_catalog.text;
 BEGIN
     FOR wanted, purpose IN VALUES
         ('s3_export_member', 'may export, with the integrations of s3_export whose usage_role it has'),
@@ -19,9 +24,36 @@ BEGIN
             BEGIN
                 EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
                 EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', wanted, purpose);
+                CONTINUE;
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL;
             END;
+        END IF;
+        found := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted);
+        givers := (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' ORDER BY r.rolname)
+                   FROM pg_catalog.pg_roles AS r
+                   WHERE NOT r.rolsuper
+                         -- Before Postgres 16, CREATEROLE grants any role that is no superuser.
+                         AND ((r.rolcreaterole
+                               AND pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog.<) 160000)
+                              OR EXISTS (SELECT FROM pg_catalog.pg_auth_members AS m
+                                         WHERE m.roleid OPERATOR(pg_catalog.=) found
+                                               AND m.member OPERATOR(pg_catalog.=) r.oid AND m.admin_option)));
+        members := (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(r.rolname), ', ')
+                    FROM pg_catalog.pg_auth_members AS m
+                    JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) m.member
+                    WHERE m.roleid OPERATOR(pg_catalog.=) found);
+        attributes := (SELECT pg_catalog.concat_ws(', ', CASE WHEN rolsuper THEN 'SUPERUSER' END,
+                           CASE WHEN rolcanlogin THEN 'LOGIN' END, CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
+                           CASE WHEN rolcreatedb THEN 'CREATEDB' END, CASE WHEN rolreplication THEN 'REPLICATION' END,
+                           CASE WHEN rolbypassrls THEN 'BYPASSRLS' END)
+                       FROM pg_catalog.pg_roles WHERE oid OPERATOR(pg_catalog.=) found);
+        IF givers IS NOT NULL OR members IS NOT NULL OR attributes OPERATOR(pg_catalog.<>) '' THEN
+            RAISE WARNING 'role "%" exists already, and is given privileges of s3_export as it is', wanted
+                USING DETAIL = pg_catalog.format('It %s. May grant it, besides superusers: %s. Its members: %s. Its attributes: %s.',
+                                                 purpose, coalesce(givers, 'nobody'), coalesce(members, 'none'),
+                                                 coalesce(nullif(attributes, ''), 'none')),
+                    HINT = 'REVOKE it from whoever should not have it.';
         END IF;
     END LOOP;
 END
@@ -29,7 +61,6 @@ $$;
 
 CREATE SCHEMA s3_export;
 COMMENT ON SCHEMA s3_export IS 'integrations and jobs of the extension s3_export';
-GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
 
 -- Integrations ------------------------------------------------------------------------------------------------------
 
@@ -69,7 +100,7 @@ CREATE TABLE s3_export.integrations (
                OR endpoint IS NOT NULL AND region OPERATOR(pg_catalog.~) '^[A-Za-z0-9._-]{1,64}$'),
     endpoint text
         CONSTRAINT endpoint_is_a_url
-        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:][:cntrl:]]+(/[A-Za-z0-9._~-]+)*/?$'),
+        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+(/[A-Za-z0-9._~-]+)*/?$'),
     path_style boolean NOT NULL DEFAULT false,
     allowed_locations text[] NOT NULL
         CONSTRAINT allowed_locations_are_s3_uris
@@ -212,11 +243,34 @@ $$;
 COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses what only a superuser may give';
 REVOKE ALL ON FUNCTION s3_export.keep_to_superusers() FROM PUBLIC;
 
+-- The policies do not suffice, since a role with BYPASSRLS is not bound by them. A superuser's ownership stands for every
+-- column: the endpoint may be private, the secret was given for these locations and this usage_role, and exports name it.
+CREATE FUNCTION s3_export.keep_what_superusers_own() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+               WHERE r.oid OPERATOR(pg_catalog.=) OLD.owner_oid AND r.rolsuper AND NOT pg_catalog.pg_has_role(r.oid, 'USAGE')) THEN
+        RAISE EXCEPTION 'only a superuser may change an integration that a superuser owns'
+            USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It is integration "%s".', OLD.name);
+    END IF;
+    IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.keep_what_superusers_own() IS 'refuses changes of a superuser''s integration by others';
+REVOKE ALL ON FUNCTION s3_export.keep_what_superusers_own() FROM PUBLIC;
+
 -- In the order of their names: the first keeps the OIDs, the others set them.
 CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations
     FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update();
 COMMENT ON TRIGGER a_before_integration_update ON s3_export.integrations IS
     'keeps integration_id, which credentials are sealed with, and sets updated_at';
+CREATE TRIGGER a_keep_what_superusers_own BEFORE UPDATE OR DELETE ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.keep_what_superusers_own();
+COMMENT ON TRIGGER a_keep_what_superusers_own ON s3_export.integrations IS
+    'refuses changes of a superuser''s integration by others';
 CREATE TRIGGER b_resolve_owner BEFORE INSERT OR UPDATE OF owner ON s3_export.integrations
     FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('owner');
 COMMENT ON TRIGGER b_resolve_owner ON s3_export.integrations IS 'sets owner_oid';
@@ -235,18 +289,6 @@ COMMENT ON TRIGGER c_keep_to_superusers ON s3_export.integrations IS 'refuses wh
 SELECT pg_catalog.pg_extension_config_dump('s3_export.integrations', '');
 
 REVOKE ALL ON s3_export.integrations FROM PUBLIC;
--- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
-GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
-              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
-    ON s3_export.integrations TO s3_export_member;
-GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
--- No more than members: an administrator who is a member as well sees rows that he does not own, and a grant on columns cannot
--- tell these rows from those. His own identifiers he sees in s3_export.owned_identifiers.
-GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
-              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
-    ON s3_export.integrations TO s3_export_admin;
 
 ALTER TABLE s3_export.integrations ENABLE ROW LEVEL SECURITY;
 
@@ -279,7 +321,6 @@ COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'of the integration';
 COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of its credentials';
 COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that its role''s trust policy asks for';
 REVOKE ALL ON s3_export.owned_identifiers FROM PUBLIC;
-GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 
 -- Restrictive policies are named in the error, so their names say what is wrong.
 CREATE POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR INSERT
@@ -404,7 +445,6 @@ COMMENT ON FUNCTION s3_export.running() IS
     'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin. Part of s3_export.exports';
 -- It shows what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.running() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION s3_export.death(export_id uuid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -413,7 +453,6 @@ COMMENT ON FUNCTION s3_export.death(uuid) IS
     'what became of a job that is RUNNING and whose worker is gone; NULL if it lives or has ended. Part of s3_export.exports';
 -- For whom running() is.
 REVOKE ALL ON FUNCTION s3_export.death(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.death(uuid) TO s3_export_member, s3_export_admin;
 
 CREATE VIEW s3_export.exports WITH (security_barrier) AS
     SELECT j.export_id,
@@ -467,7 +506,6 @@ COMMENT ON COLUMN s3_export.exports.error_hint IS 'of the error that ended it';
 COMMENT ON COLUMN s3_export.exports.error_context IS 'of the error that ended it';
 COMMENT ON COLUMN s3_export.exports.pid IS 'process of the worker or session that runs it, as in pg_stat_activity';
 REVOKE ALL ON s3_export.exports FROM PUBLIC;
-GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -476,7 +514,6 @@ COMMENT ON FUNCTION s3_export.wait(uuid, interval) IS
     'waits for the end of a job and gives its row of s3_export.exports; raises the error that ended it, or 57014 after timeout';
 -- It waits for what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.wait(uuid, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION s3_export.cancel(export_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -485,7 +522,6 @@ COMMENT ON FUNCTION s3_export.cancel(uuid) IS
     'stops a job of a role of yours, queued or running; false: it had ended already. One that runs cleans up before it ends: see wait';
 -- It asks whose the job is; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.cancel(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION s3_export.prune(older_than interval DEFAULT '30 days') RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -494,7 +530,6 @@ COMMENT ON FUNCTION s3_export.prune(interval) IS
     'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives how many. Nothing in S3 is touched';
 -- It deletes what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.prune(interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
 
 -- Functions ---------------------------------------------------------------------------------------------------------
 
@@ -519,7 +554,6 @@ COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, t
     'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). An aws_role without aws_external_id gets a new one. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.set_credentials(
     name text,
@@ -533,7 +567,6 @@ COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
     'stores other credentials in an integration that you may change, sealed';
 -- Updating is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.set_credentials(text, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.set_credentials_from_file(name text, path text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -542,7 +575,6 @@ COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
     'as set_credentials, with the keys in a file of the server''s: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
 -- As for set_credentials; the file is another privilege still.
 REVOKE ALL ON FUNCTION s3_export.set_credentials_from_file(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.set_credentials_from_file(text, text) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.reseal() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -566,7 +598,6 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
     'tries an integration out at uri (default: its first allowed location) and says how each step went: region, credentials, put, head, conditional put, multipart, delete';
 -- It writes to the bucket.
 REVOKE ALL ON FUNCTION s3_export.validate_integration(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.cleanup(
     uri text,
@@ -586,7 +617,6 @@ COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
     'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: takes less than a day, when no other cluster exports there';
 -- It deletes.
 REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -595,7 +625,6 @@ COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
     'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup; base: what its own identity needs to assume the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;
 
 CREATE FUNCTION s3_export.trust_policy(name text, principal text DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -604,7 +633,6 @@ COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
     'the trust policy for the integration''s role, with its external id, as JSON. principal: whom to trust (default: STS is asked whose the integration''s credentials are)';
 -- It shows the external id.
 REVOKE ALL ON FUNCTION s3_export.trust_policy(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.trust_policy(text, text) TO s3_export_admin;
 
 -- In pg_catalog, so that it is found under any search_path.
 CREATE FUNCTION pg_catalog.s3_export(
@@ -630,7 +658,6 @@ COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigi
     'runs a query as you and writes its rows to S3 as JSON, CSV or Parquet, in files of output_chunk_size documents; the manifest follows with the commit. For options see s3_export.options(). Use it in FROM';
 -- It sends data out of the database: a privilege of its own.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
 
 CREATE FUNCTION pg_catalog.s3_export(
     statement text,
@@ -645,7 +672,6 @@ COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
     'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
 -- As the other form; one that names a role needs the privilege of s3_export_with_role too.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
 
 CREATE FUNCTION pg_catalog.s3_export_async(statement text) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -654,7 +680,6 @@ COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
     'as s3_export(statement), in a background worker, once this transaction has committed; gives the export_id';
 -- As s3_export(statement).
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
 
 CREATE FUNCTION s3_export.options(
     OUT name text,
@@ -667,7 +692,6 @@ CREATE FUNCTION s3_export.options(
 COMMENT ON FUNCTION s3_export.options() IS 'the members that the options of s3_export may have';
 -- Whoever may export may read it; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.options() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
 
 CREATE FUNCTION pg_catalog.s3_export_async(
     uri text,
@@ -687,7 +711,6 @@ COMMENT ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int
     'as s3_export, in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
 -- As s3_export.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
 
 CREATE FUNCTION pg_catalog.s3_export_with_role(
     uri text,
@@ -713,3 +736,79 @@ COMMENT ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text,
     'as s3_export, with a role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: whoever could name any role would write wherever any role trusts this server (the confused deputy)';
 -- Granted to nobody: see the comment.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+-- Privileges --------------------------------------------------------------------------------------------------------
+
+-- Default privileges of the installing role (ALTER DEFAULT PRIVILEGES) have given each object to whoever they name, the two
+-- roles included. All of it is taken back before anything is granted.
+DO $$
+DECLARE
+    widened record;
+BEGIN
+    FOR widened IN
+        WITH made AS (
+            SELECT d.classid, d.objid
+            FROM pg_catalog.pg_depend AS d
+            JOIN pg_catalog.pg_extension AS e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+            WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                  AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 's3_export'
+        ), object AS (
+            SELECT pg_catalog.format('TABLE %I.%I', n.nspname, c.relname) AS name, c.relowner AS owner, c.relacl AS acl
+            FROM made AS m
+            JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) m.objid
+            JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+            UNION ALL
+            SELECT pg_catalog.format('FUNCTION %s', p.oid::pg_catalog.regprocedure), p.proowner, p.proacl
+            FROM made AS m JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) m.objid
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+            UNION ALL
+            SELECT pg_catalog.format('SCHEMA %I', n.nspname), n.nspowner, n.nspacl
+            FROM made AS m JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) m.objid
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+        )
+        SELECT DISTINCT o.name AS object,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END AS grantee
+        FROM object AS o, LATERAL pg_catalog.aclexplode(o.acl) AS a
+        WHERE a.grantee OPERATOR(pg_catalog.<>) o.owner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s CASCADE', widened.object, widened.grantee);
+    END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
+-- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_member;
+GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
+-- No more than members: an administrator who is a member as well sees rows that he does not own, and a grant on columns cannot
+-- tell these rows from those. His own identifiers he sees in s3_export.owned_identifiers.
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_admin;
+GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
+-- Each shows, or acts on, what its caller may see.
+GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.death(uuid) TO s3_export_member, s3_export_admin;
+GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
+-- The table's privileges and policies decide; these only keep others from trying.
+GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials_from_file(text, text) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.trust_policy(text, text) TO s3_export_admin;
+-- Whoever may export. s3_export_with_role and reseal are granted to nobody.
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;

@@ -159,7 +159,7 @@ impl RowSink for Documents<'_> {
             Output::Columns(columns) => columns.start(shape, self.request)?,
         }
         self.sorter = self.request.partitions.as_ref().map(|_| Sorter::new());
-        self.columns = describe(shape);
+        self.columns = describe(shape)?;
         Ok(())
     }
 

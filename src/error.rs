@@ -18,6 +18,10 @@ pub enum Code {
     NumberRange,
     /// 22008: the format has no such date or time.
     DateRange,
+    /// 22021: bytes that are no text in the database's encoding.
+    InvalidText,
+    /// 22P05: a text that no reader can give back.
+    Untranslatable,
     /// 22004: an argument that must have a value is NULL.
     Null,
     /// 22023: an argument or option has a value that makes no sense.
@@ -63,6 +67,8 @@ impl Code {
             Code::Connection => PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Code::NumberRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Code::DateRange => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            Code::InvalidText => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+            Code::Untranslatable => PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER,
             Code::Null => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Code::InvalidParameter => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Code::Credentials => PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,

@@ -33,6 +33,13 @@ pub fn to_utf8(server_text: &[u8]) -> String {
     String::from_utf8_lossy(converted.as_deref().unwrap_or(server_text)).into_owned()
 }
 
+/// Whether bytes are text in the server's encoding.
+pub fn is_server_text(bytes: &[u8]) -> bool {
+    let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+    // SAFETY: reads the bytes of a live slice, and raises nothing.
+    unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), length, true) }
+}
+
 /// UTF-8 as text in the server's encoding. Raises 22P05 for characters that it lacks. Errors: 22023 for a NUL byte.
 pub fn to_server(text: &str) -> Result<CString> {
     let converted = convert(text.as_bytes(), |bytes, length| {
@@ -56,8 +63,17 @@ fn convert(text: &[u8], converter: impl FnOnce(*const c_char, c_int) -> *mut c_c
 
 /// Whether the server's encoding is UTF-8, so that its text needs no conversion.
 pub fn server_is_utf8() -> bool {
+    server_encoding() == pg_sys::pg_enc::PG_UTF8
+}
+
+/// Whether the server's text either is UTF-8 or cannot become UTF-8: a database of `SQL_ASCII` has no encoding to convert from.
+pub fn server_text_is_utf8_or_none() -> bool {
+    [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].contains(&server_encoding())
+}
+
+fn server_encoding() -> u32 {
     // SAFETY: reads a global that is set once, when the backend connects.
-    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as c_int }
+    unsafe { pg_sys::GetDatabaseEncoding() }.cast_unsigned()
 }
 
 /// The data directory.

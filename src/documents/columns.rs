@@ -17,7 +17,8 @@ use crate::request::Request;
 
 /// Whether columns are never NULL, and the comments on them, for an array of `{"table", "column", "may_be_null"}` of which each
 /// member may be null. What a table promises holds for it alone: a child of it may have no such constraint, and a foreign table
-/// (a partition too) is taken at its word by nobody. A constraint may be NOT VALID, since Postgres 18.
+/// (a partition too) is taken at its word by nobody. A constraint may be NOT VALID, since Postgres 18. A comment is the hexadecimal
+/// digits of its bytes, so that the column of one that is no text can be named.
 const FACTS: &str = "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_object(
       'not_null', NOT (o.value->>'may_be_null')::boolean AND a.attnotnull
           AND CASE c.relkind WHEN 'r' THEN NOT c.relhassubclass
@@ -26,10 +27,15 @@ const FACTS: &str = "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_object(
                              ELSE false END
           AND NOT EXISTS (SELECT FROM pg_constraint AS n
                            WHERE n.conrelid = c.oid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum] AND NOT n.convalidated),
-      'comment', col_description(c.oid, a.attnum)) ORDER BY o.ordinality), '[]')::text, 'UTF8')
+      'comment', encode(replace(col_description(c.oid, a.attnum), chr(92), chr(92) || chr(92))::bytea, 'hex')) ORDER BY o.ordinality), '[]')::text, 'UTF8')
   FROM jsonb_array_elements($argument) WITH ORDINALITY AS o(value, ordinality)
   LEFT JOIN pg_class AS c ON c.oid = (o.value->>'table')::oid
   LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = (o.value->>'column')::smallint AND a.attnum > 0";
+
+fn bytes_of_hex(digits: &str) -> Vec<u8> {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    digits.as_bytes().chunks(2).filter_map(byte).collect()
+}
 
 /// Gathers rows by column.
 pub struct Columns<'a> {
@@ -65,7 +71,7 @@ impl<'a> Columns<'a> {
         let facts = read(FACTS, &argument.collect())?.unwrap_or_default();
         let fact = |value: &serde_json::Value| Fact {
             not_null: value["not_null"].as_bool().unwrap_or(false),
-            comment: value["comment"].as_str().map(str::to_owned),
+            comment: value["comment"].as_str().map(bytes_of_hex),
         };
         self.facts = facts.as_array().into_iter().flatten().map(fact).collect();
         Ok(())

@@ -5,7 +5,7 @@ use pgrx::{PgTupleDesc, pg_sys};
 use super::block::Append;
 use super::json::JsonBuffer;
 use super::text::TextEncoder;
-use super::{Context, column_name};
+use super::{Context, column_names, in_column, no_text};
 use crate::error::{Code, Error, Result};
 use crate::names::{MAX_KEY_BYTES, too_long};
 use crate::partition::{NULL, escape};
@@ -17,18 +17,20 @@ pub struct FolderEncoder {
 
 struct Column {
     index: usize,
-    /// Escaped, with its equals sign.
     name: String,
+    /// The name, escaped, with its equals sign.
+    lead: String,
     encoder: TextEncoder,
 }
 
 impl FolderEncoder {
     /// By the columns of these names, outer folders first. Errors: 42703 for one that is not there, 42804 for one whose values
-    /// are no names.
-    pub fn new(shape: &PgTupleDesc<'_>, names: &[String]) -> Result<Self> {
+    /// are no names, 22021.
+    pub fn new(shape: &PgTupleDesc<'_>, names: &[String], context: &Context) -> Result<Self> {
+        let known = column_names(shape, context)?;
         let mut columns = Vec::new();
         for name in names {
-            let mut found = shape.iter().enumerate().filter(|(_, attribute)| column_name(attribute) == *name);
+            let mut found = shape.iter().enumerate().zip(&known).filter(|(_, known)| *known == name).map(|(column, _)| column);
             let (first, second) = (found.next(), found.next());
             if second.is_some() {
                 return Err(Error::new(
@@ -38,7 +40,6 @@ impl FolderEncoder {
                 .hint("Name the columns apart with AS."));
             }
             let Some((index, attribute)) = first else {
-                let known: Vec<String> = shape.iter().map(column_name).collect();
                 return Err(Error::new(
                     Code::UndefinedColumn,
                     format!("column \"{name}\" of partition_by is not in the query"),
@@ -54,27 +55,30 @@ impl FolderEncoder {
             let mut escaped = String::new();
             escape(name, &mut escaped);
             escaped.push('=');
-            columns.push(Column { index, name: escaped, encoder });
+            columns.push(Column { index, name: name.clone(), lead: escaped, encoder });
         }
         Ok(FolderEncoder { columns })
     }
 
     /// The folder of a row, without a slash at either end.
-    /// Errors: 22023 when it is longer than any key, 53200.
+    /// Errors: 22023 when it is longer than any key, 22021, 53200.
     pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context) -> Result<String> {
         let mut folder = String::new();
         for column in &self.columns {
             if !folder.is_empty() {
                 folder.push('/');
             }
-            folder.push_str(&column.name);
+            folder.push_str(&column.lead);
             match (nulls.get(column.index), values.get(column.index)) {
                 (Some(false), Some(value)) => {
                     let mut text = JsonBuffer::new();
                     match column.encoder {
                         // As Hive has them.
                         TextEncoder::Bool => text.raw(if value.value() as u8 != 0 { b"true" } else { b"false" }),
-                        _ => column.encoder.write(*value, context, &mut text),
+                        _ => column
+                            .encoder
+                            .write(*value, context, &mut text)
+                            .map_err(|error| in_column(error, &column.name))?,
                     }
                     if text.failed() {
                         return Err(Error::out_of_memory("the name of a partition"));
@@ -82,7 +86,7 @@ impl FolderEncoder {
                     if text.len() > MAX_KEY_BYTES {
                         return Err(too_long(text.as_slice()));
                     }
-                    escape(&String::from_utf8_lossy(text.as_slice()), &mut folder);
+                    escape(str::from_utf8(text.as_slice()).map_err(|_| no_text(text.as_slice()))?, &mut folder);
                 }
                 _ => folder.push_str(NULL),
             }

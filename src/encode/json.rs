@@ -78,13 +78,23 @@ impl JsonBuffer {
         self.reserve(additional)
     }
 
-    /// Appends UTF-8 bytes, unchecked, as a quoted JSON string with what Postgres's `escape_json`
-    /// escapes (`src/backend/utils/adt/json.c`): `"`, `\` and what is below 0x20.
-    pub fn string(&mut self, text: &[u8]) {
+    /// Appends a quoted JSON string with what Postgres's `escape_json` escapes (`src/backend/utils/adt/json.c`): `"`, `\` and
+    /// what is below 0x20.
+    pub fn string(&mut self, text: &str) {
         self.reserve(text.len().saturating_add(2));
         self.push(b'"');
-        string_content(self, text);
+        utf8_content(self, text.as_bytes());
         self.push(b'"');
+    }
+
+    /// Appends what [`Self::string`] does. `false`: `text` is not UTF-8, and some of it may have been written.
+    #[must_use]
+    pub fn checked_string(&mut self, text: &[u8]) -> bool {
+        self.reserve(text.len().saturating_add(2));
+        self.push(b'"');
+        let is_text = string_content(self, text);
+        self.push(b'"');
+        is_text
     }
 
     /// Appends `bytes` as padded base64 (RFC 4648, section 4), without quotes.
@@ -145,26 +155,90 @@ impl Append for JsonBuffer {
     }
 }
 
-/// Appends what stands between the quotes of a string, for which see [`JsonBuffer::string`].
+/// Whether `text` is UTF-8. A few instructions for each 32 bytes of a long text.
+pub fn is_utf8(text: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(text).is_ok()
+}
+
+/// Whether a text of JSON, which Postgres has parsed, escapes half of a surrogate pair (`"\ud800"`): no character, and so
+/// nothing that a reader could give back. Most readers then refuse the whole file.
+pub fn has_lone_surrogate(json: &[u8]) -> bool {
+    let mut rest = json;
+    // A backslash stands in strings alone, with at least one byte after it.
+    while let Some(position) = memchr::memchr(b'\\', rest) {
+        let unit = utf16_unit(&rest[position..]);
+        let length = match unit {
+            None => 2,
+            Some(0xdc00..=0xdfff) => return true,
+            Some(0xd800..=0xdbff) => match rest.get(position + 6..).and_then(utf16_unit) {
+                Some(0xdc00..=0xdfff) => 12,
+                _ => return true,
+            },
+            Some(_) => 6,
+        };
+        rest = rest.get(position + length..).unwrap_or_default();
+    }
+    false
+}
+
+/// The UTF-16 code unit that `text` begins with, escaped as `\u` and four hexadecimal digits.
+fn utf16_unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(br"\u")?.get(..4)?;
+    u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Appends what stands between the quotes of a string, for which see [`JsonBuffer::string`]. `false`: `text` is not UTF-8, and
+/// some of it may have been written.
 #[inline(always)]
-pub fn string_content(out: &mut impl Append, text: &[u8]) {
+pub fn string_content(out: &mut impl Append, text: &[u8]) -> bool {
+    match ascii_content(out, text) {
+        None => true,
+        Some(rest) => {
+            let is_text = is_utf8(text);
+            if is_text {
+                utf8_content(out, rest);
+            }
+            is_text
+        }
+    }
+}
+
+/// Appends what [`string_content`] does, up to the first byte that is not ASCII; returns what begins with that byte.
+///
+/// The question costs nothing: as signed numbers, bytes that are not ASCII are less than 0x20 as well.
+#[inline(always)]
+pub fn ascii_content<'a>(out: &mut impl Append, text: &'a [u8]) -> Option<&'a [u8]> {
     let mut rest = text;
-    while let Some(position) = until_special(out, rest) {
+    while let Some(position) = until_special::<true>(out, rest) {
+        if !rest[position].is_ascii() {
+            return Some(&rest[position..]);
+        }
+        escape(out, rest[position]);
+        rest = &rest[position + 1..];
+    }
+    None
+}
+
+#[inline(always)]
+fn utf8_content(out: &mut impl Append, text: &[u8]) {
+    let mut rest = text;
+    while let Some(position) = until_special::<false>(out, rest) {
         escape(out, rest[position]);
         rest = &rest[position + 1..];
     }
 }
 
-/// Appends what comes before the first byte to escape, and gives its position; all, if there is none.
+/// Appends what comes before the first byte to escape, and gives its position; all, if there is none. `ASCII`: also what comes
+/// before the first byte that is not ASCII.
 #[inline(always)]
-fn until_special(out: &mut impl Append, text: &[u8]) -> Option<usize> {
+fn until_special<const ASCII: bool>(out: &mut impl Append, text: &[u8]) -> Option<usize> {
     let mut rest = text;
     while let Some((block, after)) = rest.split_first_chunk::<16>() {
         let before = out.length();
         out.fixed(block);
-        if has_special(block) {
+        if has_special::<ASCII>(block) {
             let (words, _) = block.as_chunks::<8>();
-            let found = words.iter().zip([0, 8]).find_map(|(word, start)| Some(start + position_in_word(*word)?))?;
+            let found = words.iter().zip([0, 8]).find_map(|(word, start)| Some(start + position_in_word::<ASCII>(*word)?))?;
             out.truncate(before + found);
             return Some(text.len() - rest.len() + found);
         }
@@ -173,14 +247,14 @@ fn until_special(out: &mut impl Append, text: &[u8]) -> Option<usize> {
     if let Some((word, after)) = rest.split_first_chunk::<8>() {
         let before = out.length();
         out.fixed(word);
-        if let Some(found) = position_in_word(*word) {
+        if let Some(found) = position_in_word::<ASCII>(*word) {
             out.truncate(before + found);
             return Some(text.len() - rest.len() + found);
         }
         rest = after;
     }
     for (index, byte) in rest.iter().enumerate() {
-        if is_special(*byte) {
+        if is_special::<ASCII>(*byte) {
             return Some(text.len() - rest.len() + index);
         }
         out.push(*byte);
@@ -206,32 +280,34 @@ fn escape(out: &mut impl Append, byte: u8) {
 }
 
 #[inline(always)]
-fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+fn is_special<const ASCII: bool>(byte: u8) -> bool {
+    let is_below = if ASCII { byte.cast_signed() < 0x20 } else { byte < 0x20 };
+    is_below || byte == b'"' || byte == b'\\'
 }
 
 /// Without a branch a byte, so that the compiler makes it a few instructions on all 16.
 #[inline(always)]
-fn has_special(block: &[u8; 16]) -> bool {
-    block.iter().fold(false, |found, byte| found | is_special(*byte))
+fn has_special<const ASCII: bool>(block: &[u8; 16]) -> bool {
+    block.iter().fold(false, |found, byte| found | is_special::<ASCII>(*byte))
 }
 
 /// Where the first byte to escape is.
 #[inline(always)]
-fn position_in_word(word: [u8; 8]) -> Option<usize> {
-    let marks = specials(u64::from_le_bytes(word));
+fn position_in_word<const ASCII: bool>(word: [u8; 8]) -> Option<usize> {
+    let marks = specials::<ASCII>(u64::from_le_bytes(word));
     (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
 }
 
 /// The top bit of each byte to escape, exact up to the lowest one set: a byte less than `n` leaves
 /// its top bit set when `n` is taken from it, and only such a byte borrows from those above.
 #[inline]
-const fn specials(word: u64) -> u64 {
+const fn specials<const ASCII: bool>(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 0xff;
     const TOPS: u64 = ONES * 0x80;
     let quote = word ^ (ONES * b'"' as u64);
     let backslash = word ^ (ONES * b'\\' as u64);
-    let below = word.wrapping_sub(ONES * 0x20) & !word;
+    let less = word.wrapping_sub(ONES * 0x20);
+    let below = if ASCII { less | word } else { less & !word };
     let equal = (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
     (below | equal) & TOPS
 }
@@ -253,7 +329,8 @@ pub(super) mod tests {
     fn escapes_what_postgres_escapes_and_nothing_else() {
         let given = "\u{8}\u{c}\n\r\t\"\\/\u{1}\u{1f}\u{7f}é\u{2028}😀";
         let wanted = "\"\\b\\f\\n\\r\\t\\\"\\\\/\\u0001\\u001f\u{7f}é\u{2028}😀\"";
-        assert_eq!(text(|out| out.string(given.as_bytes())), wanted);
+        assert_eq!(text(|out| out.string(given)), wanted);
+        assert_eq!(text(|out| assert!(out.checked_string(given.as_bytes()))), wanted);
     }
 
     #[test]
@@ -262,12 +339,50 @@ pub(super) mod tests {
             for neighbour in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
                 for offset in 0..27 {
                     let mut bytes = [neighbour; 27];
-                    let found = |bytes: &[u8]| until_special(&mut JsonBuffer::new(), bytes);
-                    assert_eq!(found(&bytes), is_special(neighbour).then_some(0));
+                    let found = |bytes: &[u8]| until_special::<false>(&mut JsonBuffer::new(), bytes);
+                    let found_in_ascii = |bytes: &[u8]| until_special::<true>(&mut JsonBuffer::new(), bytes);
+                    assert_eq!((found(&bytes), found_in_ascii(&bytes)), (None, (!neighbour.is_ascii()).then_some(0)));
                     bytes[offset] = special;
                     assert_eq!(found(&bytes), Some(offset));
+                    assert_eq!(found_in_ascii(&bytes), Some(if neighbour.is_ascii() { offset } else { 0 }));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_found_at_every_offset_and_of_every_length() {
+        let is_text = |text: &[u8]| JsonBuffer::new().checked_string(text);
+        for length in [1, 7, 8, 15, 16, 27, 64, 100, 2_000] {
+            for offset in (0..length).rev().take(70) {
+                for bad in [&b"\xff"[..], b"\x80", b"\xc3", b"\xc3\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80"] {
+                    let mut text = vec![b'a'; length];
+                    text.splice(offset.., bad.iter().copied());
+                    assert!(!is_text(&text), "{bad:x?} at {offset}");
+                }
+                let text = ["a".repeat(offset).as_bytes(), "\u{e9}\"\u{1f600}".as_bytes()].concat();
+                assert!(is_text(&text));
+            }
+        }
+    }
+
+    #[test]
+    fn a_lone_surrogate_is_told_from_a_pair() {
+        for (json, wanted) in [
+            (r#""a\u00e9\n\\ud800""#, false),
+            (r#""\ud83d\ude00""#, false),
+            (r#"{"\uD83D\uDE00": "\\\ud83d\ude00"}"#, false),
+            (r#""\ud800""#, true),
+            (r#""\udc00\ud800""#, true),
+            (r#""\ud83d\ud83d\ude00""#, true),
+            (r#""\ud83dx\ude00""#, true),
+            (r#""\ud83d\n""#, true),
+            (r#"{"\\\uDFFF": 1}"#, true),
+            (r#""\ud83d\u0041""#, true),
+        ] {
+            assert_eq!(has_lone_surrogate(json.as_bytes()), wanted, "{json}");
+            // Rust's own parser refuses just these.
+            assert_eq!(serde_json::from_str::<serde_json::Value>(json).is_err(), wanted, "{json}");
         }
     }
 
@@ -287,7 +402,8 @@ pub(super) mod tests {
     fn a_failed_reservation_sticks_and_drops_later_writes() {
         let mut out = JsonBuffer::from_vec(b"[1".to_vec());
         assert!(!out.reserve(usize::MAX));
-        out.string(b"x");
+        out.string("x");
+        assert!(out.checked_string(b"x"));
         out.wrapped("bytes", |out| out.base64(b"x"));
         out.without_line_breaks(b"x");
         assert_eq!((out.as_slice(), out.failed()), (&b"[1"[..], true));
@@ -300,8 +416,10 @@ pub(super) mod tests {
         fn strings_and_bytes_read_back_the_same(
             unicode in any::<String>(), ascii in "[\\x00-\\x7f]{0,40}", bytes in any::<Vec<u8>>(),
         ) {
+            prop_assert_eq!(JsonBuffer::new().checked_string(&bytes), str::from_utf8(&bytes).is_ok());
             for value in [unicode, ascii] {
-                let printed = text(|out| out.string(value.as_bytes()));
+                let printed = text(|out| out.string(&value));
+                prop_assert_eq!(&printed, &text(|out| assert!(out.checked_string(value.as_bytes()))));
                 prop_assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), value);
             }
             let printed = text(|out| out.base64(&bytes));

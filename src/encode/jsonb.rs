@@ -29,7 +29,7 @@ const NULL: u32 = 0x4000_0000;
 const CONTAINER: u32 = 0x5000_0000;
 
 /// Writes the text that `jsonb_out` gives. `payload` is what follows the varlena header, detoasted, of a database in UTF-8.
-/// `None`: it is damaged, or too deep; something was written all the same.
+/// `None`: it is damaged, too deep, or holds what is not UTF-8; something was written all the same.
 pub fn write(out: &mut impl Append, payload: &[u8]) -> Option<()> {
     Container::new(payload)?.write(out, MOST_LEVELS)
 }
@@ -116,7 +116,9 @@ impl Child<'_> {
         match self.kind {
             STRING => {
                 out.push(b'"');
-                string_content(out, self.bytes);
+                if !string_content(out, self.bytes) {
+                    return None;
+                }
                 out.push(b'"');
             }
             NUMERIC => {
@@ -192,6 +194,13 @@ mod tests {
     fn an_object_has_its_keys_first() {
         let object = payload(&[OBJECT | 2, IS_OFFSET | 1, 2, 1, NULL], b"abcx");
         assert_eq!(written(&object).as_deref(), Some(r#"{"a": "x", "bc": null}"#));
+    }
+
+    #[test]
+    fn text_that_is_none_is_refused() {
+        let object = |text: &[u8]| written(&payload(&[OBJECT | 1, IS_OFFSET | 1, u32::try_from(text.len()).unwrap()], &[b"a", text].concat()));
+        assert_eq!(object("größe".as_bytes()).as_deref(), Some(r#"{"a": "größe"}"#));
+        assert_eq!(object(b"gr\xf6\xdfe"), None);
     }
 
     #[test]

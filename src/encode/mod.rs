@@ -40,18 +40,23 @@ use crate::error::{Code, Error, Result};
 use crate::format::Wrapping;
 use crate::manifest;
 use crate::pg::values::Row;
-use crate::pg::{Memory, to_utf8};
+use crate::pg::{Memory, server_text_is_utf8_or_none};
 
 /// What all encoders of an export share.
 pub struct Context {
     wrapping: Wrapping,
-    /// The server's text is UTF-8 and is written as it is.
+    /// The server's text needs no conversion. Whether it is UTF-8 is asked all the same: Postgres's own views have text of other
+    /// databases, and names of files.
     utf8: bool,
     /// Lives as long as the encoders; theirs, when they need more than a row's time.
     memory: Memory,
 }
 
 impl Context {
+    fn new(wrapping: Wrapping) -> Self {
+        Context { wrapping, utf8: server_text_is_utf8_or_none(), memory: Memory::new(c"s3_export encoders") }
+    }
+
     #[inline(always)]
     fn is_plain(&self) -> bool {
         self.wrapping != Wrapping::Rockset
@@ -67,10 +72,10 @@ struct Column {
 }
 
 impl Column {
-    /// Of values of that encoder, after `before`.
-    fn new(before: &[u8], encoder: Encoder, wrapping: Wrapping) -> Self {
+    /// Of values of that encoder, after `before`. `name`: empty for elements of an array.
+    fn new(name: &str, before: &[u8], encoder: Encoder, wrapping: Wrapping) -> Self {
         let with = |after: &[u8]| Blocks::new(&[before, after].concat());
-        let lead = Lead { bare: with(b""), typed: with(encoder.opener(wrapping)) };
+        let lead = Lead { bare: with(b""), typed: with(encoder.opener(wrapping)), name: name.into() };
         Column { lead, encoder, null: with(b"null") }
     }
 
@@ -138,30 +143,58 @@ struct Lead {
     bare: Blocks,
     /// The same, and what values of the type begin with.
     typed: Blocks,
+    /// The column's name, for an error.
+    name: Box<str>,
 }
 
-/// The columns of this shape, for the manifest.
-pub fn describe(shape: &PgTupleDesc<'_>) -> Vec<manifest::Column> {
-    let type_name = |attribute: &pg_sys::FormData_pg_attribute| {
+/// The error of bytes that are not UTF-8.
+#[cold]
+fn no_text(bytes: &[u8]) -> Error {
+    let bad = str::from_utf8(bytes).map_or_else(
+        |error| bytes[error.valid_up_to()..].iter().take(error.error_len().unwrap_or(4)).map(|byte| format!(" {byte:#04x}")).collect(),
+        |_| String::new(),
+    );
+    Error::new(Code::InvalidText, format!("invalid byte sequence for encoding \"UTF8\":{bad}"))
+        .hint("Text of another database's sessions and names of files may be in another encoding; leave such values out, or export them as bytea.")
+}
+
+/// Names the column of a value that has an error; nested ones are known by their column of the result.
+fn in_column(error: Error, name: &str) -> Error {
+    error.detail(format!("It is in column \"{name}\"."))
+}
+
+/// The columns of this shape, for the manifest. Errors: 22021.
+pub fn describe(shape: &PgTupleDesc<'_>) -> Result<Vec<manifest::Column>> {
+    let context = Context::new(Wrapping::Rockset);
+    let column = |attribute: &pg_sys::FormData_pg_attribute| {
+        let name = column_name(attribute, &context)?;
         // SAFETY: a catalog look-up that gives a palloc'd string.
-        let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(attribute.atttypid, attribute.atttypmod)) };
-        to_utf8(name.to_bytes())
+        let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(attribute.atttypid, attribute.atttypmod)) };
+        let type_name = context.utf8(type_name.to_bytes()).map_err(|error| in_column(error, &name))?.into_owned();
+        Ok(manifest::Column { name, type_name })
     };
-    let column = |attribute| manifest::Column { name: column_name(attribute), type_name: type_name(attribute) };
     shape.iter().map(column).collect()
 }
 
-fn column_name(attribute: &pg_sys::FormData_pg_attribute) -> String {
+/// Errors: 22021, since names in dynamic SQL are not looked at by Postgres.
+fn column_name(attribute: &pg_sys::FormData_pg_attribute, context: &Context) -> Result<String> {
     // SAFETY: a NameData is NUL-terminated.
-    to_utf8(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
+    let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes();
+    let name = context.utf8(name).map_err(|error| error.detail(format!("It is the name of column {}.", attribute.attnum)))?;
+    Ok(name.into_owned())
+}
+
+/// The names of all columns, in order. Errors: 22021.
+fn column_names(shape: &PgTupleDesc<'_>, context: &Context) -> Result<Vec<String>> {
+    shape.iter().map(|attribute| column_name(attribute, context)).collect()
 }
 
 /// The columns of a row's documents, each with its index in the row; without those dropped from a composite, or `left_out`.
-fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: Wrapping) -> Result<Vec<(usize, Column)>> {
+fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, context: &Context) -> Result<Vec<(usize, Column)>> {
     let mut names = Vec::new();
     let mut columns = Vec::new();
     for (index, attribute) in shape.iter().enumerate() {
-        let name = column_name(attribute);
+        let name = column_name(attribute, context)?;
         if attribute.attisdropped || left_out(&name) {
             continue;
         }
@@ -172,10 +205,10 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, wrapping: W
         }
         let mut key = JsonBuffer::new();
         key.push(if names.is_empty() { b'{' } else { b',' });
-        key.string(name.as_bytes());
+        key.string(&name);
         key.push(b':');
+        columns.push((index, Column::new(&name, key.as_slice(), Encoder::of_type(attribute.atttypid), context.wrapping)));
         names.push(name);
-        columns.push((index, Column::new(key.as_slice(), Encoder::of_type(attribute.atttypid), wrapping)));
     }
     Ok(columns)
 }

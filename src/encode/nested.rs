@@ -49,7 +49,7 @@ struct Element {
 impl Element {
     fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
         let _long = context.memory.enter();
-        let element = |before| Column::new(before, Encoder::of_type(element_type), context.wrapping);
+        let element = |before| Column::new("", before, Encoder::of_type(element_type), context.wrapping);
         Element { first: element(b""), next: element(b","), layout: Layout::of_type(element_type) }
     }
 }
@@ -227,7 +227,7 @@ impl Shape {
     fn of_type(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Result<Self> {
         let row_type = RowType::of(row_type, type_modifier, context);
         let _long = context.memory.enter();
-        let columns = columns(&row_type.shape(), &|_| false, context.wrapping)?;
+        let columns = columns(&row_type.shape(), &|_| false, context)?;
         Ok(Shape { columns, row_type })
     }
 }

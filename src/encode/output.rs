@@ -3,14 +3,17 @@
 //! Some output functions follow the session's settings (a range of timestamps its time zone, money its locale). Those are
 //! pinned around the call, and only there: pinned around the executor they would change the query's own casts.
 
+use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::Context;
+use super::block::Append;
 use super::json::JsonBuffer;
-use crate::pg::{Settings, to_utf8};
+use super::{Context, no_text};
+use crate::error::{Code, Error, Result};
+use crate::pg::{Settings, is_server_text, to_utf8};
 
 /// Settings that the text of a value may depend on are pinned to these.
 #[derive(Clone, Copy)]
@@ -107,24 +110,20 @@ impl Output {
         }
     }
 
-    /// Writes the value's text as a string.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
-        self.with_text(datum, context, |text| context.string(text, out));
+    /// Writes the value's text as a string. Errors: 22021, since not every output function gives text: that of `"char"` gave
+    /// half a character until Postgres 15.
+    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        context.string(self.text(datum), out)
     }
 
-    /// Hands the value's text, in the server's encoding, to `take`.
-    pub fn with_text(&self, datum: pg_sys::Datum, context: &Context, take: impl FnOnce(&[u8])) {
+    /// The value's text, in the server's encoding, or what the output function gives for text. The bytes are in the row's memory,
+    /// and not to be kept longer.
+    pub fn text<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
         // SAFETY: reads a setting; above 0, floats have their shortest form.
         let has_all_digits = self.is_float && unsafe { pg_sys::extra_float_digits } > 0;
         let _settings = self.pins.filter(|_| !has_all_digits).map(|pins| Settings::set(&pins.settings()));
         // SAFETY: the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
-        let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) }.to_bytes();
-        if context.utf8 {
-            // Not every output function gives text: that of `"char"` gave half a character until Postgres 15.
-            // SAFETY: reads the bytes of a live slice, and raises 22021.
-            unsafe { pg_sys::pg_verifymbstr(text.as_ptr().cast(), text.len() as i32, false) };
-        }
-        take(text);
+        unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) }.to_bytes()
     }
 }
 
@@ -137,18 +136,36 @@ pub fn output_function(type_id: pg_sys::Oid) -> pg_sys::Oid {
 }
 
 impl Context {
-    /// Writes text of the server's encoding as a JSON string.
-    pub fn string(&self, server_text: &[u8], out: &mut JsonBuffer) {
-        if self.is_utf8(server_text) {
-            out.string(server_text);
-        } else {
-            out.string(to_utf8(server_text).as_bytes());
+    /// Writes text of the server's encoding as a JSON string. Errors: 22021.
+    pub fn string(&self, server_text: &[u8], out: &mut JsonBuffer) -> Result<()> {
+        if !self.utf8 && !server_text.is_ascii() {
+            out.string(&self.converted(server_text)?);
+            return Ok(());
         }
+        if out.checked_string(server_text) { Ok(()) } else { Err(no_text(server_text)) }
     }
 
-    /// Whether text of the server's encoding is UTF-8 as it is.
-    #[inline(always)]
-    pub fn is_utf8(&self, server_text: &[u8]) -> bool {
-        self.utf8 || server_text.is_ascii()
+    /// Writes text of the server's encoding as it is. Errors: 22021.
+    pub fn text(&self, server_text: &[u8], out: &mut JsonBuffer) -> Result<()> {
+        out.raw(self.utf8(server_text)?.as_bytes());
+        Ok(())
+    }
+
+    /// Text of the server's encoding in UTF-8. Errors: 22021.
+    pub fn utf8<'a>(&self, server_text: &'a [u8]) -> Result<Cow<'a, str>> {
+        if self.utf8 || server_text.is_ascii() {
+            return simdutf8::basic::from_utf8(server_text).map(Cow::Borrowed).map_err(|_| no_text(server_text));
+        }
+        self.converted(server_text).map(Cow::Owned)
+    }
+
+    /// Raises 22P05 for a character that UTF-8 lacks.
+    #[cold]
+    fn converted(&self, server_text: &[u8]) -> Result<String> {
+        if is_server_text(server_text) {
+            Ok(to_utf8(server_text))
+        } else {
+            Err(Error::new(Code::InvalidText, "invalid byte sequence for the database's encoding"))
+        }
     }
 }

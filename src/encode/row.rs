@@ -9,11 +9,11 @@ use super::csv::write_value;
 use super::folder::FolderEncoder;
 use super::json::JsonBuffer;
 use super::text::TextEncoder;
-use super::{Column, Context, column_name, columns, object};
+use super::{Column, Context, column_names, columns, in_column, object};
 use crate::error::{Code, Error, Result};
 use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
 use crate::pg::values::Row;
-use crate::pg::{Memory, server_is_utf8};
+use crate::pg::Memory;
 use crate::request::Partitions;
 
 /// Writes rows of one shape.
@@ -54,17 +54,17 @@ impl RowEncoder {
             Format::Json(wrapping) => *wrapping,
             Format::Csv(_) | Format::Parquet(_) => Wrapping::Plain(NonFinite::String),
         };
-        let context = Context { wrapping, utf8: server_is_utf8(), memory: Memory::new(c"s3_export encoders") };
+        let context = Context::new(wrapping);
         let (columns, folders) = {
             let _long = context.memory.enter();
-            let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns)).transpose()?;
+            let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?;
             let left_out = |name: &str| {
                 partitions
                     .is_some_and(|partitions| !partitions.include && partitions.columns.iter().any(|column| column == name))
             };
             let columns = match format {
-                Format::Json(_) => Columns::Json(columns(shape, &left_out, wrapping)?),
-                Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out)?),
+                Format::Json(_) => Columns::Json(columns(shape, &left_out, &context)?),
+                Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out, &context)?),
                 Format::Parquet(_) => return Err(Error::new(Code::Internal, "Parquet has no documents")),
             };
             (columns, folders)
@@ -115,10 +115,11 @@ impl RowEncoder {
 }
 
 impl CsvColumns {
-    fn new(shape: &PgTupleDesc<'_>, style: &CsvStyle, left_out: &dyn Fn(&str) -> bool) -> Result<Self> {
+    fn new(shape: &PgTupleDesc<'_>, style: &CsvStyle, left_out: &dyn Fn(&str) -> bool, context: &Context) -> Result<Self> {
+        let known = column_names(shape, context)?;
         if let crate::format::ForceQuote::Columns(names) = &style.force_quote {
             for name in names {
-                if left_out(name) || !shape.iter().any(|attribute| column_name(attribute) == *name) {
+                if left_out(name) || !known.contains(name) {
                     return Err(Error::new(
                         Code::UndefinedColumn,
                         format!("column \"{name}\" of force_quote is not in the files"),
@@ -126,15 +127,14 @@ impl CsvColumns {
                 }
             }
         }
-        let column = |attribute: &pg_sys::FormData_pg_attribute| {
-            let name = column_name(attribute);
+        let column = |(attribute, name): (&pg_sys::FormData_pg_attribute, String)| {
             (!left_out(&name)).then(|| CsvColumn {
                 encoder: TextEncoder::of_type(attribute.atttypid),
                 forced: style.force_quote.holds(&name),
                 name,
             })
         };
-        let columns: Vec<Option<CsvColumn>> = shape.iter().map(column).collect();
+        let columns: Vec<Option<CsvColumn>> = shape.iter().zip(known).map(column).collect();
         if columns.iter().flatten().next().is_none() {
             return Err(Error::new(Code::InvalidParameter, "CSV needs a column")
                 .hint("Set the option partition_columns to \"include\", or export more columns."));
@@ -172,7 +172,7 @@ impl CsvColumns {
             }
             let mut text = self.text.borrow_mut();
             text.truncate(0);
-            column.encoder.write(value, context, &mut text);
+            column.encoder.write(value, context, &mut text).map_err(|error| in_column(error, &column.name))?;
             if text.failed() {
                 return Err(Error::out_of_memory("the text of a value"));
             }

@@ -10,7 +10,7 @@ use super::datum::{base_type, payload};
 use super::json::JsonBuffer;
 use super::output::{Output, Pins};
 use super::{Context, datetime, number, numeric};
-use crate::pg::to_utf8;
+use crate::error::Result;
 
 /// How values of one type are written as text.
 pub enum TextEncoder {
@@ -51,8 +51,8 @@ impl TextEncoder {
         !matches!(self, TextEncoder::Output(_, false))
     }
 
-    /// Writes a value that is not NULL, of the encoder's type.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+    /// Writes a value that is not NULL, of the encoder's type. Errors: 22021.
+    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
         match self {
             TextEncoder::Bool => out.push(if datum.value() as u8 != 0 { b't' } else { b'f' }),
             TextEncoder::Int2 => number::integer(out, (datum.value() as i16).into()),
@@ -61,13 +61,14 @@ impl TextEncoder {
             TextEncoder::Numeric => {
                 numeric::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
             }
-            TextEncoder::Text => server_text(payload(datum), context, out),
+            TextEncoder::Text => return context.text(payload(datum), out),
             TextEncoder::Date => datetime::write_date(out, datum.value() as i32),
             TextEncoder::Time => datetime::write_time(out, datum.value() as i64),
             TextEncoder::Timestamp => datetime::write_timestamp(out, datum.value() as i64, b' '),
             TextEncoder::Timestamptz => datetime::write_timestamptz_utc(out, datum.value() as i64, b' '),
-            TextEncoder::Output(output, _) => output.with_text(datum, context, |text| server_text(text, context, out)),
+            TextEncoder::Output(output, _) => return context.text(output.text(datum), out),
         }
+        Ok(())
     }
 }
 
@@ -75,12 +76,4 @@ fn is_scalar(type_id: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups.
     let is_nested = unsafe { pg_sys::get_element_type(type_id) != pg_sys::InvalidOid || pg_sys::type_is_rowtype(type_id) };
     !is_nested && ![pg_sys::JSONOID, pg_sys::JSONBOID, pg_sys::BYTEAOID, pg_sys::XMLOID].contains(&type_id)
-}
-
-pub(super) fn server_text(text: &[u8], context: &Context, out: &mut JsonBuffer) {
-    if context.utf8 || text.is_ascii() {
-        out.raw(text);
-    } else {
-        out.raw(to_utf8(text).as_bytes());
-    }
 }

@@ -14,14 +14,13 @@ use super::block::{Append, Cursor};
 use super::datum::{base_type, interval_of, payload};
 use super::geo::Geo;
 use super::interval::{Interval, Shape, write_iso8601};
-use super::json::{JsonBuffer, string_content};
+use super::json::{JsonBuffer, ascii_content, has_lone_surrogate};
 use super::nested::{Array, Composite};
 use super::output::{Output, Pins};
-use super::{Context, Lead};
+use super::{Context, Lead, in_column};
 use super::{datetime, inet, jsonb, number, numeric};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::format::{NonFinite, Wrapping};
-use crate::pg::to_utf8;
 
 /// How values of one type are written.
 pub enum Encoder {
@@ -158,11 +157,14 @@ impl Encoder {
             }
             Encoder::Text => {
                 let text = payload(datum);
-                if text.len() > LONG_TEXT || !context.is_utf8(text) {
-                    return Cursor::new(other_text(text, lead, context, out.end()));
+                if text.len() > LONG_TEXT {
+                    return Cursor::new(other_text(text, lead, context, out.end(), problem));
                 }
+                let before = out.length();
                 out.blocks(&lead.typed);
-                string_content(&mut out, text);
+                if ascii_content(&mut out, text).is_some() {
+                    return Cursor::new(other_text(text, lead, context, out.take_back(before), problem));
+                }
                 out.push(b'"');
             }
             Encoder::Date => date(datum.value() as i32, context.is_plain(), lead, &mut out),
@@ -204,7 +206,7 @@ impl Encoder {
             _ => out.blocks(&lead.bare),
         }
         if let Err(error) = self.write_after_lead(datum, plain, context, out) {
-            *problem = Some(error);
+            *problem = Some(named(error, lead));
         }
         out
     }
@@ -220,13 +222,13 @@ impl Encoder {
                 written.unwrap_or_else(|special| non_finite(special, context, out));
             }
             Encoder::Interval => interval(&interval_of(datum), plain, out),
-            Encoder::Json => json_text(payload(datum), context, out),
-            Encoder::Jsonb => jsonb_value(datum, context, out),
+            Encoder::Json => return json_text(payload(datum), context, out),
+            Encoder::Jsonb => return jsonb_value(datum, context, out),
             Encoder::Array(array) => return array.write(datum, context, out),
             Encoder::Composite(composite) => return composite.write(datum, context, out),
             Encoder::Geo(geo) => return geo.write(datum, context, out),
-            Encoder::Inet(output) => inet(datum, output, context, out),
-            Encoder::Output(output) => output.write(datum, context, out),
+            Encoder::Inet(output) => return inet(datum, output, context, out),
+            Encoder::Output(output) => return output.write(datum, context, out),
             // `write` has all others.
             _ => {}
         }
@@ -243,19 +245,36 @@ fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mu
     out
 }
 
-/// And a text that is long, or in another encoding.
+/// And a text that is long, or not ASCII.
 #[inline(never)]
-fn other_text<'a>(text: &[u8], lead: &Lead, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+fn other_text<'a>(
+    text: &[u8],
+    lead: &Lead,
+    context: &Context,
+    out: &'a mut JsonBuffer,
+    problem: &mut Option<Error>,
+) -> &'a mut JsonBuffer {
     out.blocks(&lead.bare);
-    context.string(text, out);
+    if let Err(error) = context.string(text, out)
+        && problem.is_none()
+    {
+        *problem = Some(named(error, lead));
+    }
     out
+}
+
+/// An error of a text names the innermost column until the outermost is known.
+#[cold]
+fn named(error: Error, lead: &Lead) -> Error {
+    let is_of_text = [Code::InvalidText, Code::Untranslatable].contains(&error.code());
+    if is_of_text && !lead.name.is_empty() { in_column(error, &lead.name) } else { error }
 }
 
 /// Bytes of a text that is worth the call of a function.
 const LONG_TEXT: usize = 1024;
 
 fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffer) {
-    let text = |out: &mut JsonBuffer| out.string(special.text().as_bytes());
+    let text = |out: &mut JsonBuffer| out.string(special.text());
     match context.wrapping {
         Wrapping::Rockset => out.wrapped("float", text),
         Wrapping::Plain(NonFinite::String) => text(out),
@@ -263,15 +282,15 @@ fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffe
     }
 }
 
-fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) {
+fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) -> Result<()> {
     let start = out.len();
     out.push(b'"');
     if inet::write_ipv4(out, payload(datum)) {
         out.push(b'"');
-    } else {
-        out.truncate(start);
-        output.write(datum, context, out);
+        return Ok(());
     }
+    out.truncate(start);
+    output.write(datum, context, out)
 }
 
 #[inline(always)]
@@ -355,20 +374,29 @@ fn interval(value: &Interval, plain: bool, out: &mut JsonBuffer) {
     }
 }
 
-/// A line break in `json` stands between tokens, never inside a string, so leaving it out changes no value.
-fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) {
-    if context.utf8 || server_text.is_ascii() {
-        out.without_line_breaks(server_text);
-    } else {
-        out.without_line_breaks(to_utf8(server_text).as_bytes());
-    }
+/// A line break in `json` stands between tokens, never inside a string, so leaving it out changes no value. Errors: 22021, 22P05.
+fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    check_surrogates(server_text)?;
+    out.without_line_breaks(context.utf8(server_text)?.as_bytes());
+    Ok(())
 }
 
-pub(super) fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) {
+/// Errors: 22P05 for half of a surrogate pair, as for `jsonb`: there are no bytes in UTF-8 for it, and readers find the file
+/// unreadable, not the value.
+pub(super) fn check_surrogates(json: &[u8]) -> Result<()> {
+    if has_lone_surrogate(json) {
+        return Err(Error::new(Code::Untranslatable, "a json value escapes half of a surrogate pair")
+            .hint("Such a value is no text, and cannot be cast to jsonb; leave it out, or export the column as text."));
+    }
+    Ok(())
+}
+
+/// Errors: 22021.
+pub(super) fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
     if context.utf8 {
         let start = out.len();
         if jsonb::write(out, payload(datum)).is_some() {
-            return;
+            return Ok(());
         }
         out.truncate(start);
     }
@@ -378,5 +406,5 @@ pub(super) fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut Jso
         let length = pgrx::varlena::varsize(value.cast()) as i32;
         CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), &mut (*value).root, length))
     };
-    json_text(text.to_bytes(), context, out);
+    json_text(text.to_bytes(), context, out)
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::seal::Sealed;
 use crate::error::Result;
 use crate::pg::ActAs;
-use crate::pg::sql::{read, write};
+use crate::pg::sql::{Table, read, write};
 
 /// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them; and whether a superuser
 /// owns it.
@@ -76,6 +76,7 @@ pub struct SealedRow {
 pub fn credentials_of_other_keys(key_id: &str) -> Result<Vec<SealedRow>> {
     let _superuser = ActAs::superuser();
     let rows = write(
+        Table::Credentials,
         "SELECT convert_to(coalesce(jsonb_agg(r), '[]')::text, 'UTF8') FROM (
              SELECT i.integration_id, i.name, i.endpoint, i.sts_endpoint, c.key_id, encode(c.sealed, 'hex') AS sealed
              FROM s3_export.integrations AS i JOIN s3_export.credentials AS c USING (integration_id)
@@ -106,6 +107,7 @@ fn sealed(row: &Value) -> Option<Sealed> {
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
     let inserted = write(
+        Table::Integrations,
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
              kms_key_id, storage_class, object_acl, checksum)
@@ -147,6 +149,7 @@ pub fn role_exists(name: &str) -> Result<bool> {
 /// row.
 pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value>> {
     write(
+        Table::Integrations,
         "UPDATE s3_export.integrations AS i SET access_key_id = ($argument ->> 'access_key_id')
          WHERE i.name = ($argument ->> 'name')
          RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'endpoint', i.endpoint,
@@ -160,6 +163,7 @@ pub fn store_credentials(integration_id: Uuid, sealed: &Sealed) -> Result<()> {
     let hex: String = sealed.blob.iter().map(|byte| format!("{byte:02x}")).collect();
     let _superuser = ActAs::superuser();
     write(
+        Table::Credentials,
         "INSERT INTO s3_export.credentials AS c (integration_id, key_id, sealed)
          VALUES (($argument ->> 'integration_id')::uuid, $argument ->> 'key_id', decode($argument ->> 'sealed', 'hex'))
          ON CONFLICT (integration_id) DO UPDATE SET key_id = EXCLUDED.key_id, sealed = EXCLUDED.sealed, updated_at = now()

@@ -93,9 +93,14 @@ fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<(
 }
 
 /// Seals everything of this database with the newest key; gives how many rows were sealed anew. What does not open, since its
-/// endpoint was changed, is left as it is, with a WARNING. Errors: F0000, naming the key, when the ring lacks one.
+/// endpoint was changed, is left as it is, with a WARNING. Errors: 42501 for anybody but a superuser, whatever was granted; F0000,
+/// naming the key, when the ring lacks one.
 pub fn reseal() -> Result<u64> {
     refuse_if_read_only(c"s3_export.reseal()");
+    if !is_superuser() {
+        return Err(Error::new(Code::Privilege, "permission denied for function reseal")
+            .detail("Only a superuser may seal everybody's credentials anew."));
+    }
     let ring = key_ring()?;
     let newest = &ring.newest()?.id;
     let mut resealed = 0;

@@ -25,7 +25,7 @@ pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 pub use self::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use self::row::Row;
 use crate::error::{Code, Error, Result};
-use crate::pg::current_user_name;
+use crate::pg::{current_user_name, has_privileges_of, role_named};
 use crate::request::Permission;
 use crate::upload::connection::{BucketRegion, Connection};
 use crate::upload::identity::{AssumedRole, Base, Identity};
@@ -47,6 +47,7 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             connection(&row, &what, base, external_id, purpose)
         }
         Permission::Role { aws_role, aws_external_id } => {
+            check_inline_privilege()?;
             let row = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&row)?;
             connection(&row, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose)
@@ -54,13 +55,17 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
     }
 }
 
-/// Errors: 42501 for who may not execute `s3_export_with_role`, and so may not name a role in a statement either.
+/// Errors: 42501 for a role that may not execute `s3_export_with_role`, and so may not name a role in a statement either; and for
+/// one that is no member of `s3_export_member`: a privilege on all functions, given without a thought, does not suffice.
 pub fn check_inline_privilege() -> Result<()> {
-    if catalog::may_name_roles()? {
-        return Ok(());
+    let denied = Error::new(Code::Privilege, "permission denied for function s3_export_with_role");
+    if !catalog::may_name_roles()? {
+        return Err(denied.detail("A statement with CREDENTIALS needs the privilege of that function."));
     }
-    Err(Error::new(Code::Privilege, "permission denied for function s3_export_with_role")
-        .detail("A statement with CREDENTIALS needs the privilege of that function."))
+    if !role_named(c"s3_export_member").is_some_and(has_privileges_of) {
+        return Err(denied.detail("To name a role takes the privileges of s3_export_member too."));
+    }
+    Ok(())
 }
 
 /// Where the integration may write. Errors: 42704.

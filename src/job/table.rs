@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::pg::ActAs;
 use crate::pg::lock::WORKER_KIND;
 use crate::pg::raised::Raised;
-use crate::pg::sql::{read_latest, write_latest};
+use crate::pg::sql::{Table, read_latest, write_latest};
 use crate::pg::{server_is_utf8, sql};
 use crate::request::{Permission, PermissionArguments};
 
@@ -49,6 +49,7 @@ pub fn insert(job: &NewJob<'_>) -> Result<()> {
         Permission::Role { aws_role, aws_external_id } => (None, Some((aws_role, aws_external_id))),
     };
     let inserted = sql::write(
+        Table::Jobs,
         "INSERT INTO s3_export.jobs (export_id, database_oid, role_oid, role, uri, integration, aws_role, aws_external_id, query,
              options, settings)
          SELECT ($argument ->> 'export_id')::uuid, d.oid, r.oid, r.rolname, $argument ->> 'uri', $argument ->> 'integration',
@@ -80,6 +81,7 @@ pub struct Claimed {
 pub fn claim(export_id: Uuid, role: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
     let row = write_latest(
+        Table::Jobs,
         "UPDATE s3_export.jobs AS j SET status = 'RUNNING', started_at = clock_timestamp(), pid = pg_backend_pid()
          WHERE j.export_id = (SELECT q.export_id FROM s3_export.jobs AS q, pg_database AS d
                               WHERE q.export_id = ($argument ->> 'export_id')::uuid AND q.role_oid = ($argument ->> 'role')::oid
@@ -110,6 +112,7 @@ fn pairs(settings: Option<&Value>) -> Vec<(String, String)> {
 pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
     let _superuser = ActAs::superuser();
     let completed = write_latest(
+        Table::Jobs,
         "UPDATE s3_export.jobs SET status = 'COMPLETED', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
              pid = NULL, documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
              bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest'
@@ -138,6 +141,7 @@ pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Lo
          WHERE export_id = (THE_JOB) AND status = $argument ->> 'from'
          RETURNING convert_to('{}', 'UTF8')";
     let row = write_latest(
+        Table::Jobs,
         &statement.replace("THE_JOB", &the_job),
         &json!({
             "export_id": export_id.to_string(), "from": from.name(), "to": to.name(), "sqlstate": error.sqlstate,
@@ -294,6 +298,7 @@ pub fn prune(seconds: f64, of_all: bool) -> Result<u64> {
     let caller = crate::pg::current_user();
     let _superuser = ActAs::superuser();
     let count = write_latest(
+        Table::Jobs,
         "WITH pruned AS (
              DELETE FROM s3_export.jobs AS j
              WHERE j.finished_at <= clock_timestamp() - make_interval(secs => ($argument ->> 'seconds')::float8)

@@ -8,9 +8,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{IntoDatum, pg_sys, spi};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Settings, Spi};
+use super::{ActAs, Settings, Spi};
 use crate::error::{Code, Error, Result};
 
 /// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
@@ -25,8 +25,27 @@ pub fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
     })
 }
 
-/// As [`read`], for a statement that writes.
-pub fn write(statement: &str, argument: &Value) -> Result<Option<Value>> {
+/// A table of the extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    Integrations,
+    Credentials,
+    Jobs,
+}
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Table::Integrations => "s3_export.integrations",
+            Table::Credentials => "s3_export.credentials",
+            Table::Jobs => "s3_export.jobs",
+        }
+    }
+}
+
+/// Runs a statement that writes `table`; gives its row as [`read`] does. Errors: 55000 where somebody else's code would run.
+pub fn write(table: Table, statement: &str, argument: &Value) -> Result<Option<Value>> {
+    refuse_foreign_code(table)?;
     run(statement, argument, |statement, argument| {
         let arguments = [DatumWithOid::from(argument)];
         spi::Spi::connect_mut(|client| first_bytes(client.update(statement, None, &arguments)?)).map_err(|error| failed(&error))
@@ -39,7 +58,8 @@ pub fn read_latest(statement: &str, argument: &Value) -> Result<Option<Value>> {
 }
 
 /// As [`write()`], and sees what has been committed up to now, whatever the transaction's isolation level.
-pub fn write_latest(statement: &str, argument: &Value) -> Result<Option<Value>> {
+pub fn write_latest(table: Table, statement: &str, argument: &Value) -> Result<Option<Value>> {
+    refuse_foreign_code(table)?;
     run(statement, argument, |statement, argument| run_latest(statement, argument, false, bytes))
 }
 
@@ -48,6 +68,45 @@ pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Da
     // SAFETY: SPI is still connected; a row is passed by reference, with its length in its header.
     let transfer = |row| unsafe { pg_sys::SPI_datumTransfer(row, false, -1) };
     execute(statement, argument, |statement, argument| run_latest(statement, argument, true, transfer))
+}
+
+/// Errors: 55000 for a table that carries a trigger, rule, foreign key or child table that is not the extension's, or whose owner is
+/// no superuser: such code would run with the rights of whoever writes, often a superuser.
+fn refuse_foreign_code(table: Table) -> Result<()> {
+    let _superuser = ActAs::superuser();
+    {
+        let _settings = Settings::set(&PINNED);
+        // The lock that the write takes anyway; whatever adds such code waits from here on.
+        let lock = format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", table.name());
+        spi::Spi::connect_mut(|client| client.update(lock.as_str(), None, &[]).map(drop)).map_err(|error| failed(&error))?;
+    }
+    let found = read_latest(
+        "SELECT convert_to(to_jsonb(f.what)::text, 'UTF8')
+         FROM (SELECT ($argument ->> 'table')::regclass AS oid) AS the,
+             LATERAL (
+                 SELECT format('trigger \"%s\"', t.tgname) AS what FROM pg_trigger AS t
+                 WHERE t.tgrelid = the.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                       AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                                       WHERE d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
+                                             AND d.refclassid = 'pg_extension'::regclass AND e.extname = 's3_export')
+                 UNION ALL SELECT format('rule \"%s\"', r.rulename) FROM pg_rewrite AS r WHERE r.ev_class = the.oid
+                 UNION ALL SELECT format('foreign key \"%s\"', c.conname) FROM pg_constraint AS c
+                 WHERE c.confrelid = the.oid AND c.contype = 'f' AND c.conrelid <> 's3_export.credentials'::regclass
+                 UNION ALL SELECT format('child or parent table \"%s\"', i.inhrelid::regclass) FROM pg_inherits AS i
+                 WHERE the.oid IN (i.inhparent, i.inhrelid)
+                 UNION ALL SELECT format('owner \"%s\", who is no superuser,', o.rolname)
+                 FROM pg_class AS c JOIN pg_roles AS o ON o.oid = c.relowner AND NOT o.rolsuper WHERE c.oid = the.oid
+             ) AS f LIMIT 1",
+        &json!({ "table": table.name() }),
+    )?;
+    match found.as_ref().and_then(Value::as_str) {
+        None => Ok(()),
+        Some(what) => {
+            Err(Error::new(Code::NotReady, format!("table {} has a {what} that is not the extension's", table.name()))
+                .detail("Its code would run with the rights of whoever writes the table, a superuser among them.")
+                .hint("A superuser has to look who made it, and to drop it; the owner of the table has to be a superuser."))
+        }
+    }
 }
 
 fn execute<T>(statement: &str, argument: &Value, execute: impl FnOnce(&str, Vec<u8>) -> Result<T>) -> Result<T> {

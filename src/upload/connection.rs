@@ -11,9 +11,12 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Config, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, Builder, Config, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents,
 };
+use aws_smithy_runtime_api::box_error::BoxError;
 
 use super::checksum::Algorithm;
 use super::failure::Failure;
@@ -132,6 +135,34 @@ pub fn plain_config(region: &str) -> Builder {
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts())
+        .interceptor(LengthOfEmptyBodies)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
 }
+
+/// Says `content-length: 0` where a POST or PUT has no body. The SDK says nothing, and over HTTP/1.1 some stores and proxies
+/// answer that with 411.
+#[derive(Debug)]
+struct LengthOfEmptyBodies;
+
+impl Intercept for LengthOfEmptyBodies {
+    fn name(&self) -> &'static str {
+        "LengthOfEmptyBodies"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        let is_empty = request.body().content_length() == Some(0);
+        if is_empty && matches!(request.method(), "POST" | "PUT") && !request.headers().contains_key(CONTENT_LENGTH) {
+            request.headers_mut().try_insert(CONTENT_LENGTH, "0")?;
+        }
+        Ok(())
+    }
+}
+
+const CONTENT_LENGTH: &str = "content-length";

@@ -31,13 +31,17 @@ pub mod probe;
 mod region;
 pub mod retry;
 pub mod runtime;
+#[cfg(test)]
+mod scripted;
 mod state;
 mod template;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod whole;
 mod writer;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,8 +77,30 @@ pub struct ExportUpload {
     wake: Arc<Wake>,
     /// Dropped when all pieces were sent.
     pieces: RefCell<Option<UnboundedSender<Sent>>>,
-    files: Job<Result<()>>,
-    manifest: RefCell<Option<Job<Result<()>>>>,
+    files: Written,
+    manifest: RefCell<Option<Written>>,
+}
+
+/// Objects that the I/O thread writes. The outcome stays, however often it is asked for.
+struct Written {
+    job: Job<Result<()>>,
+    outcome: OnceCell<Result<()>>,
+}
+
+impl Written {
+    fn by(job: Job<Result<()>>) -> Self {
+        Written { job, outcome: OnceCell::new() }
+    }
+
+    /// Whether all objects are written. Errors: the first one's.
+    fn is_done(&self) -> Result<bool> {
+        if self.outcome.get().is_none()
+            && let Some(outcome) = self.job.take()?
+        {
+            self.outcome.get_or_init(|| outcome);
+        }
+        self.outcome.get().map_or(Ok(false), |outcome| outcome.clone().map(|()| true))
+    }
 }
 
 /// A piece and the room it takes.
@@ -96,7 +122,7 @@ impl ExportUpload {
         let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
         let shared = Shared::new(bucket, destination, packing, throttle, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
-        let files = io.spawn(supervise(Arc::clone(&shared), received, concurrency));
+        let files = Written::by(io.spawn_keeping(supervise(Arc::clone(&shared), received, concurrency)));
         ExportUpload {
             shared,
             wake: Arc::clone(io.wake()),
@@ -113,19 +139,18 @@ impl ExportUpload {
 
     /// Whether `bytes` more fit into `budget`; one piece larger than the budget goes alone. Errors: the first upload's.
     pub fn has_room(&self, bytes: usize, budget: usize) -> Result<bool> {
-        if let Some(ended) = self.files.take()? {
-            ended?;
-        }
+        self.files.is_done()?;
         let outstanding = self.shared.outstanding();
         Ok(outstanding == 0 || outstanding + bytes <= budget)
     }
 
-    /// Hands a piece over.
+    /// Hands a piece over. Errors: the first upload's.
     pub fn send(&self, piece: Piece) -> Result<()> {
         let lease = self.shared.lease(piece.room);
         let pieces = self.pieces.borrow();
         let pieces = pieces.as_ref().ok_or_else(lost_task)?;
-        pieces.send(Sent { piece, lease }).map_err(|_| lost_task())
+        // Nobody takes pieces any more once the uploads have ended, and then their outcome is there.
+        pieces.send(Sent { piece, lease }).or_else(|_| self.files.is_done().and_then(|_| Err(lost_task())))
     }
 
     /// An empty buffer, a used one if there is one.
@@ -138,12 +163,9 @@ impl ExportUpload {
         self.pieces.replace(None);
     }
 
-    /// After [`Self::close`]: whether every file is stored. Gives `true` once. Errors: the first upload's.
+    /// After [`Self::close`]: whether every file is stored. Errors: the first upload's.
     pub fn is_stored(&self) -> Result<bool> {
-        match self.files.take()? {
-            Some(ended) => ended.map(|()| true),
-            None => Ok(false),
-        }
+        self.files.is_done()
     }
 
     /// The export's id.
@@ -158,68 +180,81 @@ impl ExportUpload {
 
     /// Starts to write the manifest.
     pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) {
-        self.manifest.replace(Some(io.spawn(write_manifest(Arc::clone(&self.shared), manifest))));
+        self.manifest.replace(Some(Written::by(io.spawn(write_manifest(Arc::clone(&self.shared), manifest)))));
     }
 
-    /// After [`Self::write_manifest`]: whether it is stored. Gives `true` once. Errors: the upload's.
+    /// After [`Self::write_manifest`]: whether it is stored. Errors: the upload's.
     pub fn is_manifest_written(&self) -> Result<bool> {
-        let manifest = self.manifest.borrow();
-        let job = manifest.as_ref().ok_or_else(lost_task)?;
-        job.take()?.map_or(Ok(false), |written| written.map(|()| true))
+        self.manifest.borrow().as_ref().ok_or_else(lost_task)?.is_done()
     }
 
     /// Stops all uploads, then deletes what they wrote, for at most `limit`.
     pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Job<Remains> {
-        self.files.abort();
+        self.files.job.abort();
         if let Some(manifest) = self.manifest.borrow().as_ref() {
-            manifest.abort();
+            manifest.job.abort();
         }
         io.spawn(cleanup::clean_up(Arc::clone(&self.shared), limit))
     }
 }
 
-/// Starts a task for each file and hands it the file's pieces; the first failure ends all. No more files at once than
-/// requests: a file that waits takes only its bytes here, and tens of kilobytes more as a task.
-async fn supervise(shared: Arc<Shared>, mut pieces: UnboundedReceiver<Sent>, concurrency: usize) -> Result<()> {
-    let mut uploads = JoinSet::new();
-    let mut open_file: Option<UnboundedSender<Sent>> = None;
-    loop {
-        tokio::select! {
-            sent = pieces.recv(), if open_file.is_some() || uploads.len() < concurrency => match sent {
-                Some(sent) => open_file = route(&shared, &mut uploads, open_file, sent)?,
-                None => break,
-            },
-            Some(ended) = uploads.join_next() => ended.map_err(|_| lost_task())??,
-        }
-    }
-    while let Some(ended) = uploads.join_next().await {
-        ended.map_err(|_| lost_task())??;
-    }
-    shared.drop_spare_buffers();
-    Ok(())
+/// Uploads what comes; the first failure ends all. Gives the outcome, and what is to be dropped after somebody can be told
+/// of it: until then pieces find a receiver, and keep the room that they take.
+async fn supervise(shared: Arc<Shared>, pieces: UnboundedReceiver<Sent>, concurrency: usize) -> (Result<()>, FilesUnderWay) {
+    let mut files = FilesUnderWay { pieces, uploads: JoinSet::new(), open_file: None };
+    let outcome = files.upload(&shared, concurrency).await;
+    (outcome, files)
 }
 
-/// Sends the piece to its file's task, a new one if no file is open; gives the file that is open then.
-fn route(
-    shared: &Arc<Shared>,
-    uploads: &mut JoinSet<Result<()>>,
+/// The uploads of an export's files.
+struct FilesUnderWay {
+    pieces: UnboundedReceiver<Sent>,
+    /// One task a file.
+    uploads: JoinSet<Result<()>>,
+    /// Takes the pieces of the file that has not ended.
     open_file: Option<UnboundedSender<Sent>>,
-    sent: Sent,
-) -> Result<Option<UnboundedSender<Sent>>> {
-    let ends_file = sent.piece.documents.is_some();
-    let file = match open_file {
-        Some(file) => file,
-        None => {
-            let number = sent.piece.file;
-            shared.file_began(number)?;
-            let (file, pieces) = unbounded_channel();
-            uploads.spawn(upload_file(Arc::clone(shared), number, pieces));
-            file
+}
+
+impl FilesUnderWay {
+    /// Starts a task for each file and hands it the file's pieces. No more files at once than requests: a file that waits
+    /// takes only its bytes here, and tens of kilobytes more as a task.
+    async fn upload(&mut self, shared: &Arc<Shared>, concurrency: usize) -> Result<()> {
+        loop {
+            tokio::select! {
+                sent = self.pieces.recv(), if self.open_file.is_some() || self.uploads.len() < concurrency => match sent {
+                    Some(sent) => self.route(shared, sent)?,
+                    None => break,
+                },
+                Some(ended) = self.uploads.join_next() => ended.map_err(|_| lost_task())??,
+            }
         }
-    };
-    // A task that has failed takes nothing; its failure ends the export when it is joined.
-    let _ = file.send(sent);
-    Ok((!ends_file).then_some(file))
+        // A file that was left without its end would wait for it.
+        self.open_file = None;
+        while let Some(ended) = self.uploads.join_next().await {
+            ended.map_err(|_| lost_task())??;
+        }
+        shared.drop_spare_buffers();
+        Ok(())
+    }
+
+    /// Sends the piece to its file's task, a new one if no file is open.
+    fn route(&mut self, shared: &Arc<Shared>, sent: Sent) -> Result<()> {
+        let ends_file = sent.piece.documents.is_some();
+        let file = match self.open_file.take() {
+            Some(file) => file,
+            None => {
+                let number = sent.piece.file;
+                shared.file_began(number)?;
+                let (file, pieces) = unbounded_channel();
+                self.uploads.spawn(upload_file(Arc::clone(shared), number, pieces));
+                file
+            }
+        };
+        // A task that has failed takes nothing; its failure ends the export when it is joined.
+        let _ = file.send(sent);
+        self.open_file = (!ends_file).then_some(file);
+        Ok(())
+    }
 }
 
 async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {

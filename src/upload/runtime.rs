@@ -119,11 +119,22 @@ impl IoThread {
 
     /// Starts `work` on the thread; its end raises the wake, whatever the end.
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Job<T> {
+        self.spawn_keeping(async { (work.await, ()) })
+    }
+
+    /// As [`Self::spawn`]. What `work` gives beside its result is dropped after the result can be taken, so that whoever
+    /// notices the drop finds the result.
+    pub fn spawn_keeping<T, K>(&self, work: impl Future<Output = (T, K)> + Send + 'static) -> Job<T>
+    where
+        T: Send + 'static,
+        K: Send + 'static,
+    {
         let outcome = Arc::new(Mutex::new(Outcome::Running));
         let report = Report { outcome: Some(Arc::clone(&outcome)), wake: Arc::clone(&self.wake) };
         let task = self.runtime.spawn(async move {
-            let value = work.await;
+            let (value, kept) = work.await;
             report.set(Outcome::Done(value));
+            drop(kept);
         });
         Job { outcome, task: task.abort_handle() }
     }
@@ -252,6 +263,22 @@ mod tests {
         assert_eq!(wait(&io, &hung).unwrap_err().code(), Code::Internal);
         assert_eq!(wait(&io, &io.spawn(async { panic!("on purpose") })).map(|()| 0).unwrap_err().code(), Code::Internal);
         assert_eq!(wait(&io, &io.spawn(async { 8 })), Ok(8));
+    }
+
+    #[test]
+    fn what_work_keeps_is_dropped_after_its_result_is_there() {
+        struct OnDrop<F: FnMut()>(F);
+        impl<F: FnMut()> Drop for OnDrop<F> {
+            fn drop(&mut self) {
+                (self.0)();
+            }
+        }
+        let io = IoThread::start(Trust::System).unwrap();
+        let (job_sender, job) = std::sync::mpsc::channel::<Job<u8>>();
+        let (seen_sender, seen) = std::sync::mpsc::channel();
+        let look = OnDrop(move || seen_sender.send(job.recv().unwrap().take()).unwrap());
+        job_sender.send(io.spawn_keeping(async { (7, look) })).unwrap();
+        assert_eq!(seen.recv().unwrap(), Ok(Some(7)));
     }
 
     #[test]

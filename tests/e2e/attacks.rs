@@ -148,11 +148,110 @@ fn attack_an_administrator_with_bypassrls() {
     ] {
         refused(client.batch_execute(&insert(columns, values))).sqlstate("42501");
     }
-    for change in ["owner = 'postgres'", "credential_source = 'ambient', access_key_id = NULL", "allowed_locations = '{s3://}'"]
-    {
+    // Whatever a superuser's ownership stands for: its secret, its network, who may use it and where it writes.
+    for change in [
+        "owner = 'postgres'",
+        "credential_source = 'ambient', access_key_id = NULL",
+        "allowed_locations = '{s3://}'",
+        "endpoint = 'https://127.0.0.1:1'",
+        "sts_endpoint = 'https://127.0.0.1:1'",
+        "usage_role = 'public'",
+        "enabled = true",
+        "name = 'mine'",
+    ] {
         refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("42501");
     }
+    refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET owner = '{dumper}'"))).sqlstate("42501");
+    refused(client.batch_execute("DELETE FROM s3_export.integrations")).sqlstate("42501");
+    refused(client.batch_execute("SELECT s3_export.set_credentials('local', 'K', 'S')"))
+        .sqlstate("42501")
+        .message("only a superuser may change")
+        .detail("\"local\"");
+    let take_over = "INSERT INTO s3_export.integrations (name, allowed_locations) VALUES ('local', '{s3://}')
+                     ON CONFLICT (name) DO UPDATE SET endpoint = 'https://127.0.0.1:1'";
+    refused(client.batch_execute(take_over)).sqlstate("42501");
     client.batch_execute(&insert("region", "'eu-1'")).unwrap();
+    // A row of its own is its own.
+    client.batch_execute("UPDATE s3_export.integrations SET usage_role = 'public' WHERE name = 'x'").unwrap();
+    client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'x'").unwrap();
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+/// Whoever may add a trigger to a table that a superuser writes runs code as the superuser.
+#[test]
+fn attack_a_trigger_or_rule_on_the_extensions_own_tables() {
+    let db = Database::new("own_triggers");
+    let app = db.role("app", &["s3_export_member", "s3_export_admin"]);
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "GRANT TRIGGER ON s3_export.jobs, s3_export.credentials, s3_export.integrations TO {app};
+             GRANT EXECUTE ON FUNCTION s3_export.reseal TO {app};
+             CREATE SCHEMA app AUTHORIZATION {app}"
+        ))
+        .unwrap();
+    let mut client = db.client_as(&app);
+    client
+        .batch_execute(&format!(
+            "CREATE FUNCTION app.climb() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN EXECUTE 'ALTER ROLE {app} SUPERUSER'; RETURN NEW; END $$"
+        ))
+        .unwrap();
+    let create = "SELECT s3_export.create_integration('mine', access_key_id => 'K', secret_access_key => 'S', region => 'eu-1',
+                      allowed_locations => '{s3://exports}')";
+    let job = format!("SELECT {}", db.call_async(&db.prefix(), "SELECT 1 AS a", ""));
+    for (table, statement) in [
+        ("jobs", &*job),
+        ("jobs", "SELECT s3_export.prune('0')"),
+        ("credentials", create),
+        ("credentials", "SELECT s3_export.set_credentials('local', 'K', 'S')"),
+        ("credentials", "SELECT s3_export.reseal()"),
+        ("integrations", create),
+        ("integrations", "SELECT s3_export.set_credentials('local', 'K', 'S')"),
+    ] {
+        let trigger = format!("CREATE TRIGGER climb BEFORE INSERT OR UPDATE ON s3_export.{table} FOR EACH ROW");
+        client.batch_execute(&format!("{trigger} EXECUTE FUNCTION app.climb()")).unwrap();
+        // A superuser who calls it is as little its victim.
+        refused(superuser.batch_execute(statement)).sqlstate("55000").message("trigger \"climb\"").message(table);
+        if !statement.contains("'local'") && !statement.contains("reseal") {
+            refused(client.batch_execute(statement)).sqlstate("55000").message("trigger \"climb\"").hint("superuser");
+        }
+        superuser.batch_execute(&format!("DROP TRIGGER climb ON s3_export.{table}")).unwrap();
+    }
+    for (make, undo, part) in [
+        (
+            "CREATE RULE r AS ON INSERT TO s3_export.jobs DO ALSO SELECT 1",
+            "DROP RULE r ON s3_export.jobs".to_owned(),
+            "rule \"r\"",
+        ),
+        (
+            "CREATE TABLE app.child () INHERITS (s3_export.jobs)",
+            "DROP TABLE app.child".to_owned(),
+            "child or parent table \"app.child\"",
+        ),
+        (
+            "CREATE TABLE app.other (id uuid REFERENCES s3_export.jobs ON DELETE CASCADE)",
+            "DROP TABLE app.other".to_owned(),
+            "foreign key",
+        ),
+        (
+            &*format!("ALTER TABLE s3_export.jobs OWNER TO {app}"),
+            "ALTER TABLE s3_export.jobs OWNER TO postgres".to_owned(),
+            "who is no superuser",
+        ),
+    ] {
+        superuser.batch_execute(make).unwrap();
+        refused(client.batch_execute(&job)).sqlstate("55000").message(part);
+        superuser.batch_execute(&undo).unwrap();
+    }
+    // What is granted by mistake is not given either.
+    refused(client.batch_execute("SELECT s3_export.reseal()")).sqlstate("42501").detail("Only a superuser");
+    let outsider = db.role("outsider", &[]);
+    superuser.batch_execute(&format!("GRANT EXECUTE ON FUNCTION s3_export_with_role TO {outsider}")).unwrap();
+    let inline = "SELECT s3_export_with_role('s3://exports/x', 'arn:aws:iam::012345678901:role/x', 'x', 'SELECT 1')";
+    refused(db.client_as(&outsider).batch_execute(inline)).sqlstate("42501").detail("s3_export_member");
+    assert_eq!(superuser.text(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{app}'")), "f");
+    superuser.batch_execute(&format!("DROP OWNED BY {app}, {outsider}")).unwrap();
 }
 
 /// A session token travels to STS as well.

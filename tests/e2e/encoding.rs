@@ -7,6 +7,7 @@ mod databases;
 mod golden;
 mod large;
 mod names;
+mod no_text;
 mod oracle;
 mod postgis;
 mod random;

@@ -72,16 +72,16 @@ impl Fault {
     }
 }
 
-/// A database whose exports go through a gateway that does `fault` to the first `times` requests of `step`.
-struct Scene {
-    db: Database,
+/// A session whose exports go through a gateway that does `fault` to the first `times` requests of `step`. Of the scenes of a
+/// database the newest has the integration.
+struct Scene<'a> {
+    db: &'a Database,
     client: Session,
     gateway: Gateway,
 }
 
-impl Scene {
-    fn new(name: &str, step: &'static str, fault: Fault, times: u32) -> Self {
-        let db = Database::new(name);
+impl<'a> Scene<'a> {
+    fn new(db: &'a Database, step: &'static str, fault: Fault, times: u32) -> Self {
         let met = AtomicU32::new(0);
         let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
             if request.step() == step && met.fetch_add(1, Ordering::Relaxed) < times { fault.action() } else { Action::Forward }
@@ -95,6 +95,7 @@ impl Scene {
                 "SET s3_export.request_timeout = '{time}'; SET s3_export.commit_timeout = '{time}'; SET s3_export.cleanup_timeout = '{cleanup_time}'"
             ))
             .unwrap();
+        client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'faulty'").unwrap();
         Integration { name: "faulty", endpoint: gateway.endpoint(), ..Integration::local() }.create(&mut client).unwrap();
         Scene { db, client, gateway }
     }
@@ -111,7 +112,7 @@ impl Scene {
     /// Write skew: whichever commits last fails, after its manifest was written.
     fn commit_too_late(&mut self, call: &str) {
         let mut rival = self.db.client();
-        self.client.batch_execute("CREATE TABLE a (i int); CREATE TABLE b (i int)").unwrap();
+        self.client.batch_execute("DROP TABLE IF EXISTS a, b; CREATE TABLE a (i int); CREATE TABLE b (i int)").unwrap();
         self.client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE a; INSERT INTO b VALUES (1)").unwrap();
         rival.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; TABLE b; INSERT INTO a VALUES (1)").unwrap();
         self.client.batch_execute(&format!("SELECT {call}")).unwrap();
@@ -133,8 +134,8 @@ fn small(step: &str) -> bool {
 }
 
 fn cross(step: &'static str) {
-    let witness_db = Database::new("witness");
-    let mut witness = witness_db.client();
+    let db = Database::new(&format!("fault_{step}"));
+    let mut witness = db.client();
     for fault in FAULTS {
         // Of these, S3 answers none with an error within a 200.
         if fault == Fault::ErrorWithin200 && step != "complete" && step != "create" {
@@ -142,7 +143,7 @@ fn cross(step: &'static str) {
         }
         for permanent in [false, true] {
             let what = format!("{step}, {fault:?}, {}", if permanent { "permanent" } else { "transient" });
-            let mut scene = Scene::new(&format!("fault_{step}"), step, fault, if permanent { u32::MAX } else { 1 });
+            let mut scene = Scene::new(&db, step, fault, if permanent { u32::MAX } else { 1 });
             let prefix = scene.db.prefix();
             let call = scene.call(&prefix, !small(step));
             let outcome = scene.db.exported(&mut scene.client, &call, &prefix);
@@ -196,10 +197,11 @@ fn faults_of_the_completion_of_a_multipart_upload() {
 /// What is deleted is a rollback's.
 #[test]
 fn faults_of_a_delete() {
+    let db = Database::new("fault_delete");
     for fault in FAULTS.into_iter().filter(|fault| *fault != Fault::ErrorWithin200) {
         for permanent in [false, true] {
             let what = format!("delete, {fault:?}, {}", if permanent { "permanent" } else { "transient" });
-            let mut scene = Scene::new("fault_delete", "delete", fault, if permanent { u32::MAX } else { 1 });
+            let mut scene = Scene::new(&db, "delete", fault, if permanent { u32::MAX } else { 1 });
             let prefix = scene.db.prefix();
             let call = scene.call(&prefix, false);
             scene.client.batch_execute(&format!("BEGIN; SELECT {call}; ROLLBACK")).unwrap();
@@ -313,8 +315,9 @@ fn a_clock_that_is_off_is_measured() {
 /// The manifest is there when the commit fails; the first deletes fail too, or their answers are lost.
 #[test]
 fn faults_of_a_delete_after_the_manifest() {
+    let db = Database::new("fault_late_delete");
     for fault in [Fault::InternalError, Fault::Drop, Fault::LoseAnswer, Fault::CutLate] {
-        let mut scene = Scene::new("fault_late_delete", "delete", fault, 2);
+        let mut scene = Scene::new(&db, "delete", fault, 2);
         let prefix = scene.db.prefix();
         let call = scene.call(&prefix, false);
         scene.commit_too_late(&call);
@@ -327,8 +330,9 @@ fn faults_of_a_delete_after_the_manifest() {
 /// In a versioned bucket each attempt makes a version; what was hidden by the last must not come to light when that is deleted.
 #[test]
 fn a_lost_answer_in_a_versioned_bucket_leaves_nothing_to_be_seen() {
+    let db = Database::new("fault_versions");
     for step in ["put", "manifest"] {
-        let mut scene = Scene::new("fault_versions", step, Fault::LoseAnswer, 1);
+        let mut scene = Scene::new(&db, step, Fault::LoseAnswer, 1);
         let bucket = Bucket::versioned(scene.db.environment(), "versioned");
         scene
             .client

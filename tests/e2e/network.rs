@@ -240,7 +240,7 @@ fn an_endpoint_may_have_a_path_and_a_region_of_its_own() {
     }
     // The same by a plain statement, and not without an endpoint.
     client.batch_execute("UPDATE s3_export.integrations SET endpoint = 'https://x.example/a/b.c/', region = 'NL'").unwrap();
-    for change in ["endpoint = NULL", "endpoint = 'https://x//y'", "endpoint = E'https://x\\x01'", "region = E'NL\\n'"] {
+    for change in ["endpoint = NULL", "endpoint = 'https://x//y'", "region = E'NL\\n'"] {
         refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("23514");
     }
     let create = "SELECT s3_export.create_integration('x', access_key_id => 'K', secret_access_key => 'S', \

@@ -1,13 +1,14 @@
-//! A database that had the first release and was upgraded is as one that never had: the same catalog, and all that could be
-//! called still can.
+//! A database that had an earlier release and was upgraded has the catalog of a fresh installation, and each function that
+//! could be called still answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use super::fixture::{Database, Integration, ServerFile, Session, literal, refused};
+use super::fixture::{Database, Integration, ServerFile, Session, literal, messages, refused};
 
-const FIRST: &str = "0.1.0";
+/// Releases that have an upgrade path to this version, the oldest first. An upgrade from an older one passes through the others.
+const RELEASES: [&str; 2] = ["0.1.0", "0.2.0"];
 /// The extension's functions that are called by name: each with the names of its arguments, and what it gives.
 const SIGNATURES: &str =
     "SELECT p.oid::regprocedure::text, coalesce(proargnames::text, '') || ' ' || pg_get_function_result(p.oid)
@@ -15,17 +16,22 @@ const SIGNATURES: &str =
     WHERE deptype = 'e' AND classid = 'pg_proc'::regclass AND prorettype <> 'trigger'::regtype
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 's3_export')";
 
-/// A database with the first release.
-fn first_release(name: &str) -> Database {
+/// Returns a database with that release and the integration `local`.
+fn release(version: &str, name: &str) -> Database {
     let db = Database::empty(name, "");
+    install(&db, version);
+    db.create(&Integration::local());
+    db
+}
+
+/// Installs that release's script and makes the extension of that version in `db`.
+fn install(db: &Database, version: &str) {
     let shared = Command::new(db.environment().pg_bin.join("pg_config")).arg("--sharedir").output().unwrap();
-    let script = format!("s3_export--{FIRST}.sql");
+    let script = format!("s3_export--{version}.sql");
     // As a package that is installed over an older one leaves it.
     let installed = format!("{}/extension/{script}", String::from_utf8(shared.stdout).unwrap().trim());
     fs::copy(format!("{}/sql/{script}", env!("CARGO_MANIFEST_DIR")), &installed).unwrap();
-    db.client().batch_execute(&format!("CREATE EXTENSION s3_export VERSION '{FIRST}'")).unwrap();
-    db.create(&Integration::local());
-    db
+    db.client().batch_execute(&format!("CREATE EXTENSION s3_export VERSION '{version}'")).unwrap();
 }
 
 fn upgrade(db: &Database) {
@@ -34,7 +40,7 @@ fn upgrade(db: &Database) {
     assert_eq!(
         client.text("SELECT extversion FROM pg_extension WHERE extname = 's3_export'"),
         env!("CARGO_PKG_VERSION"),
-        "sql/ has no script from {FIRST} to this version"
+        "sql/ has no path of scripts to this version"
     );
 }
 
@@ -67,23 +73,24 @@ fn without_oids(line: &str) -> String {
 }
 
 #[test]
-fn an_upgrade_from_the_first_release_gives_the_catalog_of_a_fresh_install() {
-    let (upgraded, fresh) = (first_release("upgraded"), Database::new("fresh"));
-    let before = catalog(&upgraded);
-    upgrade(&upgraded);
-    let (after, wanted) = (catalog(&upgraded), catalog(&fresh));
-    assert!(after.contains("CREATE FUNCTION pg_catalog.s3_export(") && after.contains("CREATE POLICY"), "{after}");
-    assert_ne!(before, after);
-    for (after, wanted) in after.lines().zip(wanted.lines()) {
-        assert_eq!(after, wanted);
-    }
-    assert_eq!(after.lines().count(), wanted.lines().count());
-    let dumped = "SELECT array_agg(t::regclass || c ORDER BY t::regclass::text)
+fn an_upgrade_from_each_release_gives_the_catalog_of_a_fresh_install() {
+    let fresh = Database::new("fresh");
+    let wanted = catalog(&fresh);
+    let dumped = "SELECT array_agg(t::regclass || c ORDER BY t::regclass::text)::text
         FROM pg_extension, unnest(extconfig, extcondition) AS u (t, c) WHERE extname = 's3_export'";
-    assert_eq!(
-        upgraded.client().text(&format!("SELECT ({dumped})::text")),
-        fresh.client().text(&format!("SELECT ({dumped})::text"))
-    );
+    for version in RELEASES {
+        let upgraded = release(version, &format!("upgraded_{}", version.replace('.', "_")));
+        let before = catalog(&upgraded);
+        upgrade(&upgraded);
+        let after = catalog(&upgraded);
+        assert!(after.contains("CREATE FUNCTION pg_catalog.s3_export(") && after.contains("CREATE POLICY"), "{after}");
+        assert_ne!(before, after, "{version}");
+        for (after, wanted) in after.lines().zip(wanted.lines()) {
+            assert_eq!(after, wanted, "{version}");
+        }
+        assert_eq!(after.lines().count(), wanted.lines().count(), "{version}");
+        assert_eq!(upgraded.client().text(dumped), fresh.client().text(dumped), "{version}");
+    }
 }
 
 /// The functions that were called by one of the statements, as `regprocedure` prints them.
@@ -144,7 +151,7 @@ fn call_all(db: &Database, round: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_signature_of_the_first_release_answers_before_and_after_the_upgrade() {
-    let db = first_release("old_signatures");
+    let db = release(RELEASES[0], "old_signatures");
     let signatures = || -> BTreeMap<String, String> {
         db.client().query(SIGNATURES, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
     };
@@ -163,4 +170,90 @@ fn every_signature_of_the_first_release_answers_before_and_after_the_upgrade() {
     let mut client = db.client();
     assert_eq!(client.text("SELECT string_agg(name, ',' ORDER BY name) FROM s3_export.integrations"), "after,before,local");
     assert_eq!(client.text("SELECT count(*) FROM s3_export.exports WHERE status = 'COMPLETED'"), "4");
+}
+
+/// The privileges on all that the extension has made, one a line.
+const PRIVILEGES: &str = "WITH made AS (SELECT * FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
+         AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 's3_export')),
+     object AS (
+         SELECT oid::regclass::text AS name, relacl AS acl FROM pg_class JOIN made ON classid = 'pg_class'::regclass AND objid = oid
+         UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc JOIN made ON classid = 'pg_proc'::regclass AND objid = oid
+         UNION ALL SELECT nspname, nspacl FROM pg_namespace JOIN made ON classid = 'pg_namespace'::regclass AND objid = oid
+         UNION ALL SELECT attrelid::regclass || '.' || attname, attacl FROM pg_attribute JOIN made
+             ON classid = 'pg_class'::regclass AND objid = attrelid)
+     SELECT string_agg(format('%s: %s %s %s', name, grantee::regrole, privilege_type, is_grantable), E'\n'
+                       ORDER BY name, grantee::regrole::text, privilege_type)
+     FROM object, aclexplode(acl)";
+
+/// Makes `postgres` grant all it creates in that database to PUBLIC, to the extension's own roles and to `role`.
+fn widen(db: &Database, role: &str) {
+    let mut client = db.client();
+    for (objects, grantees) in [
+        ("TABLES", format!("{role}, s3_export_member")),
+        ("SEQUENCES", role.to_owned()),
+        ("FUNCTIONS", format!("{role}, s3_export_member, s3_export_admin")),
+        ("TYPES", role.to_owned()),
+        ("SCHEMAS", format!("{role}, s3_export_member")),
+    ] {
+        client
+            .batch_execute(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON {objects} TO {grantees} WITH GRANT OPTION"))
+            .unwrap();
+    }
+    client
+        .batch_execute(&format!(
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+             ALTER DEFAULT PRIVILEGES IN SCHEMA pg_catalog GRANT ALL ON FUNCTIONS TO {role}"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn default_privileges_give_nothing_of_the_extension_to_anybody() {
+    let wanted = Database::new("narrow").client().text(PRIVILEGES);
+    let db = Database::empty("widened", "");
+    let app = db.role("app", &[]);
+    widen(&db, &app);
+    db.client().batch_execute("CREATE EXTENSION s3_export").unwrap();
+    assert_eq!(db.client().text(PRIVILEGES), wanted);
+    db.client().batch_execute(&format!("DROP OWNED BY {app}")).unwrap();
+}
+
+#[test]
+fn an_upgrade_takes_back_what_default_privileges_have_given_and_keeps_what_was_granted() {
+    let wanted = Database::new("unwidened").client().text(PRIVILEGES);
+    for version in RELEASES {
+        let db = Database::empty(&format!("repaired_{}", version.replace('.', "_")), "");
+        let (app, other) = (db.role("app", &[]), db.role("other", &[]));
+        widen(&db, &app);
+        install(&db, version);
+        let mut client = db.client();
+        let may = |client: &mut Session, role: &str, table: &str, privilege: &str| {
+            client.text(&format!("SELECT has_table_privilege('{role}', 's3_export.{table}', '{privilege}')")) == "t"
+        };
+        assert!(may(&mut client, &app, "jobs", "TRIGGER"), "nothing to repair");
+        let deliberate = [
+            format!("EXECUTE ON FUNCTION s3_export_with_role TO {other}"),
+            format!("SELECT ON s3_export.exports TO {other}"),
+            format!("SELECT, UPDATE ON s3_export.integrations TO {other}"),
+            format!("SELECT (name) ON s3_export.integrations TO {app}"),
+        ];
+        for grant in &deliberate {
+            client.batch_execute(&format!("GRANT {grant}")).unwrap();
+        }
+        client
+            .batch_execute(&format!(
+                "GRANT TRIGGER ON s3_export.jobs TO {other}; GRANT UPDATE (role_oid) ON s3_export.jobs TO {other};
+                 GRANT EXECUTE ON FUNCTION s3_export.reseal TO {other}"
+            ))
+            .unwrap();
+        let mut session = db.client();
+        session.batch_execute("ALTER EXTENSION s3_export UPDATE").unwrap();
+        assert!(messages(&session.notices()).contains(&format!("TRIGGER on TABLE s3_export.jobs was taken back from {app}")));
+        assert!(may(&mut client, &other, "integrations", "UPDATE") && may(&mut client, &other, "exports", "SELECT"));
+        for grant in &deliberate {
+            client.batch_execute(&format!("REVOKE {}", grant.replace(" TO ", " FROM "))).unwrap();
+        }
+        assert_eq!(client.text(PRIVILEGES), wanted, "{version}");
+        client.batch_execute(&format!("DROP OWNED BY {app}, {other}")).unwrap();
+    }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow_array::types::{ArrowPrimitiveType, Int32Type};
@@ -12,6 +13,7 @@ use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBufferBuilder, OffsetBuffer
 use arrow_schema::{ArrowError, DataType, Fields};
 
 use crate::encode::json::JsonBuffer;
+use crate::encode::no_text;
 use crate::error::{Code, Error, Result};
 
 /// Values expected in a batch; more make it grow.
@@ -223,10 +225,11 @@ impl Bytes {
         (self.offsets.finish(), values, self.rows.finish_nulls())
     }
 
-    /// As an array of texts, of which it is checked here that they are UTF-8. Errors: XX000.
+    /// Returns an array of texts. Errors: 22021 for values that are not UTF-8 each, XX000.
     pub fn finish_text(&mut self) -> Result<ArrayRef> {
         let (offsets, values, nulls) = self.take();
-        Ok(Arc::new(StringArray::try_new(offsets, values, nulls).map_err(impossible)?))
+        let array = StringArray::try_new(offsets.clone(), values.clone(), nulls);
+        Ok(Arc::new(array.map_err(|error| find_no_text(&offsets, &values).unwrap_or_else(|| impossible(error)))?))
     }
 
     /// As an array of bytes. Errors: XX000.
@@ -234,6 +237,13 @@ impl Bytes {
         let (offsets, values, nulls) = self.take();
         Ok(Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(impossible)?))
     }
+}
+
+/// The error of the first value that is not UTF-8. `None`: all are.
+#[cold]
+fn find_no_text(offsets: &[i32], values: &[u8]) -> Option<Error> {
+    let value = |bounds: &[i32]| values.get(usize::try_from(bounds[0]).ok()?..usize::try_from(bounds[1]).ok()?);
+    offsets.windows(2).filter_map(value).find(|value| str::from_utf8(value).is_err()).map(no_text)
 }
 
 /// Values of an enum: numbers into a list of labels, which is kept from batch to batch.
@@ -250,13 +260,16 @@ pub fn dictionary_type() -> DataType {
 }
 
 impl Labels {
-    /// Adds the value of that OID; `label` is asked for its text once. Gives the bytes that it takes. Errors: 53200.
-    pub fn push(&mut self, oid: u32, label: impl FnOnce() -> String) -> Result<usize> {
-        let labels = &mut self.labels;
-        let key = *self.key_of.entry(oid).or_insert_with(|| {
-            labels.push(label());
-            i32::try_from(labels.len() - 1).unwrap_or(i32::MAX)
-        });
+    /// Adds the value of that OID; `label` is asked for its text once. Gives the bytes that it takes. Errors:
+    /// `label`'s, 53200.
+    pub fn push(&mut self, oid: u32, label: impl FnOnce() -> Result<String>) -> Result<usize> {
+        let key = match self.key_of.entry(oid) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                self.labels.push(label()?);
+                *new.insert(i32::try_from(self.labels.len() - 1).unwrap_or(i32::MAX))
+            }
+        };
         self.keys.push(key)
     }
 
@@ -320,22 +333,27 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_an_error() {
-        let mut column = Bytes::default();
-        column
-            .push(|out| {
-                out.raw(b"\xff");
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(column.finish_text().unwrap_err().code(), Code::Internal);
+        // The last are text only together.
+        for values in [&[&b"\xff"[..]][..], &[b"a", b"b\xc3"], &[b"\xc3", b"\xa9"]] {
+            let mut column = Bytes::default();
+            for value in values {
+                column
+                    .push(|out| {
+                        out.raw(value);
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            assert_eq!(column.finish_text().unwrap_err().code(), Code::InvalidText);
+        }
     }
 
     #[test]
     fn labels_are_kept_from_batch_to_batch() {
         let mut column = Labels::default();
-        column.push(7, || "red".into()).unwrap();
+        column.push(7, || Ok("red".into())).unwrap();
         column.finish().unwrap();
-        column.push(9, || "blue".into()).unwrap();
+        column.push(9, || Ok("blue".into())).unwrap();
         column.push(7, || unreachable!()).unwrap();
         column.push_null().unwrap();
         let array = column.finish().unwrap();

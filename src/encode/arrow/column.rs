@@ -12,15 +12,15 @@ use pgrx::pg_sys;
 use super::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
 use super::geo::Geometries;
 use super::nested::{Lists, Structs};
-use crate::encode::Context;
+use crate::encode::{Context, no_text};
 use crate::encode::block::Append;
 use crate::encode::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
 use crate::encode::datum::{base_type_and_modifier, interval_of, payload};
 use crate::encode::geo::Geo;
 use crate::encode::json::JsonBuffer;
 use crate::encode::numeric::{Unscaled, scaled};
-use crate::encode::text::{TextEncoder, server_text};
-use crate::encode::value::jsonb_value;
+use crate::encode::text::TextEncoder;
+use crate::encode::value::{check_surrogates, jsonb_value};
 use crate::error::{Code, Error, Result};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.
@@ -194,7 +194,7 @@ impl Column {
     }
 
     /// Adds a value that is not NULL, of the column's type; gives the bytes that it takes. Errors: 22003 and 22008 for a value
-    /// that the type there has not, 0A000, 53200.
+    /// that the type there has not, 0A000, 22021, 22P05, 53200.
     pub fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
         match self {
             Column::Bool(values) => values.push(datum.value() as u8 != 0),
@@ -205,18 +205,16 @@ impl Column {
             Column::Float4(values) => values.push(f32::from_bits(datum.value() as u32)),
             Column::Float8(values) => values.push(f64::from_bits(datum.value() as u64)),
             Column::Decimal(values, digits) => values.push(decimal(payload(datum), *digits)?),
-            Column::Text(values) | Column::Json(values) => values.push(|out| {
-                server_text(payload(datum), context, out);
-                Ok(())
+            Column::Text(values) => values.push(|out| unchecked_text(payload(datum), context, out)),
+            Column::Json(values) => values.push(|out| {
+                check_surrogates(payload(datum))?;
+                unchecked_text(payload(datum), context, out)
             }),
             Column::Bytea(values) => values.push(|out| {
                 out.raw(payload(datum));
                 Ok(())
             }),
-            Column::Jsonb(values) => values.push(|out| {
-                jsonb_value(datum, context, out);
-                Ok(())
-            }),
+            Column::Jsonb(values) => values.push(|out| jsonb_value(datum, context, out)),
             // SAFETY: a uuid, which is passed by reference.
             Column::Uuid(values) => values.push(unsafe { *datum.cast_mut_ptr() }),
             Column::Date(values) => values.push(date(datum.value() as i32)?),
@@ -234,16 +232,13 @@ impl Column {
             }
             Column::Enum(labels, text) => labels.push(datum.value() as u32, || {
                 let mut label = JsonBuffer::new();
-                text.write(datum, context, &mut label);
-                String::from_utf8_lossy(label.as_slice()).into_owned()
+                text.write(datum, context, &mut label)?;
+                String::from_utf8(label.into_vec()).map_err(|error| no_text(error.as_bytes()))
             }),
             Column::Geo(geometries) => geometries.push(datum),
             Column::List(lists) => lists.push(datum, context),
             Column::Struct(structs) => structs.push(datum, context),
-            Column::Other(values, text) => values.push(|out| {
-                text.write(datum, context, out);
-                Ok(())
-            }),
+            Column::Other(values, text) => values.push(|out| text.write(datum, context, out)),
         }
     }
 
@@ -278,7 +273,7 @@ impl Column {
         }
     }
 
-    /// What has gathered, as an array; the next begins empty. Errors: XX000 for text that is none, which Postgres does not keep.
+    /// Returns what has gathered as an array and starts an empty one. Errors: 22021, XX000.
     pub fn finish(&mut self) -> Result<ArrayRef> {
         let data_type = self.data_type()?;
         Ok(match self {
@@ -312,6 +307,16 @@ impl Column {
             Column::Struct(structs) => structs.finish()?,
         })
     }
+}
+
+/// Appends text that [`Bytes::finish_text`] looks at.
+#[inline]
+fn unchecked_text(text: &[u8], context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    if context.utf8 {
+        out.raw(text);
+        return Ok(());
+    }
+    context.text(text, out)
 }
 
 fn unfit(code: Code, what: &str) -> Error {

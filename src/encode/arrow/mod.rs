@@ -19,10 +19,10 @@ use serde_json::{Map, Value, json};
 use self::array::impossible;
 use self::column::Column;
 use super::folder::FolderEncoder;
-use super::{Context, column_name};
+use super::{Context, column_name, in_column};
 use crate::error::{Code, Error, Result};
 use crate::format::{NonFinite, Wrapping};
-use crate::pg::{Memory, server_is_utf8};
+use crate::pg::Memory;
 use crate::request::Partitions;
 
 /// What is known of a column besides its type.
@@ -30,8 +30,8 @@ use crate::request::Partitions;
 pub struct Fact {
     /// It is a table's column that is never NULL.
     pub not_null: bool,
-    /// The table's comment on it.
-    pub comment: Option<String>,
+    /// The table's comment on it, in the server's encoding.
+    pub comment: Option<Vec<u8>>,
 }
 
 /// Gathers rows of one shape.
@@ -63,19 +63,15 @@ impl BatchEncoder {
         partitions: Option<&Partitions>,
         bloom_filter_columns: &[String],
     ) -> Result<Self> {
-        let context = Context {
-            wrapping: Wrapping::Plain(NonFinite::String),
-            utf8: server_is_utf8(),
-            memory: Memory::new(c"s3_export encoders"),
-        };
+        let context = Context::new(Wrapping::Plain(NonFinite::String));
         let folders = {
             let _long = context.memory.enter();
-            partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns)).transpose()?
+            partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?
         };
         let (mut slots, mut fields) = (Vec::<Slot>::new(), Vec::<Field>::new());
         let mut geometries = Map::new();
         for (index, attribute) in shape.iter().enumerate() {
-            let name = column_name(attribute);
+            let name = column_name(attribute, &context)?;
             if partitions.is_some_and(|partitions| !partitions.include && partitions.columns.contains(&name)) {
                 continue;
             }
@@ -85,8 +81,12 @@ impl BatchEncoder {
             }
             let fact = facts.get(index).cloned().unwrap_or_default();
             let column =
-                Column::of_type(attribute.atttypid, attribute.atttypmod, &context).map_err(|error| of_column(error, &name))?;
-            let comment = fact.comment.map(|comment| ("comment".to_owned(), comment));
+                Column::of_type(attribute.atttypid, attribute.atttypmod, &context).map_err(|error| in_column(error, &name))?;
+            let comment = fact
+                .comment
+                .map(|comment| Ok(("comment".to_owned(), context.utf8(&comment)?.into_owned())))
+                .transpose()
+                .map_err(|error: Error| in_column(error, &name).also("It is the comment on the column."))?;
             let field = column.field(&name, !fact.not_null)?;
             let metadata: HashMap<_, _> = field.metadata().clone().into_iter().chain(comment).collect();
             fields.push(field.with_metadata(metadata));
@@ -114,7 +114,7 @@ impl BatchEncoder {
                 _ if slot.not_null => Err(Error::new(Code::Internal, "a column that is NOT NULL holds a NULL")),
                 _ => slot.column.push_null(),
             };
-            bytes += pushed.map_err(|error| of_column(error, &slot.name))?;
+            bytes += pushed.map_err(|error| in_column(error, &slot.name))?;
         }
         self.rows += 1;
         Ok(bytes)
@@ -125,9 +125,11 @@ impl BatchEncoder {
         self.rows
     }
 
-    /// They, as a batch; the next begins empty. Errors: XX000.
+    /// Returns the gathered rows as one batch and starts an empty one. Errors: 22021, since text is looked at here, a whole batch
+    /// at once; XX000.
     pub fn finish_batch(&mut self) -> Result<RecordBatch> {
-        let arrays = self.slots.iter_mut().map(|slot| slot.column.finish()).collect::<Result<Vec<_>>>()?;
+        let array = |slot: &mut Slot| slot.column.finish().map_err(|error| in_column(error, &slot.name));
+        let arrays = self.slots.iter_mut().map(array).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options).map_err(impossible)
     }
@@ -138,10 +140,6 @@ impl BatchEncoder {
         let _row = self.row_memory.enter();
         self.folders.as_ref().map(|folders| folders.folder(values, nulls, &self.context)).transpose()
     }
-}
-
-fn of_column(error: Error, name: &str) -> Error {
-    error.detail(format!("It is in column \"{name}\"."))
 }
 
 fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {

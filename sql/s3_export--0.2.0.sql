@@ -1,0 +1,711 @@
+-- The SQL surface of s3_export: roles, the catalog of integrations with its policies, and the functions.
+--
+-- Written by hand so that signatures, defaults, grants and comments stand in one place. Every object is named with its
+-- schema, nothing is created OR REPLACEd or IF NOT EXISTS (an object that was there before would keep its owner), and
+-- PUBLIC gets nothing.
+
+-- Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
+-- databases may be creating them at the same moment.
+DO $$
+DECLARE
+    wanted pg_catalog.name;
+    purpose pg_catalog.text;
+BEGIN
+    FOR wanted, purpose IN VALUES
+        ('s3_export_member', 'may export, with the integrations of s3_export whose usage_role it has'),
+        ('s3_export_admin', 'may make integrations of s3_export, and change those that it owns')
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted) THEN
+            BEGIN
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
+                EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', wanted, purpose);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE SCHEMA s3_export;
+COMMENT ON SCHEMA s3_export IS 'integrations and jobs of the extension s3_export';
+GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
+
+-- Integrations ------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.integrations (
+    integration_id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    name text NOT NULL UNIQUE
+        CONSTRAINT name_is_printable CHECK (name OPERATOR(pg_catalog.~) '^[^[:cntrl:]]{1,63}$'),
+    owner name NOT NULL DEFAULT current_user,
+    owner_oid oid,
+    usage_role name NOT NULL DEFAULT current_user,
+    usage_role_oid oid,
+    enabled boolean NOT NULL DEFAULT true,
+    credential_source text NOT NULL DEFAULT 'keys'
+        CONSTRAINT credential_source_is_known
+        CHECK (credential_source OPERATOR(pg_catalog.=) ANY (ARRAY['keys', 'ambient', 'profile'])),
+    access_key_id text
+        CONSTRAINT access_key_id_goes_with_keys
+        CHECK (access_key_id IS NULL OR credential_source OPERATOR(pg_catalog.=) 'keys'),
+    aws_profile text
+        CONSTRAINT aws_profile_goes_with_profile
+        CHECK ((aws_profile IS NOT NULL) OPERATOR(pg_catalog.=) (credential_source OPERATOR(pg_catalog.=) 'profile')),
+    aws_role text
+        CONSTRAINT aws_role_is_an_arn
+        CHECK (aws_role OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+$'
+               AND pg_catalog.length(aws_role) OPERATOR(pg_catalog.<=) 2048),
+    aws_external_id text
+        CONSTRAINT aws_external_id_has_the_characters_of_sts
+        CHECK (aws_external_id OPERATOR(pg_catalog.~) '^[A-Za-z0-9_+=,.@:/-]{2,}$'
+               AND pg_catalog.length(aws_external_id) OPERATOR(pg_catalog.<=) 1224)
+        CONSTRAINT aws_external_id_goes_with_a_role CHECK (aws_external_id IS NULL OR aws_role IS NOT NULL),
+    sts_endpoint text
+        CONSTRAINT sts_endpoint_is_a_url CHECK (sts_endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
+    region text
+        CONSTRAINT region_is_a_name CHECK (region OPERATOR(pg_catalog.~) '^[a-z0-9-]{1,64}$'),
+    endpoint text
+        CONSTRAINT endpoint_is_a_url CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+/?$'),
+    path_style boolean NOT NULL DEFAULT false,
+    allowed_locations text[] NOT NULL
+        CONSTRAINT allowed_locations_are_s3_uris
+        CHECK (pg_catalog.cardinality(allowed_locations) OPERATOR(pg_catalog.>) 0
+               AND pg_catalog.array_position(allowed_locations, NULL) IS NULL
+               AND pg_catalog.array_to_string(allowed_locations, E'\n')
+                   OPERATOR(pg_catalog.~) E'^s3://[^\n]*(\ns3://[^\n]*)*$'),
+    expected_bucket_owner text
+        CONSTRAINT expected_bucket_owner_is_an_account CHECK (expected_bucket_owner OPERATOR(pg_catalog.~) '^[0-9]{12}$'),
+    sse text
+        CONSTRAINT sse_is_known CHECK (sse OPERATOR(pg_catalog.=) ANY (ARRAY['AES256', 'aws:kms', 'aws:kms:dsse'])),
+    kms_key_id text
+        CONSTRAINT kms_key_id_goes_with_kms CHECK (kms_key_id IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms'))
+        -- Other servers name keys as they like.
+        CONSTRAINT kms_key_id_is_an_arn
+        CHECK (endpoint IS NOT NULL OR kms_key_id OPERATOR(pg_catalog.~) '^arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$'),
+    storage_class text
+        CONSTRAINT storage_class_is_a_name CHECK (storage_class OPERATOR(pg_catalog.~) '^[A-Z_]{1,64}$'),
+    object_acl text
+        CONSTRAINT object_acl_is_canned CHECK (object_acl OPERATOR(pg_catalog.~) '^[a-z-]{1,64}$'),
+    checksum text NOT NULL DEFAULT 'crc32'
+        CONSTRAINT checksum_is_known CHECK (checksum OPERATOR(pg_catalog.=) ANY (ARRAY['crc32', 'sha256', 'none'])),
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+COMMENT ON TABLE s3_export.integrations IS
+    'integrations: named, administrator-made permissions to write to S3; each role sees those that it may use';
+COMMENT ON COLUMN s3_export.integrations.integration_id IS 'never changes; sealed credentials are bound to it';
+COMMENT ON COLUMN s3_export.integrations.name IS 'what s3_export(uri, integration, query) is given';
+COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the row if they are in s3_export_admin';
+COMMENT ON COLUMN s3_export.integrations.owner_oid IS
+    'set by itself when owner is written, so that a new role of an old name owns nothing';
+COMMENT ON COLUMN s3_export.integrations.usage_role_oid IS
+    'set by itself when usage_role is written, so that a new role of an old name may use nothing';
+COMMENT ON COLUMN s3_export.integrations.usage_role IS
+    'role whose members see and use the row; public: every member of s3_export_member';
+COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports are refused';
+COMMENT ON COLUMN s3_export.integrations.credential_source IS
+    'keys: access_key_id and a sealed secret; ambient, profile: the server''s own credentials (owned by a superuser only)';
+COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials; for owners in s3_export.owned_identifiers';
+COMMENT ON COLUMN s3_export.integrations.aws_profile IS 'profile in the server''s AWS files, for credential_source profile';
+COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume with these credentials';
+COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that the role''s trust policy asks for';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region; NULL: Amazon is asked (us-east-1 where there is an endpoint)';
+COMMENT ON COLUMN s3_export.integrations.endpoint IS
+    'another server than Amazon''s, https://host[:port]; changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.path_style IS 'the bucket in the path instead of the host name';
+COMMENT ON COLUMN s3_export.integrations.allowed_locations IS
+    'where it may write: s3://bucket or s3://bucket/prefix, up to a path boundary; s3:// means anywhere';
+COMMENT ON COLUMN s3_export.integrations.expected_bucket_owner IS 'account id that must own the bucket';
+COMMENT ON COLUMN s3_export.integrations.sse IS 'server-side encryption: AES256, aws:kms, aws:kms:dsse';
+COMMENT ON COLUMN s3_export.integrations.kms_key_id IS 'ARN of the KMS key, for sse aws:kms';
+COMMENT ON COLUMN s3_export.integrations.storage_class IS 'storage class of files; the manifest''s is STANDARD';
+COMMENT ON COLUMN s3_export.integrations.object_acl IS 'canned ACL of every object';
+COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum S3 verifies: crc32, sha256, none (for stores that refuse them)';
+COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the row was made';
+COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the row was last changed';
+COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'what secrets are bound to';
+COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'a name means one integration';
+COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
+COMMENT ON CONSTRAINT credential_source_is_known ON s3_export.integrations IS 'keys, ambient or profile';
+COMMENT ON CONSTRAINT access_key_id_goes_with_keys ON s3_export.integrations IS 'the server''s own credentials need none';
+COMMENT ON CONSTRAINT aws_profile_goes_with_profile ON s3_export.integrations IS 'there is one with credential_source profile, and else none';
+COMMENT ON CONSTRAINT aws_role_is_an_arn ON s3_export.integrations IS 'of a role of IAM''s, as STS takes them';
+COMMENT ON CONSTRAINT aws_external_id_has_the_characters_of_sts ON s3_export.integrations IS '2 to 1,224 of those that STS takes';
+COMMENT ON CONSTRAINT aws_external_id_goes_with_a_role ON s3_export.integrations IS 'without a role nobody asks for it';
+COMMENT ON CONSTRAINT sts_endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
+COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'letters, digits and hyphens';
+COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
+COMMENT ON CONSTRAINT allowed_locations_are_s3_uris ON s3_export.integrations IS 'at least one, none of them NULL, each s3:// and more';
+COMMENT ON CONSTRAINT expected_bucket_owner_is_an_account ON s3_export.integrations IS 'twelve digits';
+COMMENT ON CONSTRAINT sse_is_known ON s3_export.integrations IS 'AES256, aws:kms or aws:kms:dsse';
+COMMENT ON CONSTRAINT kms_key_id_goes_with_kms ON s3_export.integrations IS 'no other encryption takes a key';
+COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS 'of a key, which policies can name, and no alias; stores with an endpoint name keys as they like';
+COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
+COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of one, not a list of grants';
+COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
+
+CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.integration_id IS DISTINCT FROM OLD.integration_id THEN
+        RAISE EXCEPTION 'integration_id of an integration never changes' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    NEW.owner_oid := OLD.owner_oid;
+    NEW.usage_role_oid := OLD.usage_role_oid;
+    NEW.updated_at := pg_catalog.now();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.before_integration_update() IS
+    'keeps integration_id, which credentials are sealed with, and sets updated_at';
+REVOKE ALL ON FUNCTION s3_export.before_integration_update() FROM PUBLIC;
+
+-- A name alone would hand a dropped role's integrations to whoever gets the name next. Resolved only when the column is
+-- written, were it with the same name: an UPDATE of something else revives nothing.
+CREATE FUNCTION s3_export.resolve_role() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted pg_catalog.name := CASE TG_ARGV[0] WHEN 'owner' THEN NEW.owner ELSE NEW.usage_role END;
+    found pg_catalog.oid := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted);
+BEGIN
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner' THEN
+        NEW.owner_oid := found;
+    ELSE
+        NEW.usage_role_oid := found;
+    END IF;
+    -- The policies say the same, and do not bind roles with BYPASSRLS.
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner'
+       AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user)
+       AND NOT coalesce(pg_catalog.pg_has_role(found, 'USAGE'), false) THEN
+        RAISE EXCEPTION 'permission denied to make role "%" the owner of an integration', wanted
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    -- No error: a restore may well come before its roles.
+    IF found IS NULL AND wanted OPERATOR(pg_catalog.<>) 'public' THEN
+        RAISE WARNING '% of integration "%" does not exist: role "%"', TG_ARGV[0], NEW.name, wanted
+            USING HINT = pg_catalog.format('Once it does: UPDATE s3_export.integrations SET %I = %L WHERE name = %L.',
+                                           TG_ARGV[0], wanted, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID beside the name of the role that its argument names';
+REVOKE ALL ON FUNCTION s3_export.resolve_role() FROM PUBLIC;
+
+-- As the restrictive policies below, which do not bind roles with BYPASSRLS.
+CREATE FUNCTION s3_export.keep_to_superusers() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'only a superuser may write an integration with the server''s own credentials or a plain-http endpoint'
+        USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It is integration "%s".', NEW.name);
+END
+$$;
+COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses what only a superuser may give';
+REVOKE ALL ON FUNCTION s3_export.keep_to_superusers() FROM PUBLIC;
+
+-- In the order of their names: the first keeps the OIDs, the others set them.
+CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update();
+COMMENT ON TRIGGER a_before_integration_update ON s3_export.integrations IS
+    'keeps integration_id, which credentials are sealed with, and sets updated_at';
+CREATE TRIGGER b_resolve_owner BEFORE INSERT OR UPDATE OF owner ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('owner');
+COMMENT ON TRIGGER b_resolve_owner ON s3_export.integrations IS 'sets owner_oid';
+CREATE TRIGGER b_resolve_usage_role BEFORE INSERT OR UPDATE OF usage_role ON s3_export.integrations
+    FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('usage_role');
+COMMENT ON TRIGGER b_resolve_usage_role ON s3_export.integrations IS 'sets usage_role_oid';
+-- After the policies, whose errors say more; and these let nobody pass.
+CREATE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations
+    FOR EACH ROW
+    WHEN (NEW.credential_source OPERATOR(pg_catalog.<>) 'keys' OR NEW.endpoint OPERATOR(pg_catalog.~) '^http://'
+          OR NEW.sts_endpoint OPERATOR(pg_catalog.~) '^http://')
+    EXECUTE FUNCTION s3_export.keep_to_superusers();
+COMMENT ON TRIGGER c_keep_to_superusers ON s3_export.integrations IS 'refuses what only a superuser may give';
+
+-- Integrations are restored by pg_dump; credentials below are not, and never leave the database.
+SELECT pg_catalog.pg_extension_config_dump('s3_export.integrations', '');
+
+REVOKE ALL ON s3_export.integrations FROM PUBLIC;
+-- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_member;
+GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
+-- No more than members: an administrator who is a member as well sees rows that he does not own, and a grant on columns cannot
+-- tell these rows from those. His own identifiers he sees in s3_export.owned_identifiers.
+GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
+              aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
+              storage_class, object_acl, checksum, created_at, updated_at)
+    ON s3_export.integrations TO s3_export_admin;
+
+ALTER TABLE s3_export.integrations ENABLE ROW LEVEL SECURITY;
+
+-- The look-ups go through pg_roles: has_role functions raise for a role that was dropped, or is missing after a restore, and
+-- one such row would then hide all others. Name and OID must both be the role's: an OID may mean somebody else after a restore
+-- with triggers switched off.
+CREATE POLICY members_see_what_they_may_use ON s3_export.integrations FOR SELECT TO s3_export_member
+    USING (usage_role OPERATOR(pg_catalog.=) 'public'
+           OR EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                      WHERE r.oid OPERATOR(pg_catalog.=) usage_role_oid AND r.rolname OPERATOR(pg_catalog.=) usage_role
+                            AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+COMMENT ON POLICY members_see_what_they_may_use ON s3_export.integrations IS
+    'a member sees the integrations whose usage_role he has, and those for public';
+
+CREATE POLICY admins_change_what_they_own ON s3_export.integrations FOR ALL TO s3_export_admin
+    USING (EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                   WHERE r.oid OPERATOR(pg_catalog.=) owner_oid AND r.rolname OPERATOR(pg_catalog.=) owner
+                         AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
+COMMENT ON POLICY admins_change_what_they_own ON s3_export.integrations IS
+    'an administrator sees and changes the integrations that a role of his owns';
+
+CREATE VIEW s3_export.owned_identifiers WITH (security_barrier) AS
+    SELECT i.name, i.access_key_id, i.aws_external_id
+    FROM s3_export.integrations AS i
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'));
+COMMENT ON VIEW s3_export.owned_identifiers IS 'key ids and external ids of the integrations that a role of yours owns';
+COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'of the integration';
+COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of its credentials';
+COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that its role''s trust policy asks for';
+REVOKE ALL ON s3_export.owned_identifiers FROM PUBLIC;
+GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
+
+-- Restrictive policies are named in the error, so their names say what is wrong.
+CREATE POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR INSERT
+    TO s3_export_admin
+    WITH CHECK (credential_source OPERATOR(pg_catalog.=) 'keys'
+                AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
+                AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
+COMMENT ON POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations IS
+    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+CREATE POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR UPDATE
+    TO s3_export_admin
+    WITH CHECK (credential_source OPERATOR(pg_catalog.=) 'keys'
+                AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
+                AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
+COMMENT ON POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations IS
+    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+
+-- Credentials -------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.credentials (
+    integration_id uuid PRIMARY KEY REFERENCES s3_export.integrations ON DELETE CASCADE,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE s3_export.credentials IS
+    'secret halves of credentials, sealed with the key ring that s3_export.key_file names; granted to nobody';
+COMMENT ON COLUMN s3_export.credentials.integration_id IS 'the integration that the secret belongs to';
+COMMENT ON COLUMN s3_export.credentials.key_id IS 'the key of the ring that opens it';
+COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id, endpoint and sts_endpoint';
+COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was stored';
+COMMENT ON CONSTRAINT credentials_pkey ON s3_export.credentials IS 'one secret an integration';
+COMMENT ON CONSTRAINT credentials_integration_id_fkey ON s3_export.credentials IS 'a secret goes with its integration';
+
+-- Granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every row as well.
+REVOKE ALL ON s3_export.credentials FROM PUBLIC;
+ALTER TABLE s3_export.credentials ENABLE ROW LEVEL SECURITY;
+
+-- Jobs --------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.jobs (
+    export_id uuid PRIMARY KEY,
+    status text NOT NULL DEFAULT 'QUEUED'
+        CONSTRAINT status_is_known
+        CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['QUEUED', 'RUNNING', 'COMPLETED', 'ERROR', 'CANCELLED'])),
+    database_oid oid NOT NULL,
+    role name NOT NULL,
+    role_oid oid NOT NULL,
+    uri text NOT NULL,
+    integration text,
+    aws_role text,
+    aws_external_id text,
+    CONSTRAINT an_integration_or_a_role CHECK ((integration IS NULL) OPERATOR(pg_catalog.<>) (aws_role IS NULL)),
+    query text NOT NULL,
+    options jsonb NOT NULL,
+    settings jsonb,
+    documents bigint,
+    files bigint,
+    bytes bigint,
+    manifest text,
+    error_sqlstate text,
+    error_message text,
+    error_detail text,
+    error_hint text,
+    error_context text,
+    pid int,
+    queued_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
+CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
+COMMENT ON TABLE s3_export.jobs IS
+    'jobs: exports that background workers run, have run or will run; granted to nobody, see s3_export.exports. Not dumped';
+COMMENT ON INDEX s3_export.jobs_queued IS 'what the next worker takes';
+COMMENT ON INDEX s3_export.jobs_running IS 'what a crash may have left';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'in the name of every object of the export';
+COMMENT ON COLUMN s3_export.jobs.status IS 'as written; a job that is RUNNING and whose lock nobody holds has lost its worker';
+COMMENT ON COLUMN s3_export.jobs.database_oid IS 'the database that it was enqueued in: a copy of that runs none of its jobs';
+COMMENT ON COLUMN s3_export.jobs.role IS 'name, when it was enqueued, of the role that it runs as';
+COMMENT ON COLUMN s3_export.jobs.role_oid IS 'the role that it runs as';
+COMMENT ON COLUMN s3_export.jobs.uri IS 'where it writes';
+COMMENT ON COLUMN s3_export.jobs.integration IS 'by which integration';
+COMMENT ON COLUMN s3_export.jobs.aws_role IS 'or by which role, named inline';
+COMMENT ON COLUMN s3_export.jobs.aws_external_id IS 'what that role''s trust policy asks for; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.query IS 'what it exports';
+COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments';
+COMMENT ON COLUMN s3_export.jobs.settings IS 'those of the session that enqueued it, for the worker; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.documents IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.files IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.bytes IS 'written; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.manifest IS 'URL of the manifest; NULL until it has completed';
+COMMENT ON COLUMN s3_export.jobs.error_sqlstate IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_message IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_detail IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_hint IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.error_context IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.jobs.pid IS 'process of the worker, while it runs';
+COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when it was enqueued';
+COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took it';
+COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when it ended';
+COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
+COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
+COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'as s3_export_async takes an integration, and a pasted statement either';
+
+-- Queries and settings of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a
+-- policy hides every row as well.
+REVOKE ALL ON s3_export.jobs FROM PUBLIC;
+ALTER TABLE s3_export.jobs ENABLE ROW LEVEL SECURITY;
+
+CREATE FUNCTION s3_export.running(
+    OUT export_id uuid,
+    OUT role_oid oid,
+    OUT pid int,
+    OUT documents bigint,
+    OUT files bigint,
+    OUT bytes bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_running';
+COMMENT ON FUNCTION s3_export.running() IS
+    'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin. Part of s3_export.exports';
+-- It shows what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.running() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.death(export_id uuid) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_death';
+COMMENT ON FUNCTION s3_export.death(uuid) IS
+    'what became of a job that is RUNNING and whose worker is gone; NULL if it lives or has ended. Part of s3_export.exports';
+-- For whom running() is.
+REVOKE ALL ON FUNCTION s3_export.death(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.death(uuid) TO s3_export_member, s3_export_admin;
+
+CREATE VIEW s3_export.exports WITH (security_barrier) AS
+    SELECT j.export_id,
+        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
+        j.uri, j.integration, j.query, j.options,
+        coalesce(j.documents, p.documents) AS documents,
+        coalesce(j.files, p.files) AS files,
+        coalesce(j.bytes, p.bytes) AS bytes,
+        j.queued_at, j.started_at, j.finished_at, j.manifest,
+        CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
+        coalesce(d.cause, j.error_message) AS error_message,
+        j.error_detail, j.error_hint, j.error_context,
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid
+    FROM s3_export.jobs AS j
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.death(j.export_id) END AS cause) AS d ON true
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
+    UNION ALL
+    SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
+        NULL,
+        -- A UUIDv7 begins with the milliseconds since 1970.
+        pg_catalog.to_timestamp(
+            ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
+            OPERATOR(pg_catalog./) 1000.0),
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
+    FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id);
+COMMENT ON VIEW s3_export.exports IS
+    'jobs, whatever their status, and exports that run in sessions: those of your roles, or all for s3_export_admin';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'in the name of every object of the export';
+COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
+COMMENT ON COLUMN s3_export.exports.role IS 'the role that it runs as';
+COMMENT ON COLUMN s3_export.exports.uri IS 'where it writes; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.integration IS 'by which integration; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.query IS 'what it exports; NULL for an export that runs in a session: pg_stat_activity shows its statement';
+COMMENT ON COLUMN s3_export.exports.options IS 'all other arguments of s3_export_async; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.documents IS 'written so far';
+COMMENT ON COLUMN s3_export.exports.files IS 'begun so far';
+COMMENT ON COLUMN s3_export.exports.bytes IS 'handed to the uploads so far';
+COMMENT ON COLUMN s3_export.exports.queued_at IS 'when it was enqueued; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.started_at IS 'when it began';
+COMMENT ON COLUMN s3_export.exports.finished_at IS 'when it ended';
+COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once it has completed';
+COMMENT ON COLUMN s3_export.exports.error_sqlstate IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_message IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_detail IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_hint IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.error_context IS 'of the error that ended it';
+COMMENT ON COLUMN s3_export.exports.pid IS 'process of the worker or session that runs it, as in pg_stat_activity';
+REVOKE ALL ON s3_export.exports FROM PUBLIC;
+GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_wait';
+COMMENT ON FUNCTION s3_export.wait(uuid, interval) IS
+    'waits for the end of a job and gives its row of s3_export.exports; raises the error that ended it, or 57014 after timeout';
+-- It waits for what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.wait(uuid, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.cancel(export_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_cancel';
+COMMENT ON FUNCTION s3_export.cancel(uuid) IS
+    'stops a job of a role of yours, queued or running; false: it had ended already. One that runs cleans up before it ends: see wait';
+-- It asks whose the job is; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.cancel(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION s3_export.prune(older_than interval DEFAULT '30 days') RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_prune';
+COMMENT ON FUNCTION s3_export.prune(interval) IS
+    'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives how many. Nothing in S3 is touched';
+-- It deletes what its caller may see; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.prune(interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
+
+-- Functions ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION s3_export.create_integration(
+    name text,
+    access_key_id text DEFAULT NULL,
+    secret_access_key text DEFAULT NULL,
+    session_token text DEFAULT NULL,
+    aws_role text DEFAULT NULL,
+    aws_external_id text DEFAULT NULL,
+    credential_source text DEFAULT 'keys',
+    region text DEFAULT NULL,
+    endpoint text DEFAULT NULL,
+    path_style boolean DEFAULT NULL,
+    allowed_locations text[] DEFAULT NULL,
+    usage_role name DEFAULT NULL,
+    options jsonb DEFAULT '{}'
+) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_create_integration';
+COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
+    'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). An aws_role without aws_external_id gets a new one. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
+-- Inserting is the table's privilege; this only keeps others from trying.
+REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.set_credentials(
+    name text,
+    access_key_id text,
+    secret_access_key text,
+    session_token text DEFAULT NULL
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_set_credentials';
+COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
+    'stores other credentials in an integration that you may change, sealed';
+-- Updating is the table's privilege; this only keeps others from trying.
+REVOKE ALL ON FUNCTION s3_export.set_credentials(text, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.set_credentials_from_file(name text, path text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_set_credentials_from_file';
+COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
+    'as set_credentials, with the keys in a file of the server''s: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
+-- As for set_credentials; the file is another privilege still.
+REVOKE ALL ON FUNCTION s3_export.set_credentials_from_file(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.set_credentials_from_file(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.reseal() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_reseal';
+COMMENT ON FUNCTION s3_export.reseal() IS
+    'seals all credentials of this database with the newest key of the ring; gives how many it sealed anew. Other databases of the cluster may still need the old keys';
+-- It touches everybody's credentials.
+REVOKE ALL ON FUNCTION s3_export.reseal() FROM PUBLIC;
+
+CREATE FUNCTION s3_export.validate_integration(
+    name text,
+    uri text DEFAULT NULL,
+    OUT step text,
+    OUT ok boolean,
+    OUT detail text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_validate_integration';
+COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
+    'tries an integration out at uri (default: its first allowed location) and says how each step went: region, credentials, put, head, conditional put, multipart, delete';
+-- It writes to the bucket.
+REVOKE ALL ON FUNCTION s3_export.validate_integration(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.validate_integration(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.cleanup(
+    uri text,
+    integration text,
+    older_than interval DEFAULT '7 days',
+    dry_run boolean DEFAULT true,
+    force boolean DEFAULT false,
+    OUT kind text,
+    OUT object text,
+    OUT export_id uuid,
+    OUT bytes bigint,
+    OUT deleted boolean
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_cleanup';
+COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
+    'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: takes less than a day, when no other cluster exports there';
+-- It deletes.
+REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_iam_policy';
+COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
+    'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup; base: what its own identity needs to assume the role';
+-- Help for administrators; what it shows, the table shows too.
+REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.iam_policy(text, text) TO s3_export_admin;
+
+CREATE FUNCTION s3_export.trust_policy(name text, principal text DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_trust_policy';
+COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
+    'the trust policy for the integration''s role, with its external id, as JSON. principal: whom to trust (default: STS is asked whose the integration''s credentials are)';
+-- It shows the external id.
+REVOKE ALL ON FUNCTION s3_export.trust_policy(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.trust_policy(text, text) TO s3_export_admin;
+
+-- In pg_catalog, so that it is found under any search_path.
+CREATE FUNCTION pg_catalog.s3_export(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run';
+COMMENT ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'runs a query as you and writes its rows to S3 as JSON, CSV or Parquet, in files of output_chunk_size documents; the manifest follows with the commit. For options see s3_export.options(). Use it in FROM';
+-- It sends data out of the database: a privilege of its own.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export(
+    statement text,
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_statement';
+COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
+    'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
+-- As the other form; one that names a role needs the privilege of s3_export_with_role too.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export_async(statement text) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_statement_async';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
+    'as s3_export(statement), in a background worker, once this transaction has committed; gives the export_id';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
+
+CREATE FUNCTION s3_export.options(
+    OUT name text,
+    OUT default_value text,
+    OUT takes text,
+    OUT description text
+) RETURNS SETOF record
+    LANGUAGE c IMMUTABLE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_options';
+COMMENT ON FUNCTION s3_export.options() IS 'the members that the options of s3_export may have';
+-- Whoever may export may read it; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.options() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
+
+CREATE FUNCTION pg_catalog.s3_export_async(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}'
+) RETURNS uuid LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_async';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'as s3_export, in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
+-- As s3_export.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+
+CREATE FUNCTION pg_catalog.s3_export_with_role(
+    uri text,
+    aws_role text,
+    aws_external_id text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_with_role';
+COMMENT ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'as s3_export, with a role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: whoever could name any role would write wherever any role trusts this server (the confused deputy)';
+-- Granted to nobody: see the comment.
+REVOKE ALL ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;

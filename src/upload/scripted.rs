@@ -1,0 +1,221 @@
+//! A scripted S3 server for tests, in the process: what a store or a network may do, without Postgres and in milliseconds.
+//!
+//! It keeps nothing. What the script leaves to it is answered as S3 answers a request that went well.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use super::checksum::Algorithm;
+use super::connection::{BucketRegion, Connection, ObjectSettings, Store};
+use super::identity::{Base, Identity};
+use super::network::{Network, Reach};
+use crate::secret::Secret;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Request line and headers.
+    pub head: String,
+    /// Its place among all requests, from 1.
+    pub number: usize,
+}
+
+impl Request {
+    /// The value of a header; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// Whether its line begins and goes on like that.
+    pub fn is(&self, method: &str, part: &str) -> bool {
+        self.head.starts_with(method) && self.head.lines().next().is_some_and(|line| line.contains(part))
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// S3's answer to a request that went well.
+    Usual,
+    /// A status line with headers, each line but the last ended by CR and LF, and a body.
+    Answer(&'static str, &'static str),
+    /// The connection breaks.
+    Break,
+    /// The body is read, and no answer comes until the client goes away.
+    Hang,
+}
+
+/// Listens until the test's process ends.
+#[derive(Clone)]
+pub struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+/// What all connections share: so many bytes a second, and when the next may be read.
+struct Link {
+    bytes_per_second: u32,
+    free_at: Mutex<Instant>,
+}
+
+impl Link {
+    fn wait_for(&self, bytes: usize) {
+        let took = Duration::from_secs(1) * u32::try_from(bytes).unwrap() / self.bytes_per_second;
+        let free_at = {
+            let mut free_at = self.free_at.lock().unwrap();
+            *free_at = (*free_at).max(Instant::now()) + took;
+            *free_at
+        };
+        thread::sleep(free_at.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Bytes that a connection with a slow link takes before anybody reads them, and reads at once.
+const WINDOW: usize = 32 << 10;
+
+impl Server {
+    pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(None, script)
+    }
+
+    /// As [`Self::start`], behind a link that all connections share.
+    pub fn slow(bytes_per_second: u32, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(Some(Link { bytes_per_second, free_at: Mutex::new(Instant::now()) }), script)
+    }
+
+    fn listen(link: Option<Link>, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if link.is_some() {
+            socket.set_recv_buffer_size(WINDOW).unwrap();
+        }
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(1024).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let server = Server { address, requests: Arc::default() };
+        let (requests, shared) = (Arc::clone(&server.requests), Arc::new((script, link)));
+        thread::spawn(move || {
+            while let Ok((client, _)) = socket.accept() {
+                let (requests, shared) = (Arc::clone(&requests), Arc::clone(&shared));
+                thread::spawn(move || serve(client.into(), &requests, &shared.0, shared.1.as_ref()));
+            }
+        });
+        server
+    }
+
+    /// What has come so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// A store that speaks to it.
+    pub async fn store(&self, network: &Arc<Network>) -> Store {
+        let base = Base::Keys {
+            access_key_id: "AKID".to_owned(),
+            secret_access_key: Secret::new("secret".to_owned()),
+            session_token: None,
+        };
+        let connection = Connection {
+            region: BucketRegion::Known("us-east-1".to_owned()),
+            endpoint: Some(format!("http://{}", self.address)),
+            path_style: true,
+            reach: Reach::Private,
+            identity: Arc::new(Identity { base, role: None }),
+            object: ObjectSettings {
+                expected_bucket_owner: None,
+                sse: None,
+                kms_key_id: None,
+                storage_class: None,
+                acl: None,
+                checksum: Algorithm::Crc32,
+            },
+        };
+        Store::open(&connection, "bucket", network).await.unwrap()
+    }
+}
+
+/// A client that goes away in the middle is nobody's concern.
+fn serve(
+    mut client: TcpStream,
+    requests: &Mutex<Vec<Request>>,
+    script: &impl Fn(&Request) -> Reply,
+    link: Option<&Link>,
+) -> Option<()> {
+    client.set_nodelay(true).ok()?;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; WINDOW];
+    loop {
+        let end = loop {
+            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let read = client.read(&mut buffer).ok().filter(|&read| read > 0)?;
+            bytes.extend_from_slice(&buffer[..read]);
+        };
+        let body = bytes.split_off(end);
+        let mut request = Request { head: String::from_utf8_lossy(&bytes).into_owned(), number: 0 };
+        let length: usize = request.header("content-length").map_or(0, |value| value.parse().unwrap());
+        if request.header("expect").is_some() {
+            client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        }
+        let mut left = length.checked_sub(body.len()).unwrap();
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let read = client.read(&mut buffer[..most]).ok().filter(|&read| read > 0)?;
+            left -= read;
+            if let Some(link) = link {
+                link.wait_for(read);
+            }
+        }
+        bytes.clear();
+        {
+            let mut requests = requests.lock().unwrap();
+            request.number = requests.len() + 1;
+            requests.push(request.clone());
+        }
+        let answer = match script(&request) {
+            Reply::Usual => usual(&request),
+            Reply::Answer(head, body) => with_length(head, body),
+            Reply::Break => return None,
+            Reply::Hang => {
+                while matches!(client.read(&mut buffer), Ok(1..)) {}
+                return None;
+            }
+        };
+        let is_head = request.head.starts_with("HEAD");
+        let answer = if is_head { answer.split_inclusive("\r\n\r\n").next().unwrap_or(&answer).to_owned() } else { answer };
+        client.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+fn usual(request: &Request) -> String {
+    let tag = "HTTP/1.1 200 OK\r\netag: \"1\"";
+    match () {
+        () if request.is("POST", "?uploads") => with_length(
+            tag,
+            "<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><UploadId>upload</UploadId></InitiateMultipartUploadResult>",
+        ),
+        () if request.is("POST", "uploadId=") => with_length(
+            tag,
+            "<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><ETag>\"1\"</ETag></CompleteMultipartUploadResult>",
+        ),
+        () if request.is("POST", "?delete") => with_length(tag, "<DeleteResult></DeleteResult>"),
+        () if request.is("GET", "?uploads") => {
+            with_length(tag, "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
+        }
+        () if request.is("DELETE", "") => with_length("HTTP/1.1 204 No Content", ""),
+        () => with_length(tag, ""),
+    }
+}
+
+fn with_length(head: &str, body: &str) -> String {
+    let length = if head.contains("204") { String::new() } else { format!("\r\ncontent-length: {}", body.len()) };
+    format!("{head}{length}\r\n\r\n{body}")
+}
