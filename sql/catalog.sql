@@ -100,7 +100,7 @@ CREATE TABLE s3_export.integrations (
                OR endpoint IS NOT NULL AND region OPERATOR(pg_catalog.~) '^[A-Za-z0-9._-]{1,64}$'),
     endpoint text
         CONSTRAINT endpoint_is_a_url
-        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:][:cntrl:]]+(/[A-Za-z0-9._~-]+)*/?$'),
+        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+(/[A-Za-z0-9._~-]+)*/?$'),
     path_style boolean NOT NULL DEFAULT false,
     allowed_locations text[] NOT NULL
         CONSTRAINT allowed_locations_are_s3_uris

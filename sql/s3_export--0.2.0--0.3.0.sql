@@ -33,6 +33,20 @@ COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
 -- It acts on what its caller owns; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
 
+-- Other servers than Amazon's name regions as they like, and may lie below a path. All that was taken is taken still.
+ALTER TABLE s3_export.integrations
+    DROP CONSTRAINT region_is_a_name,
+    ADD CONSTRAINT region_is_a_name
+        CHECK (region OPERATOR(pg_catalog.~) '^[a-z0-9-]{1,64}$'
+               OR endpoint IS NOT NULL AND region OPERATOR(pg_catalog.~) '^[A-Za-z0-9._-]{1,64}$'),
+    DROP CONSTRAINT endpoint_is_a_url,
+    ADD CONSTRAINT endpoint_is_a_url
+        CHECK (endpoint OPERATOR(pg_catalog.~) '^https?://[^/?#@[:space:]]+(/[A-Za-z0-9._~-]+)*/?$');
+COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'lower-case letters, digits and hyphens; with an endpoint, capitals, dots and underscores too';
+COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, a host, and perhaps a path';
+COMMENT ON COLUMN s3_export.integrations.endpoint IS
+    'another server than Amazon''s, https://host[:port][/path]; changing it voids the sealed credentials; http needs a superuser';
+
 -- Last, since default privileges have widened what this script has made, too: the privileges that nobody meant to give.
 --
 -- The installation script has granted nothing to others than the two roles. So what pg_init_privs holds beside that came from

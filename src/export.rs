@@ -24,7 +24,9 @@ use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
-use crate::upload::{Bucket, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Throttle, most_encoders};
+use crate::upload::{
+    Blind, Bucket, Object, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Role, Throttle, most_encoders,
+};
 use crate::uri::Location;
 
 /// What the caller is told.
@@ -50,6 +52,7 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     if request.existing == Existing::Error {
         refuse_existing(&store, &request.location)?;
     }
+    refuse_taken_names(&store, &destination)?;
     let (limits, packing) = cut(request, export_id)?;
     let upload = transaction::begin(store, destination.clone(), packing)?;
     let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
@@ -183,6 +186,27 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
             .detail(format!("One of them is {key}."))
             .hint("Export to another location, delete them, or leave out the option existing.")),
     }
+}
+
+/// Errors: 42710 when an object has a name that the user has given to the file or the manifest: better before the query than after
+/// hours. The write has a condition, which tells of what comes meanwhile; but stores may ignore or refuse it.
+fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
+    let objects: Vec<Object> = [Role::File(1), Role::ManifestCopy]
+        .into_iter()
+        .filter_map(|role| Object::of(destination, role))
+        .filter(|object| object.claim.is_some())
+        .collect();
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let patience = Patiences::all(transaction::request_patience());
+    let bucket = Bucket::new(store.clone(), destination.bucket(), patience, Throttle::new(1));
+    transaction::request(|_| async move {
+        for object in &objects {
+            bucket.refuse_taken(object, Blind::Go).await.map_err(|failure| failure.error)?;
+        }
+        Ok(())
+    })
 }
 
 /// More files than readers and listings handle well.

@@ -139,7 +139,9 @@ impl Destination {
     pub fn new(location: Location, export_id: Uuid, naming: Naming) -> Result<Self> {
         let destination = Destination { location, export_id, naming, partitions: Arc::default() };
         let named = [destination.manifest_copy_key(), destination.success_marker_key()];
-        let longest = named.iter().flatten().map(String::len).max().unwrap_or(0).max(destination.file_key(u64::MAX).len());
+        // Longer than the name of a file that the user has named, and known to fail by the commit only.
+        let own = [destination.file_key(u64::MAX), destination.manifest_key()];
+        let longest = named.iter().flatten().chain(&own).map(String::len).max().unwrap_or(0);
         if longest > MAX_KEY_BYTES {
             let uri = destination.location.to_string();
             return Err(invalid(&uri, "The keys of its files would be longer than S3's 1,024 bytes."));
@@ -322,6 +324,12 @@ mod tests {
     fn a_key_too_long_for_s3_is_refused() {
         let long = location(&format!("s3://bucket/{}", "é".repeat(500)));
         assert_eq!(Destination::new(long, Uuid::nil(), naming(false)).unwrap_err().code(), Code::InvalidParameter);
+        // A short name of the only file does not hide that the manifest's is too long.
+        let named = Naming { file: Some("x".to_owned()), ..naming(false) };
+        for (length, is_good) in [(1024 - 1 - 46, true), (1024 - 46, false), (1000, false), (1022, false)] {
+            let long = location(&format!("s3://bucket/{}", "x".repeat(length)));
+            assert_eq!(Destination::new(long, Uuid::nil(), named.clone()).is_ok(), is_good, "{length}");
+        }
     }
 
     proptest! {

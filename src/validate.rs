@@ -85,6 +85,11 @@ fn finding(tried: &Tried) -> Finding {
     Finding { step, ok, detail, meaning: meaning.to_owned() }
 }
 
+/// What the lack of a condition means.
+const LOOKED_AT: &str = "The store cannot be asked not to overwrite. Exports do not: their keys are unique. A name of your own \
+                         (single_file, manifest_name, success_marker) is looked at before, which takes s3:GetObject; of two exports \
+                         to it at the same moment one may overwrite the other.";
+
 /// A step's name, and what it means when it works and when it does not.
 fn words(step: Step) -> (&'static str, &'static str, &'static str) {
     match step {
@@ -109,7 +114,7 @@ fn words(step: Step) -> (&'static str, &'static str, &'static str) {
         Step::ConditionalPut => (
             "conditional put",
             "The store refuses to overwrite when it is asked to. Exports never overwrite: their keys are unique.",
-            "The store cannot be asked not to overwrite. Exports never overwrite all the same: their keys are unique.",
+            LOOKED_AT,
         ),
         Step::Multipart => (
             "multipart",
@@ -117,6 +122,9 @@ fn words(step: Step) -> (&'static str, &'static str, &'static str) {
             "Files larger than 8 MiB cannot be written, or leave parts behind when an export is aborted: \
              s3:AbortMultipartUpload is needed.",
         ),
+        Step::ConditionalMultipart => {
+            ("conditional multipart", "The same for files larger than 8 MiB, which matters for those that you name.", LOOKED_AT)
+        }
         Step::Delete => (
             "delete",
             "An aborted export leaves nothing behind.",

@@ -75,6 +75,15 @@ pub enum Conditional {
     Present,
 }
 
+/// What to do where an object cannot be looked at for want of a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blind {
+    /// Go on: the write has a condition.
+    Go,
+    /// Refuse: nothing else would keep the object from being overwritten.
+    Refuse,
+}
+
 /// An object as HEAD shows it.
 #[derive(Debug)]
 pub struct Head {
@@ -257,7 +266,12 @@ impl Bucket {
     pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         let lost = AtomicBool::new(false);
         let condition = object.claim.map(|_| "*");
-        match self.send_put(&mut pace, object, (body, checksum), condition, &lost).await {
+        match self.send_put(&mut pace, object, (body.clone(), checksum), condition, &lost).await {
+            // The store refuses the condition: a look stands in for it.
+            Err(failure) if condition.is_some() && failure.status == Some(501) => {
+                self.refuse_taken(object, Blind::Refuse).await?;
+                self.send_put(&mut pace, object, (body, checksum), None, &lost).await
+            }
             Err(failure) if condition.is_some() && failure.status == Some(412) => {
                 // After a lost answer it may be an attempt of ours that has made it.
                 let unknown = |failure| Failure { maybe_done: true, ..failure };
@@ -268,6 +282,26 @@ impl Bucket {
                 }
             }
             other => other,
+        }
+    }
+
+    /// Errors: 42710 when another export's object, or anybody's, has the key, which is of the user's making. `blind`: what becomes
+    /// of it where nobody may look.
+    pub async fn refuse_taken(&self, object: &Object, blind: Blind) -> Result<(), Failure> {
+        match self.head(&object.key).await {
+            Ok(None) => Ok(()),
+            Ok(Some(head)) if head.is_of(object) => Ok(()),
+            Ok(Some(_)) => Err(self.taken(object)),
+            Err(failure) if failure.status == Some(403) && blind == Blind::Go => Ok(()),
+            Err(failure) if failure.status == Some(403) => {
+                let what = format!("the store cannot be asked not to overwrite {}", self.url(&object.key));
+                Err(Failure::permanent(
+                    Error::new(Code::Unsupported, what)
+                        .detail("It refuses If-None-Match with 501, and its answer to a look at the object is 403.")
+                        .hint("Grant s3:GetObject, or leave out single_file's name, manifest_name and success_marker."),
+                ))
+            }
+            Err(failure) => Err(failure),
         }
     }
 
@@ -310,13 +344,16 @@ impl Bucket {
                     let credentials = credentials.map_err(|failure| Failure::permanent(failure.error))?;
                     match template.put(&object.key, body.clone(), &meter, checksum, credentials).await {
                         Ok(answer) if answer.status().is_success() => {
-                            return Ok(answer.headers().get("x-amz-version-id").map(str::to_owned));
+                            let header = |name| answer.headers().get(name);
+                            check_tag(step, &url, header("etag"))?;
+                            return Ok(header("x-amz-version-id").map(str::to_owned));
                         }
                         other => Box::pin(by_sdk().config_override(told(other)).send()).await,
                     }
                 }
             };
             let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            check_tag(step, &url, output.e_tag())?;
             Ok(output.version_id)
         });
         let version_id = put.await?;
@@ -451,6 +488,18 @@ impl Bucket {
 }
 
 const LOOK: &str = "look at an object";
+
+/// Errors: 58030 where an answer to a PUT has no ETag. Every store gives one; a web server or a portal that answers 200 to whatever
+/// it is sent does not.
+pub fn check_tag(step: &str, url: &str, tag: Option<&str>) -> Result<(), Failure> {
+    if tag.is_some_and(|tag| !tag.is_empty()) {
+        return Ok(());
+    }
+    let error = Error::new(Code::Io, format!("could not {step}: what answers at the endpoint is no S3 store"))
+        .detail(format!("Object {url}: the answer to the PUT has no ETag."))
+        .hint("Check the endpoint of the integration, and what lies between it and the database server.");
+    Err(Failure { maybe_done: true, ..Failure::permanent(error) })
+}
 
 /// Metadata by which an export knows again what it has made under a name of the user's.
 pub fn mark(object: &Object) -> Option<HashMap<String, String>> {

@@ -175,6 +175,9 @@ impl Failure {
                     .detail(format!("{}{}.", asked.object(), causes(error))),
             ),
             _ if is_distrust(error) => Self::permanent(distrusted_endpoint(asked, &causes(error))),
+            _ if is_connect_failure(error) && speaks_otherwise(error) => {
+                Self::permanent(foreign_endpoint(asked, &causes(error)))
+            }
             _ => {
                 let failure = asked.failure(unreachable_endpoint(asked, &causes(error)), true, !is_connect_failure(error));
                 Failure { disconnected: true, ..failure }
@@ -292,6 +295,24 @@ fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
     chain(error).any(|cause| matches!(tls_error(cause), Some(rustls::Error::InvalidCertificate(_))))
 }
 
+/// Whether the server speaks no TLS, or none that is spoken here: it will not at the next attempt either.
+fn speaks_otherwise(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{AlertDescription as Alert, Error as Tls};
+    chain(error).any(|cause| match tls_error(cause) {
+        Some(Tls::InvalidMessage(_) | Tls::PeerIncompatible(_) | Tls::NoApplicationProtocol) => true,
+        Some(Tls::AlertReceived(alert)) => matches!(
+            alert,
+            Alert::HandshakeFailure
+                | Alert::ProtocolVersion
+                | Alert::InsufficientSecurity
+                | Alert::UnrecognisedName
+                | Alert::NoApplicationProtocol
+                | Alert::CertificateRequired
+        ),
+        _ => false,
+    })
+}
+
 /// What the TLS library said. An `io::Error` passes over what it wraps when it is asked for its source, and here one wraps another.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref::<std::io::Error>() {
@@ -365,6 +386,29 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
                 "the bucket is in another region",
                 Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),
             ),
+            411 => (
+                Code::Io,
+                "S3 reported an error",
+                Some(
+                    "Something on the way has taken the length from the request, or the store wants one where there is none: look for a proxy.",
+                ),
+            ),
+            413 => (
+                Code::Io,
+                "S3 reported an error",
+                Some(
+                    "A proxy before the store takes no body of that size (nginx: client_max_body_size). Parts have 8 MiB, more where \
+                     max_file_bytes asks for it, and files up to that size are sent as one.",
+                ),
+            ),
+            501 => (
+                Code::Io,
+                "S3 reported an error",
+                Some(
+                    "The store lacks something that the request asks for: checksum \"none\" leaves checksums out; sse, storage_class \
+                     and object_acl of the integration are others. s3_export.validate_integration tells which requests it takes.",
+                ),
+            ),
             _ => (Code::Io, "S3 reported an error", None),
         },
     }
@@ -405,7 +449,28 @@ fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static 
     }
 }
 
+fn foreign_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
+    Error::new(
+        Code::Connection,
+        format!("could not {}: no TLS connection to the {} endpoint can be agreed on", asked.step, asked.service),
+    )
+    .detail(format!("{}{}.", asked.object(), printable(cause)))
+    .hint(
+        "Check the endpoint's port, which may speak plain http, and its name; TLS 1.2 and 1.3 are spoken here, \
+         without certificates of clients.",
+    )
+}
+
 fn unreachable_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
+    if cause.contains("tls handshake eof") {
+        // A server that restarts does so as well, hence it is tried again.
+        return Error::new(
+            Code::Connection,
+            format!("could not {}: the {} endpoint ends TLS connections before they stand", asked.step, asked.service),
+        )
+        .detail(format!("{}{}.", asked.object(), printable(cause)))
+        .hint("Check the endpoint's port, which may speak plain http.");
+    }
     Error::new(Code::Connection, format!("could not {}: the {} endpoint cannot be reached", asked.step, asked.service))
         .detail(format!("{}{}.", asked.object(), printable(cause)))
         .hint("Check endpoint and region of the integration, and the network of the database server.")
@@ -497,6 +562,15 @@ mod tests {
         );
         assert_eq!(answered(503, "").after(Some("soon"), now).retry_after, None);
         assert!(!answered(403, "AccessDenied").after(Some("7"), now).time_bound);
+    }
+
+    #[test]
+    fn answers_of_proxies_and_of_stores_that_lack_something_say_what_to_look_for() {
+        for (status, code, hint) in
+            [(411, "MissingContentLength", "proxy"), (413, "", "client_max_body_size"), (501, "NotImplemented", "checksum")]
+        {
+            assert!(meaning(status, code).2.is_some_and(|text| text.contains(hint)), "{status}");
+        }
     }
 
     #[test]

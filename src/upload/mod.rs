@@ -50,14 +50,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-pub use self::bucket::{Bucket, Patiences};
+pub use self::bucket::{Blind, Bucket, Patiences};
 pub use self::cleanup::Remains;
 pub use self::compressor::most_encoders;
 use self::connection::Store;
 pub use self::failure::Failure;
 use self::file::FileWriter;
 pub use self::file::{Pack, Packing};
-use self::object::{Object, Role};
+pub use self::object::{Object, Role};
 pub use self::parquet::Layout as ParquetLayout;
 use self::runtime::{IoThread, Job, Wake, lost_task};
 use self::state::{Lease, Shared};

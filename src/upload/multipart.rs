@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::body::in_frames;
-use super::bucket::{Bucket, headers, mark};
+use super::bucket::{Blind, Bucket, check_tag, headers, mark};
 use super::checksum::{Algorithm, Checksum};
 use super::failure::Failure;
 use super::object::{Object, Part};
@@ -122,6 +122,7 @@ impl Bucket {
                 request.send().await
             };
             let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            check_tag(step, &url, output.e_tag())?;
             Ok(CompletedPart::builder()
                 .part_number(number)
                 .set_e_tag(output.e_tag)
@@ -142,6 +143,29 @@ impl Bucket {
         parts: Vec<Part>,
         bytes: u64,
     ) -> Result<Option<String>, Failure> {
+        if object.claim.is_none() {
+            return self.complete_once(object, upload_id, parts, bytes, false).await;
+        }
+        // Some stores obey the condition at a PUT and ignore it here.
+        self.refuse_taken(object, Blind::Go).await?;
+        match self.complete_once(object, upload_id, parts.clone(), bytes, true).await {
+            Err(failure) if failure.status == Some(501) => {
+                self.refuse_taken(object, Blind::Refuse).await?;
+                self.complete_once(object, upload_id, parts, bytes, false).await
+            }
+            other => other,
+        }
+    }
+
+    /// As [`Self::complete_multipart`], without a look before. `on_condition`: that the key is nobody's.
+    pub async fn complete_once(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+        bytes: u64,
+        on_condition: bool,
+    ) -> Result<Option<String>, Failure> {
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let lost = AtomicBool::new(false);
         let (step, url) = (object.role.step(), self.url(&object.key));
@@ -153,7 +177,7 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .multipart_upload(completed.clone())
-                .set_if_none_match(object.claim.map(|_| "*".to_owned()))
+                .set_if_none_match(on_condition.then(|| "*".to_owned()))
                 .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;

@@ -30,6 +30,8 @@ pub enum Step {
     ConditionalPut,
     /// A multipart upload that is completed, and one that is given up.
     Multipart,
+    /// One more that is completed on condition that the object is not there.
+    ConditionalMultipart,
     /// Deleting the object.
     Delete,
 }
@@ -44,8 +46,16 @@ pub struct Tried {
 }
 
 /// In the order in which they are tried.
-const STEPS: [Step; 7] =
-    [Step::Region, Step::Credentials, Step::Put, Step::Head, Step::ConditionalPut, Step::Multipart, Step::Delete];
+const STEPS: [Step; 8] = [
+    Step::Region,
+    Step::Credentials,
+    Step::Put,
+    Step::Head,
+    Step::ConditionalPut,
+    Step::Multipart,
+    Step::ConditionalMultipart,
+    Step::Delete,
+];
 
 /// The contents of the probe.
 const BODY: &[u8] = b"s3_export.validate_integration wrote this and deletes it again\n";
@@ -103,9 +113,12 @@ impl Outcomes {
             let conditional = conditional_put(bucket, object, body.clone(), &mut versions).await;
             self.record(Step::ConditionalPut, conditional);
         }
-        let multipart = multipart(bucket, object, body, &mut versions).await;
+        let multipart = multipart(bucket, object, body.clone(), &mut versions).await;
         may_exist |= multipart.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
-        self.record(Step::Multipart, multipart);
+        if self.record(Step::Multipart, multipart) {
+            let conditional = conditional_multipart(bucket, object, body, &mut versions).await;
+            self.record(Step::ConditionalMultipart, conditional);
+        }
         if may_exist {
             self.record(Step::Delete, delete(bucket, object, versions).await);
         }
@@ -169,6 +182,33 @@ async fn multipart(
         }
     }
     Ok("one completed, one given up".to_owned())
+}
+
+/// An upload of an object that is there, to be completed only if there is none.
+async fn conditional_multipart(
+    bucket: &Bucket,
+    object: &Object,
+    body: Bytes,
+    versions: &mut Vec<Option<String>>,
+) -> Result<String, Failure> {
+    let upload_id = bucket.create_multipart(object).await?.upload_id;
+    let checksum = bucket.checksum().of(&body);
+    let completed = match bucket.put_part(object, &upload_id, 1, body.clone(), &checksum).await {
+        Ok(part) => bucket.complete_once(object, &upload_id, vec![part], body.len() as u64, true).await,
+        Err(failure) => Err(failure),
+    };
+    match completed {
+        Ok(version_id) => {
+            versions.push(version_id);
+            let why = "the store ignores If-None-Match at the end of a multipart upload: it overwrote the object";
+            Err(Failure::permanent(Error::new(Code::Unsupported, why)))
+        }
+        Err(failure) => {
+            // What was refused is told; that this fails too would say no more.
+            let _ = bucket.abort_multipart(&object.key, &upload_id).await;
+            if failure.status == Some(412) { Ok("refused with 412, as it should be".to_owned()) } else { Err(failure) }
+        }
+    }
 }
 
 async fn delete(bucket: &Bucket, object: &Object, mut versions: Vec<Option<String>>) -> Result<String, Failure> {

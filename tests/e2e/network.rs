@@ -23,7 +23,7 @@ fn export(db: &Database, client: &mut Session) -> Result<i64, postgres::Error> {
 #[test]
 fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
     let db = Database::new("tls");
-    let (gateway, certificate) = Gateway::over_tls(&Integration::local().endpoint);
+    let (gateway, certificate) = Gateway::over_tls(&Integration::local().endpoint, false);
     create(&mut db.client(), &gateway.secure_endpoint()).unwrap();
     let one_row = db.export_by(&mut db.client(), "there", "SELECT 1 AS a");
     refused(one_row).sqlstate("08001").message("certificate is not trusted").detail("UnknownIssuer").hint("ca_file");
@@ -46,6 +46,30 @@ fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
     let set = "SELECT s3_export.set_credentials('there', $1, $2)::text";
     client.query(set, &[&local.access_key_id, &local.secret_access_key]).unwrap();
     refused(export(&db, &mut client)).sqlstate("08001").detail("not valid for name");
+}
+
+/// What `openssl req -x509` makes is an authority's certificate and its server's own.
+#[test]
+fn a_self_signed_certificate_of_an_authority_is_believed_where_the_ca_file_holds_it() {
+    let db = Database::new("tls_own");
+    let (gateway, certificate) = Gateway::over_tls(&Integration::local().endpoint, true);
+    let mut client = db.client();
+    create(&mut client, &gateway.secure_endpoint()).unwrap();
+    refused(export(&db, &mut client)).sqlstate("08001").message("certificate is not trusted").hint("ca_file");
+    let file = ServerFile::of(&db, "pem", &certificate);
+    client.batch_execute(&format!("SET s3_export.ca_file = '{}'", file.path())).unwrap();
+    assert_eq!(export(&db, &mut client).unwrap(), 2500);
+    // Another's does not do.
+    let (_, other) = Gateway::over_tls(&Integration::local().endpoint, true);
+    let file = ServerFile::of(&db, "other.pem", &other);
+    client.batch_execute(&format!("SET s3_export.ca_file = '{}'", file.path())).unwrap();
+    refused(export(&db, &mut client)).sqlstate("08001").message("certificate is not trusted");
+    // A port that speaks plain http is asked once.
+    let plain = Gateway::to(&Integration::local().endpoint, |_| Action::Forward);
+    let endpoint = plain.endpoint().replace("http:", "https:");
+    let local = Integration::local();
+    Integration { name: "plain", endpoint, ..local }.create(&mut client).unwrap();
+    refused(db.export_by(&mut client, "plain", "SELECT 1 AS a")).sqlstate("08001").hint("plain http");
 }
 
 #[test]
@@ -90,7 +114,7 @@ fn attack_ssrf_to_the_metadata_service() {
 fn attack_ssrf_into_the_servers_network_by_an_administrator() {
     let db = Database::new("ssrf_private");
     let admin = db.role("admin", &["s3_export_admin", "s3_export_member"]);
-    let (gateway, _) = Gateway::over_tls(&Integration::local().endpoint);
+    let (gateway, _) = Gateway::over_tls(&Integration::local().endpoint, false);
     for endpoint in [gateway.secure_endpoint(), "https://10.0.0.1".into(), "https://[::1]".into()] {
         let mut client = db.client_as(&admin);
         client.batch_execute("DELETE FROM s3_export.integrations").unwrap();
@@ -163,4 +187,63 @@ fn headers_are_sent_only_when_the_integration_sets_them() {
     let mut manifest = all;
     manifest[3] = "-";
     assert_eq!(values(sent(".manifest")), manifest);
+}
+
+/// A web server or a portal, which answers 200 to whatever it is sent.
+#[test]
+fn what_answers_a_put_without_an_etag_is_no_store() {
+    let db = Database::new("no_store");
+    let page = || Action::Answer("HTTP/1.1 200 OK\r\ncontent-type: text/html".into(), "<html>Welcome</html>".into());
+    let portal =
+        Gateway::to(
+            &Integration::local().endpoint,
+            move |request| {
+                if request.head.starts_with("PUT") { page() } else { Action::Forward }
+            },
+        );
+    create(&mut db.client(), &portal.endpoint()).unwrap();
+    let mut client = db.client();
+    let large = "SELECT repeat('x', 1000) AS a FROM generate_series(1, 20000)";
+    for (query, arguments) in [
+        ("SELECT 1 AS a", ""),
+        ("SELECT generate_series(1, 5)", "output_chunk_size => 1"),
+        (large, "output_chunk_size => 20000"),
+    ] {
+        let prefix = db.prefix();
+        let call = db.call(&prefix, query, arguments).replace("'local'", "'there'");
+        refused(db.exported(&mut client, &call, &prefix)).sqlstate("58030").message("is no S3 store").detail("has no ETag");
+    }
+}
+
+/// As Supabase has it; its store wants the path in the signature, as the SDK has it.
+#[test]
+fn an_endpoint_may_have_a_path_and_a_region_of_its_own() {
+    let db = Database::new("endpoint_path");
+    let store = Gateway::to(&Integration::local().endpoint, |_| {
+        Action::Answer("HTTP/1.1 200 OK\r\netag: \"1\"\r\nx-amz-version-id: v".into(), String::new())
+    });
+    let mut client = db.client();
+    client
+        .batch_execute(&format!(
+            "SELECT s3_export.create_integration('there', access_key_id => 'K', secret_access_key => 'S', path_style => true,
+                 endpoint => '{}/storage/v1/s3', region => 'zg_RegionOne', allowed_locations => '{{s3://exports}}')",
+            store.endpoint()
+        ))
+        .unwrap();
+    assert_eq!(export(&db, &mut client).unwrap(), 2500);
+    let requests = store.requests();
+    // Two files are made by the SDK's template.
+    assert_eq!(requests.len(), 4);
+    for request in &requests {
+        assert!(request.head.starts_with("PUT /storage/v1/s3/exports/"), "{}", request.head);
+        assert!(request.header("authorization").unwrap().contains("/zg_RegionOne/s3/aws4_request"), "{}", request.head);
+    }
+    // The same by a plain statement, and not without an endpoint.
+    client.batch_execute("UPDATE s3_export.integrations SET endpoint = 'https://x.example/a/b.c/', region = 'NL'").unwrap();
+    for change in ["endpoint = NULL", "endpoint = 'https://x//y'", "region = E'NL\\n'"] {
+        refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("23514");
+    }
+    let create = "SELECT s3_export.create_integration('x', access_key_id => 'K', secret_access_key => 'S', \
+                  allowed_locations => '{s3://exports}', region => 'RegionOne')";
+    refused(client.batch_execute(create)).sqlstate("22023").message("invalid region").hint("endpoint");
 }

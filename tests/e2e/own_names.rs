@@ -174,3 +174,68 @@ fn a_single_file_keeps_to_its_limit_and_to_the_buffer() {
     let parts = gateway.requests().iter().filter(|request| request.head.contains("partNumber=")).count();
     assert_eq!(parts, 2);
 }
+
+/// Backblaze B2 refuses the header with 501; markers and manifests failed in the COMMIT, after everything was uploaded.
+#[test]
+fn a_store_that_refuses_the_condition_is_asked_by_a_look_instead() {
+    let db = Database::new("single_501");
+    let gateway = Gateway::to(&Integration::local().endpoint, |request| match request.header("if-none-match") {
+        Some(_) => Action::Answer("HTTP/1.1 501 Not Implemented".into(), "<Error><Code>NotImplemented</Code></Error>".into()),
+        None => Action::Forward,
+    });
+    db.create(&Integration { name: "b2", endpoint: gateway.endpoint(), ..Integration::local() });
+    let (mut client, prefix) = (db.client(), db.prefix());
+    let export = |client: &mut super::fixture::Session, query: &str, options: &str| {
+        let call = db.call(&prefix, query, &format!("options => '{options}'")).replace("'local'", "'b2'");
+        db.exported(client, &call, &prefix)
+    };
+    let large = "SELECT repeat('x', 1000) AS a FROM generate_series(1, 20000)";
+    let named = r#"{"single_file": "all.json", "manifest_name": "list.json", "success_marker": "_SUCCESS"}"#;
+    assert_eq!(export(&mut client, large, named).unwrap().documents, 20000);
+    assert_eq!(db.bucket.list(&prefix).len(), 4);
+    // A marker that is there says what it is to say.
+    export(&mut client, "SELECT 1 AS a", r#"{"success_marker": "_SUCCESS"}"#).unwrap();
+    let before = db.bucket.list(&prefix);
+    // What is there is seen before the query runs.
+    client.batch_execute("CREATE SEQUENCE ran").unwrap();
+    for options in [r#"{"single_file": "all.json"}"#, r#"{"manifest_name": "list.json"}"#] {
+        refused(export(&mut client, "SELECT nextval('ran')", options)).sqlstate("42710").detail("Nothing is overwritten");
+    }
+    assert_eq!(client.text("SELECT is_called FROM ran"), "f");
+    assert_eq!(db.bucket.list(&prefix), before);
+    // Who may not look would overwrite.
+    let _blind = Gateway::to(&Integration::local().endpoint, |request| {
+        let line = request.head.lines().next().unwrap_or_default();
+        match (request.header("if-none-match"), line.starts_with("HEAD") && line.contains(".json")) {
+            (Some(_), _) => Action::Answer("HTTP/1.1 501 Not Implemented".into(), String::new()),
+            (None, true) => Action::Answer("HTTP/1.1 403 Forbidden".into(), String::new()),
+            (None, false) => Action::Forward,
+        }
+    });
+    db.create(&Integration { name: "blind", endpoint: _blind.endpoint(), ..Integration::local() });
+    let call = db.call(&prefix, "SELECT 1 AS a", r#"options => '{"single_file": "new.json"}'"#).replace("'local'", "'blind'");
+    refused(db.exported(&mut client, &call, &prefix)).sqlstate("0A000").hint("s3:GetObject");
+    let validated = "SELECT string_agg(step, ',') FROM s3_export.validate_integration('b2') WHERE NOT ok";
+    assert_eq!(client.text(validated), "conditional put,conditional multipart");
+}
+
+/// Ceph's gateway obeys the condition at a PUT and ignores it at the end of a multipart upload.
+#[test]
+fn a_large_file_of_ones_own_name_is_looked_for_before_its_upload_is_completed() {
+    let db = Database::new("single_rgw");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    db.bucket.put(&format!("{prefix}/all.json"), b"somebody else's");
+    let looked = std::sync::atomic::AtomicBool::new(false);
+    let gateway = Gateway::to(&Integration::local().endpoint, move |request| {
+        // It came to be there after the query began.
+        let first = request.head.starts_with("HEAD") && !looked.swap(true, std::sync::atomic::Ordering::Relaxed);
+        if first { Action::Answer("HTTP/1.1 404 Not Found".into(), String::new()) } else { Action::Forward }
+    });
+    db.create(&Integration { name: "rgw", endpoint: gateway.endpoint(), ..Integration::local() });
+    let large = "SELECT repeat('x', 1000) AS a FROM generate_series(1, 20000)";
+    let call = db.call(&prefix, large, r#"options => '{"single_file": "all.json"}'"#).replace("'local'", "'rgw'");
+    refused(db.exported(&mut client, &call, &prefix)).sqlstate("42710").message("all.json");
+    assert!(gateway.requests().iter().all(|request| request.step() != "complete"));
+    assert_eq!(db.bucket.get(&format!("{prefix}/all.json")).as_ref(), b"somebody else's");
+    assert!(db.bucket.multipart_uploads(&prefix).is_empty());
+}

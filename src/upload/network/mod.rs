@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod own;
 mod resolver;
 mod trust;
+
+use std::sync::Arc;
 
 use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, tls};
@@ -19,6 +22,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use once_cell::sync::OnceCell;
 
 pub use self::address::{Reach, Refused};
+use self::own::OwnClient;
 use self::resolver::{CheckedResolver, SystemResolver};
 pub use self::trust::Trust;
 
@@ -62,13 +66,13 @@ impl Network {
     }
 
     fn client(&self, resolver: impl ResolveDns + Clone + 'static) -> SharedHttpClient {
-        let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-        let builder = Builder::new().tls_provider(ring);
         match &self.trust {
-            Trust::Only(context) => builder.tls_context(context.clone()),
-            Trust::System => builder,
+            Trust::Only(tls) => SharedHttpClient::new(OwnClient::new(Arc::clone(tls), resolver)),
+            Trust::System => {
+                let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+                Builder::new().tls_provider(ring).build_with_resolver(resolver)
+            }
         }
-        .build_with_resolver(resolver)
     }
 }
 
@@ -183,5 +187,43 @@ mod tests {
         ] {
             assert_eq!(host(url), expected);
         }
+    }
+
+    /// What a request says to a server that answers the first bytes of a connection so, and closes it.
+    fn said_of(answer: &'static [u8]) -> Failure {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        let config = plain_config("us-east-1").allow_no_auth().endpoint_url(&endpoint).force_path_style(true);
+        let client = Client::from_conf(config.http_client(Network::new(Trust::System).within(Reach::Private)).build());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Failure::new("test", "s3://bucket", &runtime.block_on(client.head_bucket().bucket("bucket").send()).unwrap_err())
+    }
+
+    #[test]
+    fn a_server_that_speaks_no_tls_of_ours_is_named_and_not_asked_again() {
+        for (answer, what) in [
+            (&b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"[..], "InvalidContentType"),
+            (&[0x15, 3, 3, 0, 2, 2, 40][..], "HandshakeFailure"),
+            (&[0x15, 3, 3, 0, 2, 2, 70][..], "ProtocolVersion"),
+        ] {
+            let failure = said_of(answer);
+            assert!(!failure.transient && !failure.maybe_done, "{what}: {:?}", failure.error);
+            assert_eq!(failure.error.code(), Code::Connection);
+            assert!(failure.error.message().contains("no TLS connection"), "{:?}", failure.error);
+            assert!(failure.error.summary().contains(what), "{:?}", failure.error);
+            assert!(failure.error.hint_text().unwrap().contains("plain http"));
+        }
+        // So does one that restarts.
+        let ended = said_of(b"");
+        assert!(ended.transient && ended.error.hint_text().unwrap().contains("plain http"), "{:?}", ended.error);
+        // Any other fault of the moment.
+        assert!(said_of(&[0x15, 3, 3, 0, 2, 2, 80]).transient);
     }
 }

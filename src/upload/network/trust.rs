@@ -1,12 +1,19 @@
 //! Whose certificates are believed: the system's authorities, or those of the file that `s3_export.ca_file` names.
+//!
+//! What `openssl req -x509` makes is at once an authority's certificate and its server's own, and the TLS library believes no
+//! authority as a server. A certificate that stands in the file itself is what its administrator trusts: it is believed as its
+//! server's too, for its names and within its dates.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use std::sync::Arc;
 
-use aws_smithy_http_client::tls::{TlsContext, TrustStore};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::error::{Code, Error, Result};
 
@@ -17,7 +24,7 @@ pub enum Trust {
     #[default]
     System,
     /// Those of a file, alone.
-    Only(TlsContext),
+    Only(Arc<ClientConfig>),
 }
 
 impl Trust {
@@ -30,26 +37,99 @@ impl Trust {
                 .hint("s3_export.ca_file names a file of certificates in PEM.")
         };
         let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-        // The TLS library panics at what is no certificate.
-        check(&pem).map_err(unusable)?;
-        let store = TrustStore::empty().with_pem_certificate(pem);
-        let context = TlsContext::builder().with_trust_store(store).build();
-        context.map(Trust::Only).map_err(|error| unusable(error.to_string()))
+        let judge = Judge::of(&pem).map_err(unusable)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(judge))
+            .with_no_client_auth();
+        Ok(Trust::Only(Arc::new(config)))
     }
 }
 
-/// Says what is wrong, as a sentence without its full stop.
-fn check(pem: &[u8]) -> std::result::Result<(), String> {
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| format!("It is no PEM: {error}"))?;
-        store.add(certificate).map_err(|error| format!("It holds something else than certificates: {error}"))?;
+/// Judges a server's certificate by those of a file.
+#[derive(Debug)]
+struct Judge {
+    by_authorities: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Judge {
+    /// Errors: what is wrong with the file, as a sentence without its full stop.
+    fn of(pem: &[u8]) -> std::result::Result<Self, String> {
+        let (mut authorities, mut certificates) = (RootCertStore::empty(), Vec::new());
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| format!("It is no PEM: {error}"))?;
+            let added = authorities.add(certificate.clone());
+            added.map_err(|error| format!("It holds something else than certificates: {error}"))?;
+            certificates.push(certificate);
+        }
+        if authorities.is_empty() {
+            return Err("It holds no certificate".to_owned());
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let by_authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), provider).build();
+        Ok(Judge { by_authorities: by_authorities.map_err(|error| error.to_string())?, certificates })
     }
-    if store.is_empty() { Err("It holds no certificate".to_owned()) } else { Ok(()) }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        match self.by_authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The dates were found good before this, and the name is looked at after it.
+            Err(error) if is_authority_as_server(&error) && self.certificates.iter().any(|own| own == end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_authorities.supported_verify_schemes()
+    }
+}
+
+/// Whether that an authority's certificate is a server's is all that is wrong so far.
+fn is_authority_as_server(error: &rustls::Error) -> bool {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.to_string() == "CaUsedAsEndEntity",
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
     use super::*;
 
     #[test]
@@ -63,5 +143,55 @@ mod tests {
         }
         assert!(Trust::load(Some(Path::new("/nowhere/ca.pem"))).is_err());
         assert!(matches!(Trust::load(None), Ok(Trust::System)));
+    }
+
+    fn params(is_authority: bool) -> CertificateParams {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params
+    }
+
+    fn judged(judge: &Judge, certificate: &CertificateDer<'_>, name: &str, now: UnixTime) -> std::result::Result<(), String> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        judge.verify_server_cert(certificate, &[], &name, &[], now).map(|_| ()).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn a_certificate_of_the_file_is_believed_as_its_servers_for_its_names_and_within_its_dates() {
+        let now = UnixTime::now();
+        for is_authority in [true, false] {
+            let key = KeyPair::generate().unwrap();
+            let own = params(is_authority).self_signed(&key).unwrap();
+            let judge = Judge::of(own.pem().as_bytes()).unwrap();
+            assert_eq!(judged(&judge, own.der(), "localhost", now), Ok(()), "{is_authority}");
+            assert!(judged(&judge, own.der(), "elsewhere", now).unwrap_err().contains("NotValidForName"));
+            // Another of the same name is not in the file.
+            let mut other = params(is_authority);
+            other.serial_number = Some(7_u64.into());
+            let other = other.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert!(judged(&judge, other.der(), "localhost", now).is_err());
+        }
+        let mut expired = params(true);
+        expired.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        expired.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        let expired = expired.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let judge = Judge::of(expired.pem().as_bytes()).unwrap();
+        assert!(judged(&judge, expired.der(), "localhost", now).unwrap_err().contains("Expired"));
+        let early = UnixTime::since_unix_epoch(Duration::from_secs(900_000_000));
+        assert!(judged(&judge, expired.der(), "localhost", early).unwrap_err().contains("NotValidYet"));
+    }
+
+    #[test]
+    fn an_authority_of_the_file_is_believed_of_others_and_its_like_is_not() {
+        let now = UnixTime::now();
+        let issuer = CertifiedIssuer::self_signed(params(true), KeyPair::generate().unwrap()).unwrap();
+        let judge = Judge::of(AsRef::<rcgen::Certificate>::as_ref(&issuer).pem().as_bytes()).unwrap();
+        let server = params(false).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        assert_eq!(judged(&judge, server.der(), "localhost", now), Ok(()));
+        // An authority below it that is a server: it stands in no file.
+        let below = params(true).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        assert!(judged(&judge, below.der(), "localhost", now).unwrap_err().contains("CaUsedAsEndEntity"));
     }
 }
