@@ -8,6 +8,9 @@
 //!
 //! ARCHITECTURE.md draws the path of a row, and of a failure.
 
+// The future of an upload nests the SDK's own futures deeper than the compiler follows by default.
+#![recursion_limit = "256"]
+
 mod api;
 mod batches;
 #[cfg(feature = "bench")]
