@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::{Code, Error, Result};
 use crate::export::{check_context, open};
 use crate::integration::{self, Purpose};
-use crate::pg::lock;
+use crate::pg::{lock, report};
 use crate::request::Permission;
 use crate::transaction;
 use crate::upload::orphans::{self, Orphan, What};
@@ -101,9 +101,10 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
 /// Without those of exports that this cluster still runs.
 fn not_running(orphans: Vec<Orphan>) -> Vec<Orphan> {
     if lock::any_export_may_run() {
-        Error::new(Code::NotReady, "a transaction with hundreds of exports is running")
-            .detail("Nothing is taken for left behind while it is.")
-            .warn();
+        report::warn(
+            &Error::new(Code::NotReady, "a transaction with hundreds of exports is running")
+                .detail("Nothing is taken for left behind while it is."),
+        );
         return Vec::new();
     }
     let mut running = HashMap::new();

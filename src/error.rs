@@ -1,11 +1,10 @@
 //! One error type for the whole extension.
 //!
-//! Pure code builds an [`Error`]; only the SQL boundary turns it into a Postgres `ereport`. So every failure
+//! Pure code builds an [`Error`]; only `pg/report.rs` hands it to Postgres. So every failure
 //! has a SQLSTATE that a program can test, a message in Postgres's tone (lower case, no full stop), and detail
 //! and hint in whole sentences, and nothing but this file decides which SQLSTATE a kind of failure has.
 
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
+use pgrx::PgSqlErrorCode;
 
 /// What went wrong, as far as a caller would act on it; each maps to one SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,38 +168,4 @@ impl Error {
             None => self.0.message.clone(),
         }
     }
-
-    fn report(self, level: PgLogLevel) {
-        let Parts { code, message, detail, hint } = *self.0;
-        let mut report = ErrorReport::new(code.sqlstate(), message, "s3_export");
-        if let Some(detail) = detail {
-            report = report.set_detail(detail);
-        }
-        if let Some(hint) = hint {
-            report = report.set_hint(hint);
-        }
-        report.report(level);
-    }
-
-    /// Raises it as a Postgres ERROR. The backend's own thread only.
-    pub fn raise(self) -> ! {
-        self.report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
-    }
-
-    /// Writes it to the server's log and returns. The backend's own thread only.
-    pub fn log(self) {
-        self.report(PgLogLevel::LOG_SERVER_ONLY);
-    }
-
-    /// Raises it as a WARNING and returns. The backend's own thread only.
-    pub fn warn(self) {
-        self.report(PgLogLevel::WARNING);
-    }
-}
-
-/// Writes a line to the server's log. The backend's own thread only.
-pub fn log(message: impl Into<String>) {
-    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-    ErrorReport::new(code, message.into(), "s3_export").report(PgLogLevel::LOG_SERVER_ONLY);
 }

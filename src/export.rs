@@ -3,7 +3,6 @@
 //! Nothing here undoes anything: an error leaves by `?`, the (sub)transaction aborts, and `transaction` takes back what
 //! was written.
 
-use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
@@ -15,6 +14,7 @@ use crate::format::{Compression, Format, Wrapping};
 use crate::integration::{self, Purpose};
 use crate::manifest::Manifest;
 use crate::names::{Destination, Naming};
+use crate::pg::report;
 use crate::pg::wait::WaitFor;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::progress::Progress;
@@ -42,7 +42,8 @@ pub struct Outcome {
 
 /// Runs an export as the current user.
 pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
-    let _running = Running::enter()?;
+    check_context()?;
+    let _running = transaction::Exporting::enter();
     let (connection, query, destination) = check(request, export_id)?;
     let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
     let progress = Progress::start(export_id);
@@ -213,13 +214,10 @@ fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
 const MANY_FILES: u64 = 100_000;
 
 fn warn_of_many_files(files: u64) {
-    Error::new(Code::Limit, format!("the export wrote {files} files"))
-        .hint("Raise output_chunk_size for fewer, larger files.")
-        .warn();
-}
-
-thread_local! {
-    static RUNNING: Cell<bool> = const { Cell::new(false) };
+    report::warn(
+        &Error::new(Code::Limit, format!("the export wrote {files} files"))
+            .hint("Raise output_chunk_size for fewer, larger files."),
+    );
 }
 
 /// Refuses where somebody else's maintenance runs our code, and where the end of the transaction would not be seen.
@@ -231,26 +229,9 @@ pub fn check_context() -> Result<()> {
         return Err(Error::new(Code::Unsupported, "cannot export during a parallel operation")
             .detail("A function that calls s3_export must be PARALLEL UNSAFE, as s3_export is."));
     }
-    if RUNNING.get() {
+    if transaction::is_exporting() {
         return Err(Error::new(Code::Unsupported, "cannot export from within a query that is being exported")
             .hint("Call s3_export in a statement of its own."));
     }
     Ok(())
-}
-
-/// At most one export runs in a backend at a time.
-struct Running;
-
-impl Running {
-    fn enter() -> Result<Self> {
-        check_context()?;
-        RUNNING.set(true);
-        Ok(Running)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        RUNNING.set(false);
-    }
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::chunk::Piece;
 use crate::error::Result;
 use crate::pg::ActAs;
+use crate::pg::report;
 use crate::pg::sql::read_latest;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
@@ -155,7 +156,7 @@ impl Progress {
         let now = Instant::now();
         if now >= due {
             self.next_notice.set(Some(now + interval));
-            pgrx::notice!("{}", self.so_far(now));
+            report::notice(self.so_far(now));
         }
     }
 

@@ -7,7 +7,7 @@ mod origins;
 
 use std::ffi::{CStr, c_int, c_void};
 
-use pgrx::{PgList, pg_guard, pg_sys};
+use pgrx::{PgList, pg_sys};
 
 use crate::error::{Code, Error, Result};
 use crate::pg::errors::{QueryErrors, Source};
@@ -110,10 +110,17 @@ fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
     if unsafe { !pgrx::is_a(statement, pg_sys::NodeTag::T_SelectStmt) } {
         return Err(refused(&command_name(statement)));
     }
-    let mut offence: Option<String> = None;
-    // SAFETY: the walker visits the same tree and writes to `offence` only during the call.
-    unsafe { find_offence(statement, std::ptr::from_mut(&mut offence).cast()) };
-    offence.map_or(Ok(()), |what| Err(refused(&what)))
+    // A list of what is still to be looked at, and no recursion: Postgres runs expressions that are thousands of nodes deep.
+    let mut nodes = vec![statement];
+    while let Some(node) = nodes.pop() {
+        // SAFETY: a node of that tree.
+        if let Some(what) = unsafe { offence(node) } {
+            return Err(refused(&what));
+        }
+        // SAFETY: as above. The walker hands what is right below the node to `gather`, and goes no deeper.
+        unsafe { pg_sys::raw_expression_tree_walker(node, Some(gather), std::ptr::from_mut(&mut nodes).cast()) };
+    }
+    Ok(())
 }
 
 fn refused(what: &str) -> Error {
@@ -127,15 +134,14 @@ fn command_name(statement: *mut pg_sys::Node) -> String {
     unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) }.to_string_lossy().into_owned()
 }
 
-/// Looks for parts of a SELECT that write or lock, at any depth. `context` is an `Option<String>` for the first found.
-#[pg_guard]
-unsafe extern "C-unwind" fn find_offence(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: Postgres's walker passes nodes of the tree and our own context; each cast follows the node's tag.
+/// What this node does other than read, if it does.
+///
+/// # Safety
+/// `node` is a node of a raw parse tree.
+unsafe fn offence(node: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: by the caller's promise; each cast follows the node's tag.
     unsafe {
-        let found = match (*node).type_ {
+        match (*node).type_ {
             pg_sys::NodeTag::T_SelectStmt => {
                 let select = node.cast::<pg_sys::SelectStmt>();
                 if !(*select).intoClause.is_null() {
@@ -151,11 +157,18 @@ unsafe extern "C-unwind" fn find_offence(node: *mut pg_sys::Node, context: *mut 
                 (!pgrx::is_a(inner, pg_sys::NodeTag::T_SelectStmt)).then(|| format!("{} in WITH", command_name(inner)))
             }
             _ => None,
-        };
-        if found.is_some() {
-            *context.cast::<Option<String>>() = found;
-            return true;
         }
-        pg_sys::raw_expression_tree_walker(node, Some(find_offence), context)
     }
+}
+
+/// Puts a node on the list that `context` is. It raises nothing and calls nothing of Postgres.
+///
+/// # Safety
+/// Only Postgres's walker calls it, with a node of the tree or NULL, and the context that it was given.
+unsafe extern "C-unwind" fn gather(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if !node.is_null() {
+        // SAFETY: by the caller's promise.
+        unsafe { &mut *context.cast::<Vec<*mut pg_sys::Node>>() }.push(node);
+    }
+    false
 }

@@ -3,13 +3,13 @@
 //! The executor hands each row over as it makes it, so nothing is collected: no cursor, no tuplestore. The four C
 //! callbacks only cast and delegate.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::error::Result;
 use crate::pg::deform::Deformer;
+use crate::pg::errors::raise_failed;
 use crate::pg::values::PlacedRow;
 
 /// Where a column of a result comes from.
@@ -107,10 +107,14 @@ impl<'a, S: RowSink> Receiver<'a, S> {
 
 /// # Safety
 /// Called by the executor, with what [`Receiver::as_dest`] of a receiver of this kind gave it, and the shape of its rows.
-#[pg_guard]
 unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver, _operation: i32, shape: pg_sys::TupleDesc) {
     // SAFETY: the executor passes back what `as_dest` gave it.
-    unsafe { Receiver::<S>::from_dest(dest) }.start(shape).unwrap_or_else(|error| error.raise());
+    let receiver = unsafe { Receiver::<S>::from_dest(dest) };
+    match catch_unwind(AssertUnwindSafe(|| receiver.start(shape))) {
+        Ok(Ok(())) => {}
+        // SAFETY: the executor has called this, and nothing in it needs a drop.
+        failed => unsafe { raise_failed(failed) },
+    }
 }
 
 /// Guarded by hand, since it is called for each row: `pg_guard`'s way out of a call that succeeds takes a tenth of the
@@ -126,20 +130,9 @@ unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
     let receiver = unsafe { Receiver::<S>::from_dest(dest) };
     match catch_unwind(AssertUnwindSafe(|| receiver.row(slot))) {
         Ok(Ok(())) => true,
-        failed => raise(failed),
+        // SAFETY: the executor has called this, and nothing in it needs a drop.
+        failed => unsafe { raise_failed(failed) },
     }
-}
-
-/// Raises the error of a row, or what it panicked with, as `pg_guard` does.
-#[cold]
-#[inline(never)]
-fn raise(failed: std::thread::Result<Result<()>>) -> bool {
-    let raise = || match failed {
-        Ok(row) => row.map_or_else(|error| error.raise(), |()| true),
-        Err(payload) => resume_unwind(payload),
-    };
-    // SAFETY: called by what Postgres calls, with nothing to drop in between.
-    unsafe { pgrx_extern_c_guard(raise) }
 }
 
 /// Nothing to do: the caller of the query finishes the sink, and only when the query has succeeded.

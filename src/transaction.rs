@@ -1,7 +1,7 @@
 //! A committed export has its manifest; an aborted one has nothing.
 //!
 //! ```text
-//! begin ──► uploads ──► seal ──► PRE_COMMIT: every manifest of the transaction, at once; then workers for its jobs
+//! begin ──► uploads ──► seal ──► PRE_COMMIT: workers for its jobs; may it commit? then every manifest, at once
 //!   └─ error, cancel, terminate, rollback, rollback to savepoint ──► ABORT: stop, delete, warn of what remains
 //! ```
 //!
@@ -11,29 +11,31 @@
 
 mod undo;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use once_cell::unsync::OnceCell;
+use pgrx::pg_sys;
 use pgrx::pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
 use pgrx::pg_sys::XactEvent::{
     XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
 };
-use pgrx::{pg_guard, pg_sys};
 use uuid::Uuid;
 
 use self::undo::undo;
-use crate::error::{Code, Error, Result, log};
+use crate::error::{Code, Error, Result};
 use crate::manifest::Manifest;
 use crate::names::Destination;
 use crate::pg::current_subtransaction;
 use crate::pg::descriptors::ExternalDescriptors;
-use crate::pg::errors::forget_transaction;
-use crate::pg::limit::TimeLimit;
+use crate::pg::errors::{forget_transaction, guard};
+use crate::pg::limit::{self, TimeLimit};
 use crate::pg::lock;
+use crate::pg::report::{Report, in_callback};
+use crate::pg::serializable::refuse_if_doomed;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::queue;
 use crate::request::Permission;
@@ -103,6 +105,36 @@ const OTHER_DESCRIPTORS: usize = 8;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();
+    /// The subtransaction in which an export was begun that runs at this moment.
+    static EXPORTING: Cell<Option<pg_sys::SubTransactionId>> = const { Cell::new(None) };
+}
+
+/// At most one export runs in a backend at a time: this one, until the drop, or the end of its (sub)transaction.
+pub struct Exporting(());
+
+impl Exporting {
+    /// From now on.
+    pub fn enter() -> Self {
+        EXPORTING.set(Some(current_subtransaction()));
+        Exporting(())
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        EXPORTING.set(None);
+    }
+}
+
+/// Whether an export runs at this moment.
+pub fn is_exporting() -> bool {
+    EXPORTING.get().is_some()
+}
+
+/// The (sub)transaction of the export that runs ends, whatever has become of its scope.
+fn leave_export() {
+    EXPORTING.set(None);
+    limit::forget();
 }
 
 /// Registers the callbacks. Called once, when the library is loaded.
@@ -147,6 +179,7 @@ impl<T> Drop for AbortOnDrop<T> {
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
 pub fn begin(store: Store, destination: Destination, packing: Packing) -> Result<Rc<ExportUpload>> {
     io_thread()?;
+    WaitFor::CleanUp.prepare();
     lock::hold_export(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
         let io = pending.io.get().ok_or_else(lost_task)?;
@@ -211,20 +244,16 @@ pub fn has_enqueued(export_id: Uuid) -> bool {
 
 /// # Safety
 /// Only Postgres calls it, on the backend's own thread.
-#[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
-        XACT_EVENT_PRE_COMMIT => before_commit().unwrap_or_else(|error| error.raise()),
-        XACT_EVENT_PRE_PREPARE => refuse_prepare().unwrap_or_else(|error| error.raise()),
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| {
-            let pending = PENDING.take();
-            log_exports(&pending.exports);
-            end(pending);
-        }),
+        // SAFETY: Postgres has called this, and nothing in it needs a drop.
+        XACT_EVENT_PRE_COMMIT => unsafe { guard(before_commit) },
+        // SAFETY: as above.
+        XACT_EVENT_PRE_PREPARE => unsafe { guard(refuse_prepare) },
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| committed_lines(&Ending::begin().0.exports)),
         XACT_EVENT_ABORT => quietly(|| {
-            let pending = PENDING.take();
-            undo(pending.io.get().map(|io| &io.thread), &uploads(&pending.exports));
-            end(pending);
+            let Ending(pending) = &Ending::begin();
+            undo(pending.io.get().map(|io| &io.thread), &uploads(&pending.exports))
         }),
         _ => {}
     }
@@ -232,7 +261,6 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
 
 /// # Safety
 /// Only Postgres calls it, on the backend's own thread.
-#[pg_guard]
 unsafe extern "C-unwind" fn at_subtransaction_event(
     event: pg_sys::SubXactEvent::Type,
     subtransaction: pg_sys::SubTransactionId,
@@ -240,35 +268,46 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
     _arg: *mut std::ffi::c_void,
 ) {
     match event {
-        SUBXACT_EVENT_COMMIT_SUB => quietly(|| hand_over(subtransaction, parent)),
+        SUBXACT_EVENT_COMMIT_SUB => quietly(|| {
+            hand_over(subtransaction, parent);
+            Vec::new()
+        }),
         SUBXACT_EVENT_ABORT_SUB => quietly(|| undo_subtransaction(subtransaction)),
         _ => {}
     }
 }
 
-/// A panic in a callback would raise where Postgres cannot take an error any more.
-fn quietly(work: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        pgrx::warning!("s3_export could not clean up after a transaction");
-    }
+/// A panic in a callback would raise where Postgres cannot take an error any more. What `work` has to say is said when all of
+/// it is done, its drops included.
+fn quietly(work: impl FnOnce() -> Vec<Report>) {
+    let reports = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        vec![Report::Warning(Error::new(Code::Internal, "s3_export could not clean up after a transaction"))]
+    });
+    in_callback(&reports);
 }
 
-/// Workers come last, since they begin to wait for the end of the transaction at once.
+/// Manifests come last: whatever can refuse the commit is asked before a reader can see one. Workers that were started for
+/// nothing end by themselves: they wait for this transaction, and find no job when it has aborted.
 fn before_commit() -> Result<()> {
-    write_manifests()?;
     let jobs: Vec<Uuid> = PENDING.with_borrow(|pending| pending.jobs.iter().map(|job| job.export_id).collect());
-    if jobs.is_empty() { Ok(()) } else { queue::before_commit(&jobs) }
+    if !jobs.is_empty() {
+        queue::before_commit(&jobs)?;
+    }
+    if has_exports() {
+        refuse_if_doomed();
+    }
+    write_manifests()
 }
 
 /// One line for each export that is committed, where the setting asks for it.
-fn log_exports(exports: &[PendingExport]) {
+fn committed_lines(exports: &[PendingExport]) -> Vec<Report> {
     if !settings::log_exports() {
-        return;
+        return Vec::new();
     }
-    for (export, Sealed { manifest, permission }) in exports.iter().filter_map(|export| Some((export, export.sealed.as_ref()?)))
-    {
+    let line = |export: &PendingExport| {
+        let Sealed { manifest, permission } = export.sealed.as_ref()?;
         let totals = manifest.totals;
-        log(format!(
+        Some(Report::Log(format!(
             "export {} to {} by {permission}: {} documents, {} files, {} bytes, {:.3} s",
             export.upload.export_id(),
             manifest.destination.location(),
@@ -276,8 +315,9 @@ fn log_exports(exports: &[PendingExport]) {
             totals.files,
             totals.bytes,
             export.began.elapsed().as_secs_f64(),
-        ));
-    }
+        )))
+    };
+    exports.iter().filter_map(line).collect()
 }
 
 /// Writes the manifests of all exports at once; the first that fails aborts the transaction.
@@ -343,7 +383,10 @@ fn hand_over(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubTransa
     });
 }
 
-fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
+fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) -> Vec<Report> {
+    if EXPORTING.get() == Some(subtransaction) {
+        leave_export();
+    }
     let (io, undone) = PENDING.with_borrow_mut(|pending| {
         let exports = std::mem::take(&mut pending.exports);
         let (undone, kept) = exports.into_iter().partition::<Vec<_>, _>(|export| export.subtransaction == subtransaction);
@@ -351,17 +394,29 @@ fn undo_subtransaction(subtransaction: pg_sys::SubTransactionId) {
         pending.jobs.retain(|job| job.subtransaction != subtransaction);
         (pending.io.get().map(|io| Rc::clone(&io.thread)), undone)
     });
-    undo(io.as_ref(), &uploads(&undone));
+    undo(io.as_ref(), &uploads(&undone))
 }
 
 fn uploads(exports: &[PendingExport]) -> Vec<Rc<ExportUpload>> {
     exports.iter().map(|export| Rc::clone(&export.upload)).collect()
 }
 
-/// Ends the thread; afterwards the backend has no connection and no thread of ours.
-fn end(pending: Pending) {
-    forget_transaction();
-    if let Some(io) = pending.io.get() {
-        io.thread.stop();
+/// What was pending in the transaction that ends. The drop ends the thread and forgets all else, whatever happens before:
+/// afterwards the backend has no connection and no thread of ours.
+struct Ending(Pending);
+
+impl Ending {
+    fn begin() -> Self {
+        Ending(PENDING.take())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        leave_export();
+        forget_transaction();
+        if let Some(io) = self.0.io.get() {
+            io.thread.stop();
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::export::check_context;
 use crate::format::{FileType, Format, Wrapping};
 use crate::integration::{self, Purpose};
 use crate::names::{Destination, Naming};
+use crate::pg::report;
 use crate::request::Permission;
 use crate::transaction;
 use crate::upload::identity::caller;
@@ -65,8 +66,8 @@ pub fn trust_policy(name: &str, principal: Option<String>) -> Result<String> {
             })?;
             let principal = integration::principal_of_caller(&arn);
             if principal != arn {
-                pgrx::notice!(
-                    "the credentials are a session's, whose ARN lacks its role's path: add the path, if the role has one"
+                report::notice(
+                    "the credentials are a session's, whose ARN lacks its role's path: add the path, if the role has one",
                 );
             }
             principal

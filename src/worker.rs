@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use pgrx::{pg_guard, pg_sys};
 use uuid::Uuid;
 
-use crate::error::{Result, log};
+use crate::error::Result;
 use crate::export;
 use crate::job::table::{self, Claimed, Locked};
 use crate::job::{Status, set_own, stored};
@@ -28,6 +28,7 @@ use crate::pg::background::Assignment;
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::{Raised, catch};
+use crate::pg::report::{Report, in_callback, log};
 use crate::pg::transaction::{CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction};
 use crate::pg::wait::{WaitFor, pause, postmaster_is_alive};
 use crate::pg::{ActAs, caller, role_name, to_server};
@@ -291,6 +292,6 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
     let unclaimed = ASSIGNED.get().filter(|_| claimed.is_none());
     let started = in_transaction(|| unclaimed.map_or_else(queue::start_queued, queue::start_queued_after));
     if let Err(raised) = recorded.map(drop).and(started.map(drop)) {
-        log(format!("the end of an export could not be written down: {}", raised.message));
+        in_callback(&[Report::Log(format!("the end of an export could not be written down: {}", raised.message))]);
     }
 }

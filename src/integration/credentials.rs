@@ -8,7 +8,7 @@ use super::row::Row;
 use super::seal::{Credentials, Place, open as unseal, seal};
 use super::{catalog, file, unknown};
 use crate::error::{Code, Error, Result};
-use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_read_only};
+use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_read_only, report};
 use crate::request::required;
 use crate::secret::Secret;
 use crate::settings;
@@ -119,12 +119,11 @@ pub fn reseal() -> Result<u64> {
                 catalog::store_credentials(row.integration_id, &seal(&credentials, place, &ring)?)?;
                 resealed += 1;
             }
-            Err(error) => {
-                Error::new(Code::NotReady, format!("the credentials of integration \"{}\" were left as they are", row.name))
+            Err(error) => report::warn(
+                &Error::new(Code::NotReady, format!("the credentials of integration \"{}\" were left as they are", row.name))
                     .detail(format!("{}.", error.summary().trim_end_matches('.')))
-                    .hint("Store them anew with s3_export.set_credentials.")
-                    .warn()
-            }
+                    .hint("Store them anew with s3_export.set_credentials."),
+            ),
         }
     }
     Ok(resealed)
@@ -136,7 +135,7 @@ pub fn key_ring() -> Result<KeyRing> {
         if is_superuser() || error.code() != Code::Configuration {
             return error;
         }
-        error.log();
+        report::log_error(&error);
         Error::new(Code::Configuration, "the key file of s3_export cannot be used").hint("The server's log says why.")
     })
 }

@@ -13,10 +13,11 @@ use super::Status;
 use crate::chunk::Totals;
 use crate::error::{Code, Error, Result};
 use crate::pg::ActAs;
+use crate::pg::encoding::storable;
 use crate::pg::lock::WORKER_KIND;
 use crate::pg::raised::Raised;
+use crate::pg::sql;
 use crate::pg::sql::{Table, read_latest, write_latest};
-use crate::pg::{server_is_utf8, sql};
 use crate::request::{Permission, PermissionArguments};
 
 /// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
@@ -161,12 +162,6 @@ pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Lo
         }),
     )?;
     Ok(row.is_some())
-}
-
-/// A database of another encoding may lack a character of what a store has said; that must not keep the rest from being kept.
-fn storable(text: &str) -> String {
-    let keep = |character: char| character != '\0' && (character.is_ascii() || server_is_utf8());
-    text.chars().map(|character| if keep(character) { character } else { '?' }).collect()
 }
 
 /// A job as it is now.

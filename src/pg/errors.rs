@@ -1,23 +1,25 @@
-//! Errors of the exported query, whole.
+//! Errors that pass through Rust, whole.
 //!
 //! pgrx turns a Postgres ERROR into a Rust panic and back, and keeps message, detail and hint of it: the position in the
-//! query, the CONTEXT of functions that the query calls, and the names of tables and constraints are lost. So a context
-//! callback copies each error while it is being raised inside the query, and [`boundary`], the outermost frame of our SQL
-//! functions, raises the copy instead of what pgrx kept. `raised` has errors as values.
+//! query, the CONTEXT of functions that the query calls, the names of tables and constraints, and whatever is not UTF-8 are
+//! lost. So a context callback copies each error while it is being raised, and [`guard`], the outermost frame of whatever
+//! Postgres calls, raises the copy instead of what pgrx kept. `raised` has errors as values.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::{CaughtError, pgrx_extern_c_guard};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::pg_try::PgTryBuilder;
 
 use super::call::Call;
-use super::limit;
-use crate::error::Result;
+use super::raised::Raised;
+use super::{encoding, limit, report};
+use crate::error::{Error, Result};
 
 thread_local! {
-    /// The last error raised inside a [`QueryErrors`] scope that is still open, or was left by that error.
+    /// The last error raised inside a scope that is still open, or was left by that error.
     static LAST: Cell<*mut pg_sys::ErrorData> = const { Cell::new(std::ptr::null_mut()) };
 }
 
@@ -52,7 +54,7 @@ impl Source {
 /// Errors raised in its scope point into the query's source instead of the statement that called us, as SPI does it, and are
 /// kept whole.
 pub struct QueryErrors<'a> {
-    callback: Box<pg_sys::ErrorContextCallback>,
+    _callback: Callback,
     _source: &'a Source,
 }
 
@@ -60,26 +62,41 @@ impl<'a> QueryErrors<'a> {
     /// Of the query of that source.
     pub fn of(source: &'a Source) -> Self {
         forget_last();
-        let mut callback = Box::new(pg_sys::ErrorContextCallback {
-            // SAFETY: reads the top of the backend's own stack of callbacks.
-            previous: unsafe { pg_sys::error_context_stack },
-            callback: Some(at_error),
-            arg: std::ptr::from_ref(source).cast_mut().cast(),
-        });
-        // SAFETY: the box stays where it is until the drop, which takes it off the stack again.
-        unsafe { pg_sys::error_context_stack = &mut *callback };
-        QueryErrors { callback, _source: source }
+        let callback = Callback::push(at_error, std::ptr::from_ref(source).cast_mut().cast());
+        QueryErrors { _callback: callback, _source: source }
     }
 }
 
 impl Drop for QueryErrors<'_> {
     fn drop(&mut self) {
-        // SAFETY: guards nest, so this is the top of the stack, or Postgres has unwound past it already.
-        unsafe { pg_sys::error_context_stack = self.callback.previous };
         if !std::thread::panicking() {
             // What was raised in here was caught in here, by an exception handler of a function.
             forget_last();
         }
+    }
+}
+
+/// A function that Postgres calls while it builds a message, until the drop.
+struct Callback(Box<pg_sys::ErrorContextCallback>);
+
+impl Callback {
+    fn push(function: unsafe extern "C-unwind" fn(*mut c_void), arg: *mut c_void) -> Self {
+        let mut callback = Box::new(pg_sys::ErrorContextCallback {
+            // SAFETY: reads the top of the backend's own stack of callbacks.
+            previous: unsafe { pg_sys::error_context_stack },
+            callback: Some(function),
+            arg,
+        });
+        // SAFETY: the box stays where it is until the drop, which takes it off the stack again.
+        unsafe { pg_sys::error_context_stack = &mut *callback };
+        Callback(callback)
+    }
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        // SAFETY: guards nest, so this is the top of the stack, or Postgres has unwound past it already.
+        unsafe { pg_sys::error_context_stack = self.0.previous };
     }
 }
 
@@ -118,6 +135,49 @@ unsafe extern "C-unwind" fn at_error(arg: *mut c_void) {
     }
 }
 
+/// Copies an error while it is being raised, unless the scope of a query inside has done so. What points into a statement of our
+/// own is left out.
+///
+/// # Safety
+/// Only Postgres calls it, while a message of any level is being built.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_error_of_ours(_arg: *mut c_void) {
+    // SAFETY: as above. Before a worker's transaction and after it there is no memory of a transaction.
+    unsafe {
+        if pg_sys::TopTransactionContext.is_null() {
+            return;
+        }
+        let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        let copy = pg_sys::CopyErrorData();
+        pg_sys::MemoryContextSwitchTo(previous);
+        if (*copy).elevel >= pgrx::PgLogLevel::ERROR as i32 && !is_kept(copy) {
+            (*copy).context = std::ptr::null_mut();
+            (*copy).internalquery = std::ptr::null_mut();
+            (*copy).internalpos = 0;
+            (*copy).cursorpos = 0;
+            keep(copy);
+        } else {
+            pg_sys::FreeErrorData(copy);
+        }
+    }
+}
+
+/// Whether the error that is kept is this one.
+///
+/// # Safety
+/// `error` is whole and alive.
+unsafe fn is_kept(error: *const pg_sys::ErrorData) -> bool {
+    let last = LAST.get();
+    // SAFETY: by the caller's promise; what is kept lives as long as the transaction.
+    unsafe {
+        !last.is_null()
+            && (*last).sqlerrcode == (*error).sqlerrcode
+            && !(*last).message.is_null()
+            && !(*error).message.is_null()
+            && CStr::from_ptr((*last).message) == CStr::from_ptr((*error).message)
+    }
+}
+
 /// Makes the error that is being raised point to that position of the query.
 ///
 /// # Safety
@@ -145,52 +205,90 @@ pub fn forget_transaction() {
     LAST.set(std::ptr::null_mut());
 }
 
+/// Why work of ours ended.
+pub enum Failure {
+    /// An error of ours, on its way to the user.
+    Ours(Error),
+    /// Raised by Postgres, or a panic.
+    Raised(Box<CaughtError>),
+}
+
+/// Runs `work`; gives what it failed with, whatever that is, and sees to it that errors are kept whole.
+pub fn attempt<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
+    forget_last();
+    let _keeper = Callback::push(at_error_of_ours, std::ptr::null_mut());
+    settle(|| {
+        encoding::prepare();
+        work()
+    })
+}
+
+fn settle<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
+    PgTryBuilder::new(AssertUnwindSafe(|| work().map_err(Failure::Ours)))
+        .catch_others(|caught| Err(Failure::Raised(Box::new(caught))))
+        .execute()
+}
+
 /// Runs the body of an SQL function, and raises what it fails with.
 ///
 /// # Safety
 /// `fcinfo` is what Postgres passed to the running function, which is declared with the arguments that `body` reads.
 pub unsafe fn boundary(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call) -> Result<pg_sys::Datum>) -> pg_sys::Datum {
-    unsafe extern "C-unwind" {
-        /// Postgres's own, undecorated: its jump must not be caught by the frames it is to leave.
-        fn ThrowErrorData(edata: *mut pg_sys::ErrorData);
-    }
-    // SAFETY: by the caller's promise.
-    match unsafe { run(fcinfo, body) } {
-        Ok(datum) => datum,
-        // SAFETY: the copy is alive; nothing in this frame or its callers needs a drop when Postgres jumps over them.
-        Err(whole) => unsafe {
-            ThrowErrorData(whole);
-            unreachable!("an ERROR does not return")
-        },
+    // SAFETY: by the caller's promise; Postgres calls the caller.
+    unsafe { guard(|| body(&Call::new(fcinfo))) }
+}
+
+/// Runs what Postgres has called, as its outermost frame, and raises what it fails with.
+///
+/// # Safety
+/// Only at the end of a function that Postgres calls, which has nothing to drop.
+pub unsafe fn guard<T: Copy>(body: impl FnOnce() -> Result<T>) -> T {
+    match run(body) {
+        Ok(value) => value,
+        // SAFETY: by the caller's promise; this frame holds nothing to drop either.
+        Err(data) => unsafe { report::throw(data) },
     }
 }
 
-/// Gives the whole error, or raises it through pgrx where there is none.
+#[inline(never)]
+fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, *mut pg_sys::ErrorData> {
+    attempt(body).map_err(|failure| match failure {
+        Failure::Ours(error) => report::error_data(&Raised::from(&error)),
+        Failure::Raised(caught) => match limit::take_exceeded().filter(|_| is_cancel(&caught)) {
+            Some(limit) => report::error_data(&Raised::from(&limit)),
+            None => data_of(&caught),
+        },
+    })
+}
+
+/// Raises what a callback of the exported query has failed with: the error of a row, or what it panicked with. Whoever has
+/// started the query keeps errors whole.
 ///
 /// # Safety
-/// As [`boundary`]'s.
+/// As [`guard`]'s.
+#[cold]
+pub unsafe fn raise_failed<T>(failed: std::thread::Result<Result<T>>) -> ! {
+    let data = failed_data(failed);
+    // SAFETY: by the caller's promise; this frame holds nothing to drop any more.
+    unsafe { report::throw(data) }
+}
+
 #[inline(never)]
-unsafe fn run(
-    fcinfo: pg_sys::FunctionCallInfo,
-    body: fn(&Call) -> Result<pg_sys::Datum>,
-) -> std::result::Result<pg_sys::Datum, *mut pg_sys::ErrorData> {
-    // SAFETY: by the caller's promise.
-    let call = unsafe { Call::new(fcinfo) };
-    let panic = match catch_unwind(AssertUnwindSafe(|| body(&call).unwrap_or_else(|error| error.raise()))) {
-        Ok(datum) => return Ok(datum),
-        Err(panic) => panic,
-    };
-    let caught = panic.downcast_ref::<CaughtError>();
-    if let Some(limit) = limit::take_exceeded().filter(|_| caught.is_some_and(is_cancel)) {
-        drop(panic);
-        // SAFETY: as below.
-        return unsafe { pgrx_extern_c_guard(move || limit.raise()) };
+fn failed_data<T>(failed: std::thread::Result<Result<T>>) -> *mut pg_sys::ErrorData {
+    match settle(|| failed.unwrap_or_else(|payload| resume_unwind(payload))) {
+        Ok(_) => report::error_data(&Raised::default()),
+        Err(Failure::Ours(error)) => report::error_data(&Raised::from(&error)),
+        Err(Failure::Raised(caught)) => {
+            let data = data_of(&caught);
+            // SAFETY: alive, and nobody else's. The functions that run around the callback say once more where they are.
+            unsafe { (*data).context = std::ptr::null_mut() };
+            data
+        }
     }
-    match caught.and_then(whole_error) {
-        Some(whole) => Err(whole),
-        // SAFETY: the panic goes straight back into pgrx's guard, which raises it when this frame holds nothing more.
-        None => unsafe { pgrx_extern_c_guard(move || resume_unwind(panic)) },
-    }
+}
+
+fn data_of(caught: &CaughtError) -> *mut pg_sys::ErrorData {
+    whole_error(caught).unwrap_or_else(|| report::error_data(&Raised::of(caught)))
 }
 
 /// Whether it is what Postgres raises for SIGINT.

@@ -19,6 +19,8 @@ use crate::upload::runtime::{IoThread, Job, lock};
 thread_local! {
     /// The limit that was exceeded in a scope that is left, until somebody asks.
     static EXCEEDED: RefCell<Option<Error>> = const { RefCell::new(None) };
+    /// The limit that is in force.
+    static IN_FORCE: RefCell<Option<Arc<Mutex<State>>>> = const { RefCell::new(None) };
 }
 
 /// How long a signal that was sent may take to arrive.
@@ -53,6 +55,7 @@ impl TimeLimit {
                 let _ = kill(Pid::this(), Signal::SIGINT);
             }
         });
+        IN_FORCE.set(Some(Arc::clone(&state)));
         TimeLimit { state, sleeper, limit }
     }
 
@@ -66,6 +69,7 @@ impl TimeLimit {
 impl Drop for TimeLimit {
     fn drop(&mut self) {
         self.sleeper.abort();
+        IN_FORCE.take();
         let mut state = lock(&self.state);
         if *state == State::Exceeded {
             EXCEEDED.set(Some(exceeded(self.limit)));
@@ -98,4 +102,12 @@ fn exceeded(limit: Duration) -> Error {
 /// The error of a limit that was exceeded, once.
 pub fn take_exceeded() -> Option<Error> {
     EXCEEDED.take()
+}
+
+/// The (sub)transaction that had a limit ends, whatever became of its scope: no signal is sent from here on.
+pub fn forget() {
+    EXCEEDED.take();
+    if let Some(state) = IN_FORCE.take() {
+        *lock(&state) = State::Disarmed;
+    }
 }

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::encoding;
+
 /// A transaction of a process that nobody sends statements to, begun with a snapshot.
 pub struct Transaction(());
 
@@ -36,6 +38,7 @@ impl Transaction {
         before_snapshot();
         // SAFETY: inside the transaction; its end, or its abort, pops the snapshot.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        encoding::prepare();
         Transaction(())
     }
 

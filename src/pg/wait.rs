@@ -1,6 +1,7 @@
 //! Waiting for the I/O thread: on the backend's latch and the thread's eventfd at once, never blocking.
 
 use std::ffi::c_int;
+use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -21,6 +22,13 @@ pub enum WaitFor {
     Answer,
     /// A job to end, or a worker to have room.
     Job,
+    /// What an aborted export wrote to be deleted.
+    CleanUp,
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+thread_local! {
+    static EVENTS: std::cell::RefCell<[Option<u32>; 6]> = const { std::cell::RefCell::new([None; 6]) };
 }
 
 impl WaitFor {
@@ -29,18 +37,38 @@ impl WaitFor {
         pg_sys::PG_WAIT_EXTENSION
     }
 
+    /// The event, if it has its number already; a callback of a transaction's end cannot ask for one.
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    fn known_event(self) -> u32 {
+        pg_sys::PG_WAIT_EXTENSION
+    }
+
+    /// The event, if it has its number already; a callback of a transaction's end cannot ask for one.
     #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-    fn event(self) -> u32 {
-        thread_local! {
-            static EVENTS: std::cell::RefCell<[Option<u32>; 5]> = const { std::cell::RefCell::new([None; 5]) };
-        }
-        let (index, name) = match self {
+    fn known_event(self) -> u32 {
+        EVENTS.with_borrow(|events| events[self.name().0]).unwrap_or(pg_sys::PG_WAIT_EXTENSION)
+    }
+
+    /// Asks for its number, for [`wait_until_quietly`] later. May raise.
+    pub fn prepare(self) {
+        self.event();
+    }
+
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    fn name(self) -> (usize, &'static std::ffi::CStr) {
+        match self {
             WaitFor::Room => (0, c"S3ExportRoom"),
             WaitFor::Files => (1, c"S3ExportFiles"),
             WaitFor::Manifests => (2, c"S3ExportManifests"),
             WaitFor::Answer => (3, c"S3ExportAnswer"),
             WaitFor::Job => (4, c"S3ExportJob"),
-        };
+            WaitFor::CleanUp => (5, c"S3ExportCleanUp"),
+        }
+    }
+
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    fn event(self) -> u32 {
+        let (index, name) = self.name();
         let known: Option<u32> = EVENTS.with_borrow(|events| events[index]);
         known.unwrap_or_else(|| {
             // SAFETY: the name is NUL-terminated; the server keeps one number for each name.
@@ -105,11 +133,12 @@ fn wait_for_latch_or(wake: Option<&Wake>, timeout: Option<Duration>, what: WaitF
     }
 }
 
-/// As [`wait_until`], for transaction callbacks: calls nothing of Postgres that can raise, answers no interrupt, and gives
-/// up when the postmaster is dead.
-pub fn wait_until_quietly<T>(wake: &Wake, deadline: Instant, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    /// How long a dead postmaster may go unnoticed.
-    const LOOK_AT_POSTMASTER: Duration = Duration::from_millis(100);
+/// As [`wait_until`], for transaction callbacks: calls nothing of Postgres that can raise, answers no interrupt but barriers,
+/// which other backends may be waiting for, and gives up when the postmaster is dead.
+pub fn wait_until_quietly<T>(what: WaitFor, wake: &Wake, deadline: Instant, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+    /// How long a dead postmaster, or a barrier, may go unnoticed.
+    const LOOK_AROUND: Duration = Duration::from_millis(100);
+    let _shown = ShownWait::begin(what);
     loop {
         wake.clear();
         if let Some(value) = ready() {
@@ -119,7 +148,41 @@ pub fn wait_until_quietly<T>(wake: &Wake, deadline: Instant, mut ready: impl FnM
         if left.is_zero() || !postmaster_is_alive() {
             return None;
         }
-        wake.wait(left.min(LOOK_AT_POSTMASTER));
+        wake.wait(left.min(LOOK_AROUND));
+        pass_barriers();
+    }
+}
+
+/// Does what another backend waits for every backend to do, such as DROP DATABASE, which waits for files to be closed.
+fn pass_barriers() {
+    // SAFETY: flags of the backend's own, which its signal handler sets. Postgres does the same wherever it answers interrupts.
+    // It closes files, and raises nothing; what it raised all the same would not leave this function.
+    let _ = catch_unwind(|| unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ProcSignalBarrierPending) != 0 {
+            pg_sys::ProcessProcSignalBarrier();
+        }
+    });
+}
+
+/// What the backend waits for, in `pg_stat_activity`, until the drop.
+struct ShownWait(());
+
+impl ShownWait {
+    fn begin(what: WaitFor) -> Self {
+        Self::show(what.known_event());
+        ShownWait(())
+    }
+
+    /// As `pgstat_report_wait_start` and `pgstat_report_wait_end`, which are inline functions.
+    fn show(event: u32) {
+        // SAFETY: points to the backend's own entry, or to a variable in its place; one word, which others only read.
+        unsafe { std::ptr::write_volatile(pg_sys::my_wait_event_info, event) }
+    }
+}
+
+impl Drop for ShownWait {
+    fn drop(&mut self) {
+        Self::show(0);
     }
 }
 

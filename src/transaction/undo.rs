@@ -4,32 +4,32 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error};
-use crate::pg::wait::{postmaster_is_alive, wait_until_quietly};
+use crate::pg::report::Report;
+use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until_quietly};
 use crate::settings;
 use crate::upload::runtime::{IoThread, Job};
 use crate::upload::{ExportUpload, Remains};
 
 /// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
-/// holds the transaction's locks meanwhile, and answers no interrupt.
-pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) {
-    let Some(io) = io else { return };
+/// holds the transaction's locks meanwhile, and answers no interrupt. Gives what is to be said when all else is done.
+pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Report> {
+    let Some(io) = io else { return Vec::new() };
     let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
     let deadline = Instant::now() + limit;
     let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
-    for (job, export) in jobs.iter().zip(exports) {
-        match wait_until_quietly(io.wake(), deadline + ANSWER_TIME, || job.take().transpose()) {
-            Some(Ok(remains)) => warn_of(&remains, export),
-            Some(Err(_)) | None => warn_of(&Remains::unknown(), export),
-        }
-    }
+    let remains = jobs.iter().map(|job| {
+        let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || job.take().transpose());
+        answer.and_then(Result::ok).unwrap_or_else(Remains::unknown)
+    });
+    remains.zip(exports).filter_map(|(remains, export)| warning_of(&remains, export)).collect()
 }
 
 /// The clean-up keeps to its limit by itself; so much later it is taken for lost.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
-fn warn_of(remains: &Remains, export: &ExportUpload) {
+fn warning_of(remains: &Remains, export: &ExportUpload) -> Option<Report> {
     if remains.is_empty() {
-        return;
+        return None;
     }
     let id = export.export_id();
     let more = remains.count - remains.named.len();
@@ -44,8 +44,8 @@ fn warn_of(remains: &Remains, export: &ExportUpload) {
     if let Some(cause) = &remains.cause {
         detail = format!("{detail} {}", cause.summary());
     }
-    Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
+    let warning = Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
         .detail(detail)
-        .hint("No manifest lists them. Delete the objects whose names hold this export's id.")
-        .warn();
+        .hint("No manifest lists them. Delete the objects whose names hold this export's id.");
+    Some(Report::Warning(warning))
 }

@@ -338,3 +338,45 @@ fn no_encoder_outlives_its_transaction() {
     let too_large = db.export_in(&mut client, "SELECT repeat('x', 2000000) AS t", &parquet("zstd", 19));
     refused(too_large).sqlstate("53400").message("too large for zstd of level 19").hint("compression_level");
 }
+
+/// A message below ERROR answers interrupts, and a jump out of it must not skip what has to be undone.
+#[test]
+fn cancels_that_are_answered_inside_a_notice_leave_the_session_as_it_was() {
+    let db = Database::new("cancel_notice");
+    let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Hang);
+    db.create(&Integration { name: "hung", endpoint: gateway.endpoint(), ..Integration::local() });
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.cleanup_timeout = 0; SET s3_export.progress_interval = '1ms'").unwrap();
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'hung'");
+    for _ in 0..15 {
+        client.batch_execute("SET statement_timeout = '60ms'").unwrap();
+        refused(client.batch_execute(&format!("SELECT {call}"))).sqlstate("57014");
+        client.settle();
+        client.batch_execute("RESET statement_timeout").unwrap();
+        db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+        assert_eq!(threads(client.pid), 1);
+    }
+}
+
+/// DROP DATABASE waits until every backend has closed its files, whatever that backend does.
+#[test]
+fn a_clean_up_that_hangs_shows_a_wait_event_and_holds_up_no_drop_of_another_database() {
+    let db = Database::new("clean_up_barrier");
+    let other = Database::empty("clean_up_other", "");
+    let proxy = Proxy::to(&Integration::local().endpoint);
+    db.create(&Integration { name: "slow", endpoint: proxy.endpoint(), ..Integration::local() });
+    let (mut client, mut witness) = (db.client(), db.client());
+    client.batch_execute("SET s3_export.cleanup_timeout = '60s'; BEGIN").unwrap();
+    client
+        .batch_execute(&format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'slow'")))
+        .unwrap();
+    proxy.hang();
+    let running = client.start("ROLLBACK");
+    wait_for("the clean-up to wait", || witness.sees_hanging(running.pid).then_some(()));
+    let start = std::time::Instant::now();
+    witness.batch_execute(&format!("DROP DATABASE {}", other.name)).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(!running.is_finished(), "the clean-up ended too early for the test to show anything");
+    proxy.release();
+    running.join().1.unwrap();
+}

@@ -1,6 +1,6 @@
 //! The commit itself: what fails in it, before or after the manifest, leaves nothing.
 
-use super::fixture::{Action, Database, Gateway, Integration, Proxy, Session, refused, threads, wait_for};
+use super::fixture::{Action, Cluster, Database, Gateway, Integration, Proxy, Session, refused, threads, wait_for};
 
 #[test]
 fn a_deferred_constraint_that_fails_at_commit_leaves_nothing() {
@@ -38,23 +38,63 @@ fn an_export_from_a_deferred_trigger_commits_with_the_rest() {
     assert_eq!(db.bucket.manifests(&prefix).len(), 1);
 }
 
-/// Postgres looks for such a conflict after the manifest was written.
+/// A transaction that Postgres refuses to commit is refused before a reader can see its manifest.
 #[test]
-fn a_serialization_failure_at_commit_takes_the_manifest_back() {
+fn a_serialization_failure_at_commit_comes_before_the_manifest() {
     let db = Database::new("serializable");
     let (mut one, mut other, prefix) = (db.client(), db.client(), db.prefix());
+    let gateway = recorded(&db);
     one.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (0)").unwrap();
     for client in [&mut one, &mut other] {
         client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(a) FROM t").unwrap();
     }
     one.batch_execute("INSERT INTO t VALUES (1)").unwrap();
     other.batch_execute("INSERT INTO t VALUES (2)").unwrap();
-    db.export_to(&mut one, &prefix, "SELECT 1 AS a", "").unwrap();
+    one.batch_execute(&format!("SELECT {}", db.call(&prefix, "SELECT 1 AS a", "").replace("'local'", "'recorded'"))).unwrap();
     other.batch_execute("COMMIT").unwrap();
     refused(one.batch_execute("COMMIT")).sqlstate("40001");
     one.settle();
     db.bucket.nothing_left(&prefix);
+    assert!(!gateway.requests().iter().any(|request| request.step() == "manifest"));
     assert_eq!(threads(one.pid), 1);
+}
+
+/// An integration `recorded`, whose requests the gateway knows.
+fn recorded(db: &Database) -> Gateway {
+    let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Forward);
+    db.create(&Integration { name: "recorded", endpoint: gateway.endpoint(), ..Integration::local() });
+    gateway
+}
+
+/// Once the manifest is there, it is the other transaction of a conflict that fails, until this one has ended.
+#[test]
+fn a_serializable_transaction_that_writes_its_manifest_commits() {
+    let db = Database::new("serializable_wins");
+    let (mut one, mut other, prefix) = (db.client(), db.client(), db.prefix());
+    one.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (0)").unwrap();
+    for client in [&mut one, &mut other] {
+        client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(a) FROM t").unwrap();
+    }
+    one.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    db.export_to(&mut one, &prefix, "SELECT 1 AS a", "").unwrap();
+    one.batch_execute("COMMIT").unwrap();
+    refused(other.batch_execute("INSERT INTO t VALUES (2); COMMIT")).sqlstate("40001");
+    assert_eq!(db.bucket.manifests(&prefix).len(), 1);
+}
+
+#[test]
+fn a_commit_that_finds_no_room_for_a_worker_shows_no_manifest() {
+    let db = Database::new("no_room_no_manifest");
+    let gateway = recorded(&db);
+    let cluster = Cluster::copy_with("-c max_worker_processes=0");
+    let (mut client, prefix) = (cluster.session(&db.name, "postgres"), db.prefix());
+    let call = db.call(&prefix, "SELECT 1 AS a", "").replace("'local'", "'recorded'");
+    let job = db.call_async(&prefix, "SELECT 1 AS a", "");
+    client.batch_execute(&format!("BEGIN; SELECT {call}; SELECT {job}")).unwrap();
+    refused(client.batch_execute("COMMIT")).sqlstate("53400");
+    client.settle();
+    assert!(!gateway.requests().iter().any(|request| request.step() == "manifest"));
+    db.bucket.nothing_left(&prefix);
 }
 
 #[test]

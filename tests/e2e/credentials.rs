@@ -118,18 +118,25 @@ fn reseal_moves_this_databases_credentials_to_the_newest_key() {
     let mut client = db.client();
     let ring = key_file(&db, &format!("old {KEY}\n"), 0o600);
     use_key_file(&mut client, &ring);
-    for name in ["first", "second", "third"] {
+    // A name that a client's encoding may lack.
+    let third = "third 日本";
+    for name in ["first", "second", third] {
         Integration { name, ..Integration::local() }.create(&mut client).unwrap();
     }
     // What was sealed with `k1` and what does not open any more stay as they are.
     client.batch_execute("DELETE FROM s3_export.integrations WHERE name = 'local'").unwrap();
-    client.batch_execute("UPDATE s3_export.integrations SET endpoint = 'http://127.0.0.1:1' WHERE name = 'third'").unwrap();
+    client.batch_execute("UPDATE s3_export.integrations SET endpoint = 'http://127.0.0.1:1' WHERE name LIKE 'third%'").unwrap();
     let new_key = KEY.replace("AAEC", "ZZZZ");
     fs::write(&ring.0, format!("old {KEY}\nnew {new_key}\n")).unwrap();
+    client.batch_execute("SET client_encoding = 'LATIN1'").unwrap();
     client.notices();
     assert_eq!(client.text("SELECT s3_export.reseal()"), "2");
+    client.batch_execute("SET client_encoding = 'UTF8'").unwrap();
     let notices = messages(&client.notices());
-    assert!(notices.contains("\"third\" were left as they are") && notices.contains("another endpoint"), "{notices}");
+    assert!(
+        notices.contains("\"third \\u65e5\\u672c\" were left as they are") && notices.contains("another endpoint"),
+        "{notices}"
+    );
     assert_eq!(client.text("SELECT string_agg(key_id, ',' ORDER BY name) FROM s3_export.credentials JOIN s3_export.integrations USING (integration_id)"), "new,new,old");
     assert_eq!(client.text("SELECT s3_export.reseal()"), "0");
     fs::write(&ring.0, format!("new {new_key}\n")).unwrap();

@@ -19,6 +19,7 @@ mod files;
 mod fixture;
 mod formats;
 mod help;
+mod hostile;
 mod job_cancel;
 mod job_queue;
 mod job_roles;

@@ -1,6 +1,6 @@
 //! What can be exported, and from where the function can be called.
 
-use super::fixture::{Database, literal};
+use super::fixture::{Database, literal, refused};
 
 #[track_caller]
 fn gives(db: &Database, query: &str, expected: &[&str]) {
@@ -173,4 +173,22 @@ fn plain_types_when_wrap_types_is_off() {
     assert_eq!(db.bucket.manifest(&plain.prefix)["s3_export"]["wrap_types"], false);
     let wrapped = db.export(query);
     assert_eq!(db.bucket.values(&wrapped.prefix)[0]["d"]["__rockset_type"], "date");
+}
+
+#[test]
+fn an_expression_that_postgres_runs_is_exported_however_deep_it_is() {
+    let db = Database::new("deep");
+    let mut client = db.client();
+    let sum = |terms: usize| format!("SELECT 1{} AS a", "+1".repeat(terms - 1));
+    for terms in [1_500, 4_000] {
+        assert_eq!(client.text(&sum(terms)), terms.to_string());
+        let exported = db.export_in(&mut client, &sum(terms), "").unwrap();
+        assert_eq!(db.bucket.documents(&exported.prefix), [format!("{{\"a\":{terms}}}")]);
+    }
+    // One that Postgres does not run.
+    refused(client.batch_execute(&sum(200_000))).sqlstate("54001");
+    for _ in 0..3 {
+        refused(db.export_in(&mut client, &sum(200_000), "")).sqlstate("54001");
+        assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1);
+    }
 }
