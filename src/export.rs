@@ -24,9 +24,7 @@ use crate::settings;
 use crate::transaction;
 use crate::upload::checksum::sha256_hex;
 use crate::upload::connection::{Connection, Store};
-use crate::upload::{
-    Blind, Bucket, Object, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Role, Throttle, most_encoders,
-};
+use crate::upload::{Bucket, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Throttle, most_encoders};
 use crate::uri::Location;
 
 /// What the caller is told.
@@ -49,11 +47,12 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     let progress = Progress::start(export_id);
 
     let algorithm = connection.object.checksum;
+    let is_amazon = connection.endpoint.is_none();
     let store = open(connection, request.location.bucket())?;
     if request.existing == Existing::Error {
         refuse_existing(&store, &request.location)?;
     }
-    refuse_taken_names(&store, &destination)?;
+    refuse_taken_names(&store, &destination, is_amazon)?;
     let (limits, packing) = cut(request, export_id)?;
     let upload = transaction::begin(store, destination.clone(), packing)?;
     let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
@@ -189,24 +188,16 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
     }
 }
 
-/// Errors: 42710 when an object has a name that the user has given to the file or the manifest: better before the query than after
-/// hours. The write has a condition, which tells of what comes meanwhile; but stores may ignore or refuse it.
-fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
-    let objects: Vec<Object> = [Role::File(1), Role::ManifestCopy]
-        .into_iter()
-        .filter_map(|role| Object::of(destination, role))
-        .filter(|object| object.claim.is_some())
-        .collect();
-    if objects.is_empty() {
+/// Errors: 42710 and 0A000 for names that the user has given, better before the query than after hours.
+fn refuse_taken_names(store: &Store, destination: &Destination, is_amazon: bool) -> Result<()> {
+    if !destination.has_names() {
         return Ok(());
     }
     let patience = Patiences::all(transaction::request_patience());
     let bucket = Bucket::new(store.clone(), destination.bucket(), patience, Throttle::new(1));
+    let destination = destination.clone();
     transaction::request(|_| async move {
-        for object in &objects {
-            bucket.refuse_taken(object, Blind::Go).await.map_err(|failure| failure.error)?;
-        }
-        Ok(())
+        bucket.refuse_taken_names(&destination, is_amazon).await.map_err(|failure| failure.error)
     })
 }
 

@@ -213,6 +213,11 @@ impl Destination {
         self.naming.file.is_some()
     }
 
+    /// Whether the user has named any of the objects.
+    pub fn has_names(&self) -> bool {
+        self.naming.file.is_some() || self.naming.manifest_copy.is_some() || self.naming.success_marker.is_some()
+    }
+
     /// Whether the key is of the user's making, so that it may be another object's.
     pub fn is_named(&self, key: &str) -> bool {
         let named_file = self.naming.file.as_deref().map(|name| self.location.key(name));

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::body::{Meter, in_frames};
 use super::checksum::{Algorithm, Checksum};
+use super::claims::Blind;
 use super::connection::{ObjectSettings, Store};
 use super::failure::Failure;
 use super::object::{Deletion, EXPORT_ID, Object, Role};
@@ -73,15 +74,6 @@ pub enum Conditional {
     Written(Option<String>),
     /// There was one.
     Present,
-}
-
-/// What to do where an object cannot be looked at for want of a right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blind {
-    /// Go on: the write has a condition.
-    Go,
-    /// Refuse: nothing else would keep the object from being overwritten.
-    Refuse,
 }
 
 /// An object as HEAD shows it.
@@ -282,26 +274,6 @@ impl Bucket {
                 }
             }
             other => other,
-        }
-    }
-
-    /// Errors: 42710 when another export's object, or anybody's, has the key, which is of the user's making. `blind`: what becomes
-    /// of it where nobody may look.
-    pub async fn refuse_taken(&self, object: &Object, blind: Blind) -> Result<(), Failure> {
-        match self.head(&object.key).await {
-            Ok(None) => Ok(()),
-            Ok(Some(head)) if head.is_of(object) => Ok(()),
-            Ok(Some(_)) => Err(self.taken(object)),
-            Err(failure) if failure.status == Some(403) && blind == Blind::Go => Ok(()),
-            Err(failure) if failure.status == Some(403) => {
-                let what = format!("the store cannot be asked not to overwrite {}", self.url(&object.key));
-                Err(Failure::permanent(
-                    Error::new(Code::Unsupported, what)
-                        .detail("It refuses If-None-Match with 501, and its answer to a look at the object is 403.")
-                        .hint("Grant s3:GetObject, or leave out single_file's name, manifest_name and success_marker."),
-                ))
-            }
-            Err(failure) => Err(failure),
         }
     }
 

@@ -11,8 +11,9 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::body::in_frames;
-use super::bucket::{Blind, Bucket, check_tag, headers, mark};
+use super::bucket::{Bucket, check_tag, headers, mark};
 use super::checksum::{Algorithm, Checksum};
+use super::claims::Blind;
 use super::failure::Failure;
 use super::object::{Object, Part};
 use super::throttle::Pace;

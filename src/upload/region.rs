@@ -47,7 +47,7 @@ pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: 
 
 async fn ask(client: &Client, bucket: &str) -> Result<String, Failure> {
     let error = match client.head_bucket().bucket(bucket).send().await {
-        Ok(answer) => return answer.bucket_region.ok_or_else(|| unnamed(bucket)),
+        Ok(answer) => return answer.bucket_region.filter(|region| is_name(region)).ok_or_else(|| unnamed(bucket)),
         Err(error) => error,
     };
     let header = error.raw_response().and_then(|answer| answer.headers().get(REGION_HEADER)).map(str::to_owned);
@@ -63,7 +63,12 @@ async fn ask(client: &Client, bucket: &str) -> Result<String, Failure> {
             _ => failure,
         });
     };
-    Ok(region)
+    if is_name(&region) { Ok(region) } else { Err(unnamed(bucket)) }
+}
+
+/// It becomes a part of the host's name, and of each signature.
+fn is_name(region: &str) -> bool {
+    (1..=64).contains(&region.len()) && region.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
 fn unnamed(bucket: &str) -> Failure {
@@ -116,5 +121,9 @@ mod tests {
         assert_eq!(asked("missing", "404 Not Found", "").unwrap_err().error.code(), Code::Undefined);
         assert_eq!(asked("silent", "403 Forbidden", "").unwrap_err().error.code(), Code::NotReady);
         assert_eq!(asked("nameless", "200 OK", "").unwrap_err().error.code(), Code::NotReady);
+        for (bucket, status) in [("forged", "200 OK"), ("forged-too", "403 Forbidden")] {
+            let header = "x-amz-bucket-region: eu-1.example.com/\r\n";
+            assert_eq!(asked(bucket, status, header).unwrap_err().error.code(), Code::NotReady);
+        }
     }
 }

@@ -203,8 +203,8 @@ fn a_store_that_refuses_the_condition_is_asked_by_a_look_instead() {
     }
     assert_eq!(client.text("SELECT is_called FROM ran"), "f");
     assert_eq!(db.bucket.list(&prefix), before);
-    // Who may not look would overwrite.
-    let _blind = Gateway::to(&Integration::local().endpoint, |request| {
+    // Who may not look would overwrite, and is told so before the query runs.
+    let blind = Gateway::to(&Integration::local().endpoint, |request| {
         let line = request.head.lines().next().unwrap_or_default();
         match (request.header("if-none-match"), line.starts_with("HEAD") && line.contains(".json")) {
             (Some(_), _) => Action::Answer("HTTP/1.1 501 Not Implemented".into(), String::new()),
@@ -212,9 +212,12 @@ fn a_store_that_refuses_the_condition_is_asked_by_a_look_instead() {
             (None, false) => Action::Forward,
         }
     });
-    db.create(&Integration { name: "blind", endpoint: _blind.endpoint(), ..Integration::local() });
-    let call = db.call(&prefix, "SELECT 1 AS a", r#"options => '{"single_file": "new.json"}'"#).replace("'local'", "'blind'");
-    refused(db.exported(&mut client, &call, &prefix)).sqlstate("0A000").hint("s3:GetObject");
+    db.create(&Integration { name: "blind", endpoint: blind.endpoint(), ..Integration::local() });
+    for options in [r#"{"single_file": "new.json"}"#, r#"{"success_marker": "new.json"}"#] {
+        let call = db.call(&prefix, "SELECT nextval('ran')", &format!("options => '{options}'")).replace("'local'", "'blind'");
+        refused(db.exported(&mut client, &call, &prefix)).sqlstate("0A000").hint("s3:GetObject");
+    }
+    assert_eq!(client.text("SELECT is_called FROM ran"), "f");
     let validated = "SELECT string_agg(step, ',') FROM s3_export.validate_integration('b2') WHERE NOT ok";
     assert_eq!(client.text(validated), "conditional put,conditional multipart");
 }
