@@ -186,6 +186,7 @@ start() {
 		S3_EXPORT_PGHOST "$sockets" S3_EXPORT_PGPORT "${ports[0]}" S3_EXPORT_PG_BIN "$bin" \
 		S3_EXPORT_PG_USER_OS "$PG_OS_USER" S3_EXPORT_DATA "$data" S3_EXPORT_RUN_DIR "$dir" \
 		S3_EXPORT_READERS "${dir%/*}/readers" \
+		S3_EXPORT_OLD_READERS "${dir%/*}/old-readers" \
 		S3_ENDPOINT "$S3_ENDPOINT" S3_ACCESS_KEY_ID "$S3_ACCESS_KEY_ID" \
 		S3_SECRET_ACCESS_KEY "$S3_SECRET_ACCESS_KEY" S3_BUCKET "$bucket"
 	# They come up while the others do.

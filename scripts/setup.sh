@@ -58,6 +58,25 @@ need_python_packages() {
 	printf '%s\n' "$stamp" >"$dir/stamp"
 }
 
+# Those of old-readers.txt, each into a directory of its own.
+need_old_readers() {
+	local dir=${RUN_DIR%/*}/old-readers package pid missing=() pids=()
+	while read -r package; do
+		[ -e "$dir/$package/stamp" ] || missing+=("$package")
+	done < <(grep -v '^#' "$ROOT/scripts/old-readers.txt")
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "Fetching old readers of Parquet: ${missing[*]}"
+	"$STAND_INS_PYTHON" -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+	for package in "${missing[@]}"; do
+		rm -rf "${dir:?}/$package"
+		"$STAND_INS_PYTHON" -m pip install --quiet --root-user-action=ignore --no-deps --only-binary=:all: \
+			--target "$dir/$package" "$package" &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do wait "$pid"; done
+	for package in "${missing[@]}"; do touch "$dir/$package/stamp"; done
+}
+
 copy_postgres() {
 	local stamp part
 	stamp=$(dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' "postgresql-$DEBIAN_MAJOR*" \
@@ -106,6 +125,7 @@ need_seaweedfs
 if [ "$kind" = test ]; then
 	need_python_packages aws-stand-ins "ministack and moto, the stand-ins for AWS"
 	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
+	need_old_readers
 fi
 [ "$kind" != bench ] || need_python_packages bench-tools "the tools to compare with"
 if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then copy_postgres; else fetch_postgres; fi

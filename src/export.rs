@@ -157,6 +157,7 @@ fn pack(format: &Format, compression: Option<Compression>, export_id: Uuid) -> R
         compression,
         row_group_rows: style.row_group_rows,
         row_group_bytes,
+        arrow_extension_types: style.arrow_extension_types,
         bloom_filter_columns: style.bloom_filter_columns.clone(),
         export_id: export_id.to_string(),
         memory: encoders,

@@ -24,6 +24,8 @@ pub struct ParquetStyle {
     pub row_group_bytes: Option<usize>,
     /// Columns that have bloom filters.
     pub bloom_filter_columns: Vec<String>,
+    /// The Arrow schema names the extension types `arrow.uuid` and `arrow.json`.
+    pub arrow_extension_types: bool,
 }
 
 /// How values that JSON has no type for are written.

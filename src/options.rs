@@ -25,7 +25,14 @@ pub struct Definition {
 }
 
 /// All of them, by name.
-pub const OPTIONS: [Definition; 19] = [
+pub const OPTIONS: [Definition; 20] = [
+    Definition {
+        name: "arrow_extension_types",
+        default: "`false`",
+        takes: "true or false",
+        does: "Parquet: `true`: the Arrow schema names `uuid` and `json` columns' extension types (`arrow.uuid`, `arrow.json`), at which Polars up to 1.35 fails",
+        set: |options, value| set(&mut options.arrow_extension_types, value.as_bool()),
+    },
     Definition {
         name: "bloom_filter_columns",
         default: "`[]`",
@@ -43,11 +50,9 @@ pub const OPTIONS: [Definition; 19] = [
     Definition {
         name: "delimiter",
         default: "`\",\"`",
-        takes: "one ASCII character that is neither a letter, a digit, a dot, a backslash nor a line break",
+        takes: "one ASCII character that is neither a backslash nor a line break",
         does: "CSV: what separates values",
-        set: |options, value| {
-            set(&mut options.delimiter, character(value).filter(|byte| !byte.is_ascii_alphanumeric() && !b".\\".contains(byte)))
-        },
+        set: |options, value| set(&mut options.delimiter, character(value).filter(|byte| *byte != b'\\')),
     },
     Definition {
         name: "empty_file",
@@ -104,7 +109,7 @@ pub const OPTIONS: [Definition; 19] = [
         name: "nan",
         default: "`\"string\"`",
         takes: "\"string\" or \"null\"",
-        does: "plain JSON: what NaN and infinities are",
+        does: "plain JSON: what NaN and infinities are; `\"null\"` where a reader wants numbers alone in a column of numbers",
         set: |options, value| set(&mut options.nan, non_finite(value)),
     },
     Definition {
@@ -172,6 +177,7 @@ const MOST_OBJECT_BYTES: u64 = 5 << 40;
 /// Options as they were given; `None`: not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    pub arrow_extension_types: Option<bool>,
     pub bloom_filter_columns: Option<Vec<String>>,
     pub compression_level: Option<i32>,
     pub delimiter: Option<u8>,
@@ -330,6 +336,7 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused_with_what_would() {
         for (option, value) in [
+            ("arrow_extension_types", r#""yes""#),
             ("bloom_filter_columns", r#""a""#),
             ("bloom_filter_columns", "[1]"),
             ("row_group_bytes", "0"),
@@ -338,7 +345,7 @@ mod tests {
             ("compression_level", "1.5"),
             ("delimiter", r#""""#),
             ("delimiter", r#"",,""#),
-            ("delimiter", r#""a""#),
+            ("delimiter", r#""\\""#),
             ("delimiter", r#""\n""#),
             ("delimiter", r#""é""#),
             ("empty_file", r#""yes""#),
@@ -378,6 +385,6 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_list_of_those_known() {
         let error = Options::parse(serde_json::json!({ "headers": true }).as_object().unwrap()).unwrap_err();
         assert_eq!(error.message(), "unknown option \"headers\"");
-        assert!(error.hint_text().unwrap().starts_with("Known: bloom_filter_columns, compression_level, "));
+        assert!(error.hint_text().unwrap().starts_with("Known: arrow_extension_types, bloom_filter_columns, "));
     }
 }

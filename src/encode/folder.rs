@@ -71,14 +71,12 @@ impl FolderEncoder {
             folder.push_str(&column.lead);
             match (nulls.get(column.index), values.get(column.index)) {
                 (Some(false), Some(value)) => {
+                    let named = |error| in_column(error, &column.name);
                     let mut text = JsonBuffer::new();
                     match column.encoder {
                         // As Hive has them.
                         TextEncoder::Bool => text.raw(if value.value() as u8 != 0 { b"true" } else { b"false" }),
-                        _ => column
-                            .encoder
-                            .write(*value, context, &mut text)
-                            .map_err(|error| in_column(error, &column.name))?,
+                        _ => column.encoder.write(*value, context, &mut text).map_err(named)?,
                     }
                     if text.failed() {
                         return Err(Error::out_of_memory("the name of a partition"));
@@ -86,7 +84,7 @@ impl FolderEncoder {
                     if text.len() > MAX_KEY_BYTES {
                         return Err(too_long(text.as_slice()));
                     }
-                    escape(str::from_utf8(text.as_slice()).map_err(|_| no_text(text.as_slice()))?, &mut folder);
+                    escape(str::from_utf8(text.as_slice()).map_err(|_| named(no_text(text.as_slice())))?, &mut folder);
                 }
                 _ => folder.push_str(NULL),
             }

@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn text_that_is_none_is_refused() {
-        let object = |text: &[u8]| written(&payload(&[OBJECT | 1, IS_OFFSET | 1, u32::try_from(text.len()).unwrap()], &[b"a", text].concat()));
+        let object = |text: &[u8]| {
+            written(&payload(&[OBJECT | 1, IS_OFFSET | 1, u32::try_from(text.len()).unwrap()], &[b"a", text].concat()))
+        };
         assert_eq!(object("größe".as_bytes()).as_deref(), Some(r#"{"a": "größe"}"#));
         assert_eq!(object(b"gr\xf6\xdfe"), None);
     }

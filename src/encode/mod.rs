@@ -40,7 +40,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::Wrapping;
 use crate::manifest;
 use crate::pg::values::Row;
-use crate::pg::{Memory, server_text_is_utf8_or_none};
+use crate::pg::{Memory, Settings, server_text_is_utf8_or_none};
 
 /// What all encoders of an export share.
 pub struct Context {
@@ -151,7 +151,13 @@ struct Lead {
 #[cold]
 fn no_text(bytes: &[u8]) -> Error {
     let bad = str::from_utf8(bytes).map_or_else(
-        |error| bytes[error.valid_up_to()..].iter().take(error.error_len().unwrap_or(4)).map(|byte| format!(" {byte:#04x}")).collect(),
+        |error| {
+            bytes[error.valid_up_to()..]
+                .iter()
+                .take(error.error_len().unwrap_or(4))
+                .map(|byte| format!(" {byte:#04x}"))
+                .collect()
+        },
         |_| String::new(),
     );
     Error::new(Code::InvalidText, format!("invalid byte sequence for encoding \"UTF8\":{bad}"))
@@ -166,6 +172,7 @@ fn in_column(error: Error, name: &str) -> Error {
 /// The columns of this shape, for the manifest. Errors: 22021.
 pub fn describe(shape: &PgTupleDesc<'_>) -> Result<Vec<manifest::Column>> {
     let context = Context::new(Wrapping::Rockset);
+    let _settings = Settings::set(&[(c"quote_all_identifiers", c"off")]);
     let column = |attribute: &pg_sys::FormData_pg_attribute| {
         let name = column_name(attribute, &context)?;
         // SAFETY: a catalog look-up that gives a palloc'd string.

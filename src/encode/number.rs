@@ -110,8 +110,18 @@ pub(super) const fn four_digits(value: u32) -> u32 {
 }
 
 /// Writes the fewest digits that read back as the same double, very large and small ones
-/// with an exponent; negative zero is `-0`. Nothing is written if `value` is not finite.
+/// with an exponent. Negative zero is `-0.0`, since readers take `-0` for the integer, which has no sign. Nothing is written if
+/// `value` is not finite.
 pub fn float8(out: &mut impl Append, value: f64) -> Result<(), NonFinite> {
+    shortest(out, value)
+}
+
+/// Writes what [`float8`] does, but for negative zero, which is `-0` in texts of Postgres and PostGIS.
+pub fn float8_text(out: &mut impl Append, value: f64) -> Result<(), NonFinite> {
+    if value == 0.0 && value.is_sign_negative() {
+        out.raw(b"-0");
+        return Ok(());
+    }
     shortest(out, value)
 }
 
@@ -127,7 +137,8 @@ fn shortest<F: zmij::Float + Copy + Into<f64>>(out: &mut impl Append, value: F) 
     }
     let mut buffer = zmij::Buffer::new();
     let text = buffer.format_finite(value);
-    out.raw(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+    let text = if text == "-0.0" { text } else { text.strip_suffix(".0").unwrap_or(text) };
+    out.raw(text.as_bytes());
     Ok(())
 }
 
@@ -145,7 +156,9 @@ mod tests {
     #[test]
     fn floats_have_no_needless_point_and_an_exponent_when_shorter() {
         for (value, wanted) in [
-            (-0.0, "-0"),
+            (-0.0, "-0.0"),
+            (0.0, "0"),
+            (-1.0, "-1"),
             (0.1, "0.1"),
             (-2.5e-7, "-2.5e-7"),
             (1e23, "1e+23"),
@@ -158,6 +171,9 @@ mod tests {
             assert_eq!(number(|out| float8(out, value)), wanted);
         }
         assert_eq!(number(|out| float4(out, 0.1)), "0.1");
+        assert_eq!(number(|out| float4(out, -0.0)), "-0.0");
+        assert_eq!(number(|out| float8_text(out, -0.0)), "-0");
+        assert_eq!(number(|out| float8_text(out, 0.0)), "0");
         assert_eq!(number(|out| float4(out, f32::NEG_INFINITY)), "-Infinity");
     }
 

@@ -7,13 +7,13 @@ use pgrx::{PgTupleDesc, pg_sys};
 use super::block::Append;
 use super::csv::write_value;
 use super::folder::FolderEncoder;
-use super::json::JsonBuffer;
+use super::json::{JsonBuffer, is_utf8};
 use super::text::TextEncoder;
-use super::{Column, Context, column_names, columns, in_column, object};
+use super::{Column, Context, column_names, columns, in_column, no_text, object};
 use crate::error::{Code, Error, Result};
 use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
-use crate::pg::values::Row;
 use crate::pg::Memory;
+use crate::pg::values::Row;
 use crate::request::Partitions;
 
 /// Writes rows of one shape.
@@ -159,7 +159,7 @@ impl CsvColumns {
     }
 
     fn record(&self, row: &impl Row, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        let alone = self.alone();
+        let (alone, start) = (self.alone(), out.len());
         let mut is_first = true;
         for (index, column) in self.columns.iter().enumerate() {
             let (Some(column), Some((value, is_null))) = (column, row.value(index)) else { continue };
@@ -177,6 +177,21 @@ impl CsvColumns {
                 return Err(Error::out_of_memory("the text of a value"));
             }
             write_value(out, text.as_slice(), &self.style, column.forced, alone);
+        }
+        let line = out.as_slice().get(start..).unwrap_or_default();
+        if line.is_ascii() || is_utf8(line) { Ok(()) } else { self.find_no_text(row, context) }
+    }
+
+    /// The error of the first value that is not UTF-8, in a row that has one.
+    #[cold]
+    fn find_no_text(&self, row: &impl Row, context: &Context) -> Result<()> {
+        for (index, column) in self.columns.iter().enumerate() {
+            let (Some(column), Some((value, false))) = (column, row.value(index)) else { continue };
+            let mut text = JsonBuffer::new();
+            column.encoder.write(value, context, &mut text)?;
+            if !is_utf8(text.as_slice()) {
+                return Err(in_column(no_text(text.as_slice()), &column.name));
+            }
         }
         Ok(())
     }

@@ -51,7 +51,8 @@ impl TextEncoder {
         !matches!(self, TextEncoder::Output(_, false))
     }
 
-    /// Writes a value that is not NULL, of the encoder's type. Errors: 22021.
+    /// Writes a value that is not NULL, of the encoder's type. It is left to the caller whether it is UTF-8, see
+    /// [`Context::unchecked_text`]. Errors: 22021.
     pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
         match self {
             TextEncoder::Bool => out.push(if datum.value() as u8 != 0 { b't' } else { b'f' }),
@@ -61,12 +62,12 @@ impl TextEncoder {
             TextEncoder::Numeric => {
                 numeric::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
             }
-            TextEncoder::Text => return context.text(payload(datum), out),
+            TextEncoder::Text => return context.unchecked_text(payload(datum), out),
             TextEncoder::Date => datetime::write_date(out, datum.value() as i32),
             TextEncoder::Time => datetime::write_time(out, datum.value() as i64),
             TextEncoder::Timestamp => datetime::write_timestamp(out, datum.value() as i64, b' '),
             TextEncoder::Timestamptz => datetime::write_timestamptz_utc(out, datum.value() as i64, b' '),
-            TextEncoder::Output(output, _) => return context.text(output.text(datum), out),
+            TextEncoder::Output(output, _) => return context.unchecked_text(output.text(datum), out),
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use super::block::Append;
 use super::json::JsonBuffer;
-use super::number::float8;
+use super::number::{float8, float8_text};
 
 /// How deep collections may lie in each other; PostGIS reads back 200.
 const MAX_DEPTH: usize = 500;
@@ -42,24 +42,24 @@ const KINDS: [(u32, &str, u32); 15] = [
 
 /// The spatial reference system that a geometry names, 0 for none; `None`: not EWKB.
 pub fn srid(ewkb: &[u8]) -> Option<u32> {
-    Some(Reader { rest: ewkb }.head()?.srid)
+    Some(Reader::new(ewkb).head()?.srid)
 }
 
 /// Writes GeoJSON (RFC 7946). `None`, after some of it may have been written: the geometry has measures, a curve, a surface
-/// or a triangle, a coordinate that is no number, or an empty point among others.
+/// or a triangle, a coordinate that is no number, an empty point among others, or a Z and not one position that would show it.
 pub fn write_geojson(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
-    Reader { rest: ewkb }.geojson(out, MAX_DEPTH)
+    Reader::new(ewkb).geojson(out, MAX_DEPTH)
 }
 
 /// Writes well-known text as `ST_AsText` does: `POINT Z (1 2 3)`. `None`, after some of it may have been written: not EWKB.
 pub fn write_text(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
-    Reader { rest: ewkb }.text(out, 0, MAX_DEPTH)
+    Reader::new(ewkb).text(out, 0, MAX_DEPTH)
 }
 
 /// Writes ISO well-known binary, as GeoParquet has it: without a spatial reference system, and with a thousand added to the kind
 /// where there is a Z. `None`, after some of it may have been written: the geometry has measures, a curve, a surface or a triangle.
 pub fn write_iso(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
-    Reader { rest: ewkb }.iso(out, MAX_DEPTH)
+    Reader::new(ewkb).iso(out, MAX_DEPTH)
 }
 
 /// What a geometry begins with, and each part that is one.
@@ -79,9 +79,9 @@ struct Position {
 }
 
 impl Position {
-    /// EWKB has no other way to say that there is no point.
+    /// EWKB has no other way to say that there is no point, and so none to say that both coordinates of a point are no numbers.
     fn is_empty(&self) -> bool {
-        self.coordinates[0].is_nan() && self.coordinates[1].is_nan()
+        self.coordinates[..self.count].iter().all(|coordinate| coordinate.is_nan())
     }
 
     /// `None`: one is no number.
@@ -99,16 +99,22 @@ impl Position {
             if index > 0 {
                 out.push(b' ');
             }
-            float8(out, coordinate).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
+            float8_text(out, coordinate).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
         }
     }
 }
 
 struct Reader<'a> {
     rest: &'a [u8],
+    /// Points read so far that are not empty.
+    positions: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(ewkb: &'a [u8]) -> Self {
+        Reader { rest: ewkb, positions: 0 }
+    }
+
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;
@@ -174,7 +180,9 @@ impl Reader<'_> {
             let bytes = self.take()?;
             *coordinate = if head.little_endian { f64::from_le_bytes(bytes) } else { f64::from_be_bytes(bytes) };
         }
-        Some(Position { coordinates, count })
+        let position = Position { coordinates, count };
+        self.positions += usize::from(!position.is_empty());
+        Some(position)
     }
 
     /// As many items as are said to come next, between brackets, with commas; gives their number.
@@ -212,6 +220,7 @@ impl Reader<'_> {
         if head.has_m {
             return None;
         }
+        let before = self.positions;
         out.raw(br#"{"type":""#);
         out.raw(name.as_bytes());
         if head.kind == COLLECTION {
@@ -223,7 +232,8 @@ impl Reader<'_> {
             self.coordinates(head, out)?;
         }
         out.push(b'}');
-        Some(())
+        // Only a position shows that a geometry has a Z.
+        (!head.has_z || self.positions > before).then_some(())
     }
 
     fn coordinates(&mut self, head: Head, out: &mut JsonBuffer) -> Option<()> {
@@ -355,7 +365,7 @@ mod tests {
         let ewkb = little_endian(0xa000_0001, &[4326], &[0.1 + 0.2, -0.0, 1e300]);
         assert_eq!(srid(&ewkb), Some(4326));
         let (geojson, text) = written(&ewkb);
-        assert_eq!(geojson.unwrap(), r#"{"type":"Point","coordinates":[0.30000000000000004,-0,1e+300]}"#);
+        assert_eq!(geojson.unwrap(), r#"{"type":"Point","coordinates":[0.30000000000000004,-0.0,1e+300]}"#);
         assert_eq!(text.unwrap(), "POINT Z (0.30000000000000004 -0 1e+300)");
         let mut swapped = vec![0, 0, 0, 0, 1];
         swapped.extend([1.0f64, 2.0].iter().flat_map(|coordinate| coordinate.to_be_bytes()));
@@ -368,6 +378,29 @@ mod tests {
         assert_eq!(written(&measured), (None, Some("POINT M (1 2 3)".to_owned())));
         let no_number = little_endian(POINT, &[], &[f64::NAN, f64::NEG_INFINITY]);
         assert_eq!(written(&no_number), (None, Some("POINT(NaN -Infinity)".to_owned())));
+        let height = little_endian(0x8000_0001, &[], &[f64::NAN, f64::NAN, 3.0]);
+        assert_eq!(written(&height), (None, Some("POINT Z (NaN NaN 3)".to_owned())));
+    }
+
+    #[test]
+    fn an_empty_geometry_keeps_its_z() {
+        let empty = |kind: u32| match kind & 0xff {
+            POINT => little_endian(kind, &[], if kind & 0x8000_0000 == 0 { &[f64::NAN; 2] } else { &[f64::NAN; 3] }),
+            _ => little_endian(kind, &[0], &[]),
+        };
+        for (kind, name, text) in
+            [(POINT, "Point", "POINT"), (LINE_STRING, "LineString", "LINESTRING"), (POLYGON, "Polygon", "POLYGON")]
+        {
+            let geojson = format!("{{\"type\":\"{name}\",\"coordinates\":[]}}");
+            assert_eq!(written(&empty(kind)), (Some(geojson), Some(format!("{text} EMPTY"))));
+            assert_eq!(written(&empty(kind | 0x8000_0000)), (None, Some(format!("{text} Z EMPTY"))));
+        }
+        // In a collection, whose other members are no part of it.
+        let point = little_endian(0x8000_0001, &[], &[1.0, 2.0, 3.0]);
+        let both = [little_endian(0x8000_0000 | COLLECTION, &[2], &[]), point.clone(), empty(0x8000_0001)].concat();
+        assert_eq!(written(&both), (None, Some("GEOMETRYCOLLECTION Z (POINT Z (1 2 3),POINT Z EMPTY)".to_owned())));
+        let one = [little_endian(0x8000_0000 | COLLECTION, &[1], &[]), point].concat();
+        assert!(written(&one).0.is_some());
     }
 
     #[test]

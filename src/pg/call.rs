@@ -9,7 +9,7 @@ use std::time::Duration;
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use super::to_utf8;
+use super::{is_server_text, to_utf8};
 use crate::error::{Code, Error, Result};
 
 /// The arguments and the result of one call.
@@ -40,7 +40,7 @@ impl Call {
     /// A `name`; `None`: NULL.
     pub fn name(&self, position: usize) -> Option<String> {
         // SAFETY: declared name, which is passed by reference and NUL-terminated.
-        self.argument(position).map(|datum| to_utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes()))
+        self.argument(position).map(|datum| utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes()))
     }
 
     /// A `boolean`; `None`: NULL.
@@ -92,7 +92,7 @@ impl Call {
             let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
             CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), &mut (*value).root, 0))
         };
-        Some(to_utf8(json.to_bytes()))
+        Some(utf8(json.to_bytes()))
     }
 
     /// A `text[]` without NULLs; `None`: NULL. Errors: 22004 for a NULL in it.
@@ -163,7 +163,16 @@ impl Call {
 fn text(datum: pg_sys::Datum) -> String {
     // SAFETY: only called for arguments declared text.
     let bytes = unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) };
-    to_utf8(bytes)
+    utf8(bytes)
+}
+
+/// Raises 22021 for bytes that are no text, as dynamic SQL can make them: a query with other characters in their place is not the
+/// caller's.
+fn utf8(server_text: &[u8]) -> String {
+    if !is_server_text(server_text) {
+        Error::new(Code::InvalidText, "an argument is no text in the database's encoding").raise();
+    }
+    to_utf8(server_text)
 }
 
 /// As `text` in the server's encoding.

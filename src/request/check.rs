@@ -23,6 +23,7 @@ pub fn refuse_useless(options: &Options, format: &str, wrap_types: bool, is_part
         ("quote", options.quote.is_some()),
     ];
     let parquet = [
+        ("arrow_extension_types", options.arrow_extension_types.is_some()),
         ("bloom_filter_columns", options.bloom_filter_columns.is_some()),
         ("row_group_bytes", options.row_group_bytes.is_some()),
         ("row_group_rows", options.row_group_rows.is_some()),
@@ -98,6 +99,7 @@ pub fn parquet_style(options: &Options) -> ParquetStyle {
     ParquetStyle {
         row_group_rows: options.row_group_rows.unwrap_or(ROW_GROUP_ROWS),
         row_group_bytes: options.row_group_bytes,
+        arrow_extension_types: options.arrow_extension_types.unwrap_or(false),
         bloom_filter_columns: options.bloom_filter_columns.clone().unwrap_or_default(),
     }
 }

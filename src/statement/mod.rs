@@ -183,7 +183,7 @@ impl Cursor<'_> {
                 Kind::Symbol('(' | '[') => depth += 1,
                 Kind::Symbol(')' | ']') => depth -= 1,
                 Kind::Symbol(';') if depth == 0 && self.at + 1 == self.tokens.len() => break,
-                Kind::Word if depth == 0 && (self.is_partition_by() || self.is_hint_clause()) => break,
+                Kind::Word if depth == 0 && (self.is_partition_clause() || self.is_hint_clause()) => break,
                 _ => {}
             }
             self.at += 1;
@@ -195,23 +195,74 @@ impl Cursor<'_> {
         self.is_word(self.at, "PARTITION") && self.is_word(self.at + 1, "BY")
     }
 
+    /// A column may be called `partition` and shown as `by`: the clause comes where a query may end, and either nothing but the
+    /// other clause comes after its names, or what comes after BY could not follow an alias.
+    fn is_partition_clause(&self) -> bool {
+        if !self.is_partition_by() || !self.may_end_query(self.at) {
+            return false;
+        }
+        let mut next = self.at + 2;
+        while self.is_name(next) && self.is_symbol(next + 1, ',') {
+            next += 2;
+        }
+        let is_whole =
+            self.is_name(next) && (self.ends(next + 1) || self.is_word(next + 1, "HINT") && self.is_symbol(next + 2, '('));
+        is_whole || !self.may_follow_alias(self.at + 2)
+    }
+
+    fn is_symbol(&self, index: usize, symbol: char) -> bool {
+        self.tokens.get(index).is_some_and(|token| token.kind == Kind::Symbol(symbol))
+    }
+
+    fn is_name(&self, index: usize) -> bool {
+        self.tokens.get(index).is_some_and(|token| matches!(token.kind, Kind::Word | Kind::QuotedName))
+    }
+
+    /// Whether the statement ends before that token.
+    fn ends(&self, index: usize) -> bool {
+        index >= self.tokens.len() || (self.is_symbol(index, ';') && index + 1 == self.tokens.len())
+    }
+
+    /// Whether a query may go on with that token after an alias of a column or of a table.
+    fn may_follow_alias(&self, index: usize) -> bool {
+        const AFTER_ALIAS: [&str; 20] = [
+            "FROM",
+            "INTO",
+            "WHERE",
+            "GROUP",
+            "HAVING",
+            "WINDOW",
+            "UNION",
+            "INTERSECT",
+            "EXCEPT",
+            "ORDER",
+            "LIMIT",
+            "OFFSET",
+            "FETCH",
+            "JOIN",
+            "CROSS",
+            "INNER",
+            "LEFT",
+            "RIGHT",
+            "FULL",
+            "NATURAL",
+        ];
+        self.is_symbol(index, ',') || AFTER_ALIAS.iter().any(|word| self.is_word(index, word))
+    }
+
     /// A function may be called `hint`, and a column: the clause has a name and an equals sign in its parentheses, nothing but
-    /// the other clause after them, and before it the end of a query, unless the name is the known hint's.
+    /// the other clause after them, and before it the end of a query.
     fn is_hint_clause(&self) -> bool {
-        let is_symbol = |index: usize, symbol| self.tokens.get(index).is_some_and(|token| token.kind == Kind::Symbol(symbol));
         let is_name = self.tokens.get(self.at + 2).is_some_and(|token| token.kind == Kind::Word);
-        if !self.is_word(self.at, "HINT") || !is_symbol(self.at + 1, '(') || !is_name || !is_symbol(self.at + 3, '=') {
+        let has_form = self.is_symbol(self.at + 1, '(') && is_name && self.is_symbol(self.at + 3, '=');
+        if !self.is_word(self.at, "HINT") || !has_form || !self.may_end_query(self.at) {
             return false;
         }
         let Some(length) = self.tokens.iter().skip(self.at).position(|token| token.kind == Kind::Symbol(')')) else {
             return true;
         };
         let after = self.at + length + 1;
-        let ends = after >= self.tokens.len()
-            || (is_symbol(after, ';') && after + 1 == self.tokens.len())
-            || (self.is_word(after, "PARTITION") && self.is_word(after + 1, "BY"));
-        let is_known = self.text_of(self.at + 2).eq_ignore_ascii_case(CHUNK_SIZE_HINT);
-        ends && (is_known || self.may_end_query(self.at))
+        self.ends(after) || (self.is_word(after, "PARTITION") && self.is_word(after + 1, "BY"))
     }
 
     /// Whether a query may end before that token.
@@ -258,10 +309,28 @@ impl Cursor<'_> {
         ];
         let Some(before) = index.checked_sub(1).and_then(|before| self.tokens.get(before)) else { return false };
         match before.kind {
+            Kind::Symbol('*') => self.is_star(index - 1),
             Kind::Symbol(symbol) => matches!(symbol, ')' | ']'),
-            Kind::Word => !NO_END.iter().any(|word| self.is_word(index - 1, word)),
+            Kind::Word => self.is_end_word(index - 1) || !NO_END.iter().any(|word| self.is_word(index - 1, word)),
             _ => true,
         }
+    }
+
+    /// Whether that star stands for all columns, rather than for a product.
+    fn is_star(&self, index: usize) -> bool {
+        let Some(before) = index.checked_sub(1) else { return false };
+        [',', '.'].iter().any(|symbol| self.is_symbol(before, *symbol))
+            || ["SELECT", "ALL", "DISTINCT"].iter().any(|word| self.is_word(before, word))
+    }
+
+    /// Whether that word ends a query, though others like it do not: an alias, a field, or the last word of a LIMIT or FETCH.
+    fn is_end_word(&self, index: usize) -> bool {
+        let Some(before) = index.checked_sub(1) else { return false };
+        let follows = |words: &[&str]| words.iter().any(|word| self.is_word(before, word));
+        follows(&["AS"])
+            || self.is_symbol(before, '.')
+            || (self.is_word(index, "ALL") && follows(&["LIMIT"]))
+            || (self.is_word(index, "ONLY") && follows(&["ROW", "ROWS"]))
     }
 
     fn clauses_after_query(&mut self, clauses: &mut Clauses) -> Result<(), SyntaxError> {

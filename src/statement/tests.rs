@@ -55,6 +55,33 @@ fn the_query_is_what_is_written_up_to_the_last_clauses() {
         ("SELECT 1 LIMIT ALL HINT(s3_sync_op_output_chunk_size = 7)", "SELECT 1 LIMIT ALL"),
         ("SELECT 1 FETCH FIRST ROW ONLY HINT(s3_sync_op_output_chunk_size = 7)", "SELECT 1 FETCH FIRST ROW ONLY"),
         ("SELECT 1; SELECT 2", "SELECT 1; SELECT 2"),
+        ("SELECT partition by FROM s", "SELECT partition by FROM s"),
+        ("SELECT partition by, b FROM s", "SELECT partition by, b FROM s"),
+        ("SELECT a, partition by FROM s PARTITION BY by", "SELECT a, partition by FROM s"),
+        ("SELECT s.partition by FROM s", "SELECT s.partition by FROM s"),
+        ("SELECT DISTINCT partition by FROM s", "SELECT DISTINCT partition by FROM s"),
+        ("SELECT DISTINCT ON (a) partition by FROM s", "SELECT DISTINCT ON (a) partition by FROM s"),
+        ("SELECT DISTINCT ON (a) partition by, b FROM s", "SELECT DISTINCT ON (a) partition by, b FROM s"),
+        ("SELECT 2 * partition by FROM s", "SELECT 2 * partition by FROM s"),
+        ("SELECT -partition by FROM s", "SELECT -partition by FROM s"),
+        ("SELECT x::partition by FROM s", "SELECT x::partition by FROM s"),
+        ("SELECT NOT partition by FROM s", "SELECT NOT partition by FROM s"),
+        ("SELECT a FROM partition by", "SELECT a FROM partition by"),
+        ("SELECT a FROM partition by WHERE true PARTITION BY a", "SELECT a FROM partition by WHERE true"),
+        ("SELECT a FROM t, partition by", "SELECT a FROM t, partition by"),
+        ("SELECT a FROM t JOIN partition by ON true", "SELECT a FROM t JOIN partition by ON true"),
+        ("TABLE partition PARTITION BY a", "TABLE partition"),
+        ("SELECT * PARTITION BY a", "SELECT *"),
+        ("SELECT s.* PARTITION BY a", "SELECT s.*"),
+        ("SELECT 1 LIMIT ALL PARTITION BY a", "SELECT 1 LIMIT ALL"),
+        ("SELECT 1 FETCH FIRST 5 ROWS ONLY PARTITION BY a", "SELECT 1 FETCH FIRST 5 ROWS ONLY"),
+        ("SELECT 1 AS filter PARTITION BY filter", "SELECT 1 AS filter"),
+        ("SELECT x AS by PARTITION BY by", "SELECT x AS by"),
+        ("SELECT s.over PARTITION BY over HINT(s3_sync_op_output_chunk_size = 7)", "SELECT s.over"),
+        ("SELECT a FROM t ORDER BY partition PARTITION BY \"order\", a;", "SELECT a FROM t ORDER BY partition"),
+        ("SELECT a FROM t PARTITION BY order", "SELECT a FROM t"),
+        ("SELECT hint(s3_sync_op_output_chunk_size = 7)", "SELECT hint(s3_sync_op_output_chunk_size = 7)"),
+        ("SELECT x AS values HINT(s3_sync_op_output_chunk_size = 7)", "SELECT x AS values"),
     ] {
         assert_eq!(query(rest).0, expected);
     }
@@ -93,6 +120,16 @@ fn format_takes_every_argument_and_option() {
 #[test]
 fn errors_say_where_and_what_is_known() {
     let error = |text: &str| parse(text, false).unwrap_err();
+    // What is meant as the clause is told as such.
+    for (rest, found) in [
+        ("PARTITION BY", "the end"),
+        ("PARTITION BY 'a'", "'a'"),
+        ("PARTITION BY a LIMIT 5", "LIMIT"),
+        ("PARTITION BY a b", "\"b\""),
+    ] {
+        let error = error(&format!("INSERT INTO 's3://b' INTEGRATION = 'i' SELECT a FROM t {rest}"));
+        assert!(error.message.starts_with("expected ") && error.message.contains(found), "{rest}: {error:?}");
+    }
     let text = "INSERT INTO 's3://b' INTEGRATION = 'i' SELECT 1 HINT(chunk = 1)";
     let hint = error(text);
     assert_eq!((hint.at, hint.message.as_str()), (text.find("chunk").unwrap(), "unknown hint \"chunk\""));

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod dictionary;
+mod footer;
 mod pages;
 
 use std::io;
@@ -54,6 +55,8 @@ pub struct Layout {
     pub row_group_rows: usize,
     /// Bytes, encoded, with which a row group ends.
     pub row_group_bytes: usize,
+    /// The Arrow schema names extension types.
+    pub arrow_extension_types: bool,
     /// Columns that have bloom filters.
     pub bloom_filter_columns: Vec<String>,
     /// For readers, in each file.
@@ -278,8 +281,11 @@ impl Layout {
 
     /// Begins a file of rows such as these.
     fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<ArrowWriter<Packed>> {
-        let options =
-            ArrowWriterOptions::new().with_properties(self.properties(sample)?).with_page_store_factory(Arc::new(pages));
+        // The schema is among the properties' metadata.
+        let options = ArrowWriterOptions::new()
+            .with_properties(self.properties(sample)?)
+            .with_skip_arrow_metadata(true)
+            .with_page_store_factory(Arc::new(pages));
         ArrowWriter::try_new_with_options(Packed::default(), sample.schema(), options)
     }
 
@@ -293,7 +299,10 @@ impl Layout {
                 Algorithm::Lz4 => Codec::LZ4_RAW,
             },
         };
-        let mut metadata = vec![KeyValue::new(EXPORT_ID.to_owned(), self.export_id.clone())];
+        let mut metadata = vec![
+            KeyValue::new(EXPORT_ID.to_owned(), self.export_id.clone()),
+            footer::arrow_schema(sample.schema_ref(), self.arrow_extension_types),
+        ];
         metadata.extend(sample.schema_ref().metadata().iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("s3_export version {}", env!("CARGO_PKG_VERSION")))

@@ -18,7 +18,7 @@ use super::fixture::{Database, Session};
 
 /// Every setting that a text form could follow, set to what it must not follow.
 const HOSTILE: &str = "SET DateStyle = 'German'; SET IntervalStyle = 'sql_standard'; SET TimeZone = 'Asia/Kolkata';
-    SET bytea_output = 'escape'; SET extra_float_digits = -15; SET lc_monetary = 'C.UTF-8'";
+    SET bytea_output = 'escape'; SET extra_float_digits = -15; SET lc_monetary = 'C.UTF-8'; SET quote_all_identifiers = on";
 
 /// Sections of the golden file that only a server with PostGIS can write.
 const OF_POSTGIS: [&str; 2] = ["geography, geometry in SRID 4326", "geometry in another SRID or without a GeoJSON form"];

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::fixture::{Database, Download, PeakMemory, cell, refused};
 
-fn setup(db: &Database) {
+/// Makes the types that [`TYPES`] has.
+pub fn setup(db: &Database) {
     db.client()
         .batch_execute(
             "CREATE TYPE mood AS ENUM ('sad', 'so so', 'glücklich');
@@ -16,7 +17,8 @@ fn setup(db: &Database) {
         .unwrap();
 }
 
-const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i::smallint AS i2, i * 10000000000 AS i8, (i / 4.0)::real AS f4, i / 4.0::float8 AS f8,
+/// One column of each type.
+pub const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i::smallint AS i2, i * 10000000000 AS i8, (i / 4.0)::real AS f4, i / 4.0::float8 AS f8,
     (i * -1.5)::numeric(10,2) AS n, (i * 1.5)::numeric(38,10) AS n38, i * 1.5 AS any_n, (i * 2)::money2 AS domain,
     'é \"x\",\n' || i AS t, 'ab'::char(4) AS c, date '1969-12-31' + i AS d, time '01:02:03.5' AS tm,
     timestamp '2020-02-28 23:59:59.25' AS ts, timestamptz '2020-02-28 23:59:59.5+01' AS tz, '\\x00ff'::bytea AS by,
@@ -24,10 +26,8 @@ const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i::smallint AS i2, i * 1000
     '1 mon -2 days 1.5 s'::interval AS iv, 'so so'::mood AS e, ARRAY[i, NULL] AS a, '{}'::text[] AS empty,
     ROW(i, '{x,NULL}')::pair AS r, ARRAY[ROW(1, NULL)::pair, NULL] AS rs, '10.0.0.1/8'::inet AS ip, int4range(1, 5) AS rg, 7::oid AS o";
 
-#[test]
-fn pyarrow_reads_every_type_and_every_null() {
-    let db = Database::new("parquet_pyarrow");
-    setup(&db);
+/// Makes table `t`: three rows of a column of each type, of which the third has NULLs beside its `id`. Returns the columns' names.
+pub fn create_table_of_types(db: &Database) -> Vec<String> {
     let columns: Vec<String> = TYPES
         .matches(" AS ")
         .zip(TYPES.split(" AS ").skip(1))
@@ -41,6 +41,14 @@ fn pyarrow_reads_every_type_and_every_null() {
             nulls.join(", ")
         ))
         .unwrap();
+    columns
+}
+
+#[test]
+fn pyarrow_reads_every_type_and_every_null() {
+    let db = Database::new("parquet_pyarrow");
+    setup(&db);
+    create_table_of_types(&db);
     let exported = db.export_with("SELECT * FROM t ORDER BY id", "format => 'parquet'");
     assert_eq!((exported.documents, exported.files), (3, 1));
     let rows = Download::of(&db, &exported).rows("pyarrow_parquet");
@@ -68,7 +76,7 @@ fn pyarrow_reads_every_type_and_every_null() {
         ("j", "extension<arrow.json>", json!("{\"z\":  1}")),
         (
             "iv",
-            "struct<months: int32 not null, days: int32 not null, microseconds: int64 not null>",
+            "struct<months: int32, days: int32, microseconds: int64>",
             json!({"months": 1, "days": -2, "microseconds": 1_500_000}),
         ),
         ("e", "dictionary<values=string, indices=int32, ordered=0>", json!("so so")),
@@ -178,6 +186,8 @@ fn nullability_comments_and_the_exports_id_are_in_the_file() {
     assert_eq!(of(&row, "compression"), json!(["ZSTD"]));
     assert_eq!(of(&row, "index"), json!([true, true, true, true]));
     assert_eq!(of(&row, "statistics")[0], "(1, 300)");
+    let (_, floats) = layout("SELECT id / 4::float8 AS f, id / 4::real AS r FROM t", "");
+    assert_eq!(of(&floats, "statistics"), json!(["(0.25, 250.0)", "(0.25, 250.0)"]));
     assert!(of(&row, "created_by").as_str().unwrap().starts_with("s3_export version "));
     for (algorithm, expected) in
         [("none", "UNCOMPRESSED"), ("snappy", "SNAPPY"), ("gzip", "GZIP"), ("lz4", "LZ4"), ("zstd", "ZSTD")]
@@ -308,10 +318,13 @@ fn bloom_filters_are_where_they_are_asked_for() {
         db.export_with(query, &format!("format => 'parquet', options => '{options}'")).bytes
     };
     assert!(size(r#"{"bloom_filter_columns": ["t"]}"#) > size("{}") + 4000);
-    let refuse =
-        |options: &str| db.refuse("SELECT 1 AS id, ARRAY[1] AS a", &format!("format => 'parquet', options => '{options}'"));
+    let query = "SELECT 1 AS id, ARRAY[1] AS a, 1::real AS r, 1::float8 AS f";
+    let refuse = |options: &str| db.refuse(query, &format!("format => 'parquet', options => '{options}'"));
     refuse(r#"{"bloom_filter_columns": ["nope"]}"#).sqlstate("42703").message("\"nope\"");
-    refuse(r#"{"bloom_filter_columns": ["a"]}"#).sqlstate("42804").message("\"a\"");
+    for column in ["a", "r", "f"] {
+        let filter = format!(r#"{{"bloom_filter_columns": ["{column}"]}}"#);
+        refuse(&filter).sqlstate("42804").message(&format!("\"{column}\"")).detail("double precision");
+    }
     refuse(r#"{"row_group_bytes": 1000000000000}"#).sqlstate("53400").hint("buffer_memory");
     let filters = r#"{"bloom_filter_columns": ["id"], "row_group_rows": 1000000000}"#;
     refuse(filters).sqlstate("53400").message("bloom filters of 128 MB").hint("row_group_rows");

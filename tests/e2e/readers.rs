@@ -1,8 +1,10 @@
-//! What programs make of an export that were not written here: Rockset's client, DuckDB, pandas, pyarrow.
+//! What programs make of an export that were not written here: Rockset's client, DuckDB, pandas, pyarrow; and of Parquet the oldest
+//! versions that people still run.
 
 use serde_json::{Value, json};
 
 use super::fixture::{Database, Download, cell};
+use super::parquet::{create_table_of_types, setup};
 
 const TYPES: &str = "SELECT i AS id, i % 2 = 0 AS b, i * 10000000000 AS big, i / 4.0::float8 AS f, i * 1.50 AS n,
         CASE WHEN i = 2 THEN NULL ELSE 'é \"x\",\n' || i END AS t, date '2020-02-28' + i AS d, time '01:02:03.5' AS tm,
@@ -113,6 +115,76 @@ fn csv_is_read_by_others() {
             assert_eq!(cell(&rows, 0, "t")[2], json!("é \"x\", 1"), "{reader}");
             assert_eq!(cell(&rows, 1, "t")[2], Value::Null, "{reader}");
             assert!(cell(&rows, 2, "n")[2].as_str().unwrap().contains("3.75"), "{reader}");
+        }
+    }
+}
+
+/// Packages of `scripts/old-readers.txt` that read together, who of `tests/readers/read.py` reads by them, and what it has no type for.
+const OLD_READERS: [(&[&str], &str, &[&str]); 8] = [
+    (&["polars==0.20.31"], "polars_parquet", &[]),
+    (&["polars==1.9.0"], "polars_parquet", &[]),
+    (&["duckdb==0.9.2"], "duckdb_parquet", &[]),
+    (&["duckdb==1.1.3"], "duckdb_parquet", &[]),
+    (&["pyarrow==10.0.1", "numpy==1.26.4"], "pyarrow_parquet", &[]),
+    (&["pyarrow==17.0.0", "numpy==1.26.4"], "pyarrow_parquet", &[]),
+    (&["datafusion==43.1.0", "pyarrow==17.0.0", "numpy==1.26.4", "typing_extensions==4.12.2"], "datafusion_parquet", &[]),
+    (&["deltalake==0.18.2", "pyarrow==17.0.0", "pyarrow-hotfix==0.6", "numpy==1.26.4"], "deltalake_parquet", &["tm"]),
+];
+
+/// Values of the first row, in each form that some reader shows.
+const FIRST_ROW: [(&str, &[&str]); 18] = [
+    ("b", &["False", "false"]),
+    ("i8", &["10000000000"]),
+    // The bits, or the number.
+    ("f4", &["0.25", "3e800000"]),
+    ("f8", &["0.25", "3fd0000000000000"]),
+    // Polars 0.20 makes doubles of DECIMAL.
+    ("n", &["-1.50", "Decimal('-1.50')", "-1.5"]),
+    ("n38", &["1.5000000000", "Decimal('1.5000000000')", "1.5"]),
+    ("any_n", &["1.5"]),
+    ("t", &["é \"x\",\n1"]),
+    ("d", &["datetime.date(1970, 1, 1)", "0"]),
+    ("tm", &["datetime.time(1, 2, 3, 500000)", "3723500000"]),
+    ("ts", &["datetime.datetime(2020, 2, 28, 23, 59, 59, 250000)", "1582934399250000"]),
+    ("by", &[r"b'\x00\xff'", "00ff"]),
+    // pyarrow 10 and 17 show JSON as bytes.
+    ("jb", &[r#"{"a": [1, null]}"#, "7b2261223a205b312c206e756c6c5d7d"]),
+    ("e", &["so so"]),
+    ("a", &["[1, None]", "[1,null]"]),
+    ("iv", &["{'months': 1, 'days': -2, 'microseconds': 1500000}", r#"{"months":1,"days":-2,"microseconds":1500000}"#]),
+    ("r", &["{'a': 1, 'b': ['x', None]}", r#"{"a":1,"b":["x",null]}"#]),
+    ("rs", &["[{'a': 1, 'b': None}, None]", r#"[{"a":1,"b":null},null]"#, "[{'a': 1, 'b': None}, {'a': None, 'b': None}]"]),
+];
+
+/// Whether that is NULL. Polars 0.20 shows a NULL of a struct as one of NULLs.
+fn is_null(value: &Value) -> bool {
+    let without_names = |text: &str| text.starts_with('{') && text.matches(':').count() == text.matches(": None").count();
+    value.is_null() || value.as_str().is_some_and(without_names)
+}
+
+#[test]
+fn the_oldest_readers_that_people_still_run_read_every_type_and_every_null() {
+    let db = Database::new("read_old");
+    setup(&db);
+    let columns = create_table_of_types(&db);
+    let export = |left_out: &[&str]| {
+        let kept: Vec<&str> = columns.iter().map(String::as_str).filter(|column| !left_out.contains(column)).collect();
+        let exported = db.export_with(&format!("SELECT {} FROM t ORDER BY id", kept.join(", ")), "format => 'parquet'");
+        (kept.len(), Download::of(&db, &exported))
+    };
+    let of_all = export(&[]);
+    for (packages, reader, left_out) in OLD_READERS {
+        let some = (!left_out.is_empty()).then(|| export(left_out));
+        let (count, download) = some.as_ref().unwrap_or(&of_all);
+        let rows = download.rows_of_old(packages, reader);
+        assert_eq!((rows.len(), rows[0].as_array().unwrap().len()), (3, *count), "{packages:?}");
+        for (column, forms) in FIRST_ROW.iter().filter(|(column, _)| !left_out.contains(column)) {
+            let value = &cell(&rows, 0, column)[2];
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert!(forms.contains(&shown.as_str()), "{packages:?}: {column} is {shown}");
+        }
+        for value in rows[2].as_array().unwrap().iter().filter(|value| value[0] != "id") {
+            assert!(is_null(&value[2]), "{packages:?}: {value}");
         }
     }
 }

@@ -12,7 +12,6 @@ use pgrx::pg_sys;
 use super::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
 use super::geo::Geometries;
 use super::nested::{Lists, Structs};
-use crate::encode::{Context, no_text};
 use crate::encode::block::Append;
 use crate::encode::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
 use crate::encode::datum::{base_type_and_modifier, interval_of, payload};
@@ -21,6 +20,7 @@ use crate::encode::json::JsonBuffer;
 use crate::encode::numeric::{Unscaled, scaled};
 use crate::encode::text::TextEncoder;
 use crate::encode::value::{check_surrogates, jsonb_value};
+use crate::encode::{Context, no_text};
 use crate::error::{Code, Error, Result};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.
@@ -89,11 +89,12 @@ pub struct Intervals {
 }
 
 impl Intervals {
+    /// Nullable, though they are there where the interval is: Polars 0.20 fails at a NULL whose fields are not.
     fn fields() -> Vec<Field> {
         vec![
-            Field::new("months", DataType::Int32, false),
-            Field::new("days", DataType::Int32, false),
-            Field::new("microseconds", DataType::Int64, false),
+            Field::new("months", DataType::Int32, true),
+            Field::new("days", DataType::Int32, true),
+            Field::new("microseconds", DataType::Int64, true),
         ]
     }
 }
@@ -188,9 +189,11 @@ impl Column {
         }
     }
 
-    /// Whether values can be looked up in a bloom filter.
-    pub fn is_scalar(&self) -> bool {
-        !matches!(self, Column::Bool(_) | Column::Interval(_) | Column::List(_) | Column::Struct(_))
+    /// Whether values can be looked up in a bloom filter. One of floats hashes their bits, and so says of `-0` and of some NaN that
+    /// they are not there, though they equal what is looked for.
+    pub fn can_have_bloom_filter(&self) -> bool {
+        let is_float = matches!(self, Column::Float4(_) | Column::Float8(_));
+        !is_float && !matches!(self, Column::Bool(_) | Column::Interval(_) | Column::List(_) | Column::Struct(_))
     }
 
     /// Adds a value that is not NULL, of the column's type; gives the bytes that it takes. Errors: 22003 and 22008 for a value
@@ -205,10 +208,11 @@ impl Column {
             Column::Float4(values) => values.push(f32::from_bits(datum.value() as u32)),
             Column::Float8(values) => values.push(f64::from_bits(datum.value() as u64)),
             Column::Decimal(values, digits) => values.push(decimal(payload(datum), *digits)?),
-            Column::Text(values) => values.push(|out| unchecked_text(payload(datum), context, out)),
+            Column::Text(values) => values.push(|out| context.unchecked_text(payload(datum), out)),
             Column::Json(values) => values.push(|out| {
-                check_surrogates(payload(datum))?;
-                unchecked_text(payload(datum), context, out)
+                let text = payload(datum);
+                check_surrogates(text)?;
+                context.unchecked_text(text, out)
             }),
             Column::Bytea(values) => values.push(|out| {
                 out.raw(payload(datum));
@@ -307,16 +311,6 @@ impl Column {
             Column::Struct(structs) => structs.finish()?,
         })
     }
-}
-
-/// Appends text that [`Bytes::finish_text`] looks at.
-#[inline]
-fn unchecked_text(text: &[u8], context: &Context, out: &mut JsonBuffer) -> Result<()> {
-    if context.utf8 {
-        out.raw(text);
-        return Ok(());
-    }
-    context.text(text, out)
 }
 
 fn unfit(code: Code, what: &str) -> Error {

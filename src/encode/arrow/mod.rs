@@ -150,9 +150,9 @@ fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
                 format!("column \"{name}\" of bloom_filter_columns is not in the files"),
             ));
         };
-        if !slot.column.is_scalar() {
+        if !slot.column.can_have_bloom_filter() {
             return Err(Error::new(Code::WrongType, format!("column \"{name}\" can have no bloom filter"))
-                .detail("Booleans, intervals, arrays and composites are not looked up in one."));
+                .detail("Booleans, real, double precision, intervals, arrays and composites are not looked up in one."));
         }
     }
     Ok(())

@@ -93,7 +93,11 @@ impl Structs {
         let row_type = RowType::of(row_type, -1, context);
         let mut columns = Vec::new();
         for (index, attribute) in row_type.shape().iter().enumerate().filter(|(_, attribute)| !attribute.attisdropped) {
-            columns.push((index, column_name(attribute, context)?, Column::of_type(attribute.atttypid, attribute.atttypmod, context)?));
+            columns.push((
+                index,
+                column_name(attribute, context)?,
+                Column::of_type(attribute.atttypid, attribute.atttypmod, context)?,
+            ));
         }
         if columns.is_empty() {
             return Err(Error::new(Code::Unsupported, "Parquet has no STRUCT for a composite without columns"));

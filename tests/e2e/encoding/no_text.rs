@@ -72,8 +72,39 @@ fn text_that_is_not_utf8_is_refused_in_every_format_and_its_column_named() {
         }
     }
     refuse(&mut client, "SELECT bad FROM commented", "format => 'parquet'").sqlstate("22021").detail("column \"bad\"");
+    let uri = db.bucket.uri(&db.prefix());
+    for arguments in [
+        "'URI/' || t, 'local', 'SELECT 1'",
+        "'URI', t, 'SELECT 1'",
+        "'URI', 'local', 'SELECT 1 AS \"' || t || '\"'",
+        "'URI', 'local', 'SELECT 1', partition_by => ARRAY[t]",
+    ] {
+        let call = format!("SELECT e.* FROM raw, s3_export({}) AS e", arguments.replace("URI", &uri));
+        refused(client.query(&call, &[])).sqlstate("22021").message("no text");
+    }
     // Bytes are bytes, and what is text passes.
     for arguments in FORMATS {
         db.export_in(&mut client, "SELECT convert_to('Größe', 'LATIN1') AS b, 'Größe' AS t", arguments).unwrap();
     }
+}
+
+#[test]
+fn a_json_value_with_half_of_a_surrogate_pair_is_refused_where_it_would_be_json() {
+    let db = Database::new("surrogates");
+    for value in
+        [r#"'{"k": "\ud800"}'::json"#, r#"ARRAY['"\udc00\ud800"'::json]"#, r#"(SELECT r FROM (SELECT '"a\uD83D"'::json) r)"#]
+    {
+        let query = format!("SELECT 1 AS id, {value} AS bad");
+        // An anonymous record is text in Parquet.
+        let formats: &[&str] =
+            if value.contains("SELECT r") { &FORMATS[..2] } else { &["", "wrap_types => false", "format => 'parquet'"] };
+        for arguments in formats {
+            db.refuse(&query, arguments).sqlstate("22P05").message("surrogate").detail("column \"bad\"").hint("jsonb");
+        }
+        // There it is text.
+        db.export_with(&query, "format => 'csv'");
+    }
+    let pair = r#"SELECT '{"k": "\ud83d\ude00"}'::json AS j, '{"k": "\\ud800"}'::json AS backslash"#;
+    let exported = db.export_with(pair, "");
+    assert_eq!(db.bucket.documents(&exported.prefix), [r#"{"j":{"k": "\ud83d\ude00"},"backslash":{"k": "\\ud800"}}"#]);
 }

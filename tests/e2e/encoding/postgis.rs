@@ -64,7 +64,7 @@ fn same(database: &Database, arguments: &str, theirs: &str) {
 fn geojson_and_text_are_what_postgis_writes() {
     let database = Database::new("postgis_forms");
     let theirs = format!(
-        "CASE WHEN ST_SRID(g) = 4326 AND ST_Zmflag(g) IN (0, 2) AND ST_GeometryType(g) IN ({KINDS}) THEN ST_AsGeoJSON(g, 15, 0)
+        "CASE WHEN ST_SRID(g) = 4326 AND (ST_Zmflag(g) = 0 OR ST_Zmflag(g) = 2 AND NOT ST_IsEmpty(g)) AND ST_GeometryType(g) IN ({KINDS}) THEN ST_AsGeoJSON(g, 15, 0)
          ELSE coalesce('SRID=' || nullif(ST_SRID(g), 0) || ';', '') || ST_AsText(g) END"
     );
     same(&database, "", &theirs);

@@ -53,6 +53,24 @@ fn a_setting_that_the_query_itself_changes_holds_in_the_query_only() {
 }
 
 #[test]
+fn names_in_texts_and_in_the_manifest_have_quotes_only_where_they_need_them() {
+    let database = Database::new("settings_quotes");
+    let mut client = database.client();
+    client.batch_execute("CREATE EXTENSION citext; SET quote_all_identifiers = on").unwrap();
+    let query =
+        "SELECT 'pg_class'::regclass AS c, 'citext'::regtype AS t, 'now'::regproc AS p, 'a'::citext AS x, '{}'::jsonb AS j";
+    for arguments in ["", "format => 'csv'"] {
+        let exported = database.export_in(&mut client, query, arguments).unwrap();
+        let line = database.bucket.documents(&exported.prefix).remove(0);
+        let wanted = if arguments.is_empty() { r#""c":"pg_class","t":"citext","p":"now","# } else { "pg_class,citext,now," };
+        assert!(line.contains(wanted), "{line}");
+        let manifest = database.bucket.manifest(&exported.prefix);
+        let type_of = |column: usize| manifest["schema"]["elements"][column]["type"]["base"].as_str().unwrap().to_owned();
+        assert_eq!((type_of(3), type_of(4)), ("citext".to_owned(), "jsonb".to_owned()));
+    }
+}
+
+#[test]
 fn pinned_settings_are_undone_when_the_export_fails() {
     let database = Database::new("settings_error");
     let mut client = database.client();
