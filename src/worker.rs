@@ -97,30 +97,27 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
     ASSIGNED.set(Some(assignment.export_id));
     let server = ServerSettings::before_connection();
     let is_superuser = assignment.connect();
-    let of_login = caller::of_login(is_superuser);
     caller::fix();
     // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
-    let settled = settle(&assignment, is_superuser, &server, &of_login);
-    if let Err(raised) = settled.and_then(|()| serve(&assignment)) {
+    let settled = if is_superuser { become_caller(&assignment, &server) } else { Ok(()) };
+    if let Err(raised) = settled.and_then(|()| serve(&assignment, &server)) {
         log(format!("worker of export {} failed: {}", assignment.export_id, raised.message));
     }
 }
 
-/// Makes the session the caller's: its user, and none of the settings that the login has brought along (`of_login`).
-fn settle(assignment: &Assignment, is_superuser: bool, server: &ServerSettings, of_login: &[CString]) -> Ended<()> {
-    let of_database = if of_login.is_empty() { Vec::new() } else { in_transaction(table::settings_of_database)? };
-    // In no transaction of our own, which has a lock_timeout of its own.
-    in_transaction_begun_by(Transaction::begin, || {
-        server.restore(of_login, &of_database);
-        if is_superuser {
-            role_name(assignment.login).as_deref().map(become_session_user);
-        }
+/// Makes the session of a superuser the caller's: its user, and none of the superuser's own settings.
+fn become_caller(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
+    let of_superuser = caller::of_superuser();
+    let of_database = in_transaction(table::settings_of_database)?;
+    in_transaction(|| {
+        server.restore(&of_superuser, &of_database);
+        role_name(assignment.login).as_deref().map(become_session_user);
         Ok(())
     })
 }
 
-fn serve(assignment: &Assignment) -> Ended<()> {
+fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
     if let Some(enqueuer) = assignment.enqueued_by {
         in_transaction(|| {
             wait_for_transaction(enqueuer);
@@ -147,7 +144,7 @@ fn serve(assignment: &Assignment) -> Ended<()> {
     }
     let unclaimed = claimed.is_none().then_some(assignment.export_id);
     if let Some((job, lock)) = claimed {
-        run(assignment, job, &lock);
+        run(assignment, job, &lock, server);
         CLAIMED.set(None);
         set_own(None);
     }
@@ -166,11 +163,11 @@ fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
 }
 
 /// Runs the job to its end, whatever that is.
-fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock) {
+fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &ServerSettings) {
     let id = job.export_id;
     let settings = in_transaction_of_role(assignment, lock, || {
         show_activity(id, &job.query);
-        caller::apply(&job.settings);
+        caller::apply(&job.settings, server);
         Ok(())
     });
     let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
@@ -198,12 +195,8 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
 
 /// A transaction of ours.
 fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
-    in_transaction_begun_by(Transaction::begin_own, work)
-}
-
-fn in_transaction_begun_by<T>(begin: fn() -> Transaction, work: impl FnOnce() -> Result<T>) -> Ended<T> {
     let ended = catch(|| {
-        let transaction = begin();
+        let transaction = Transaction::begin_own();
         let value = work()?;
         transaction.commit();
         Ok(value)

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! caller: what its session, its client, its role or its database has set ──► the job's row
-//! worker: before it connects, the server's own values ──► connected: what its login alone has set becomes the database's or
-//!         the server's again ──► FIXED ──► the caller's
+//! worker: before it connects, the server's own values ──► connected: FIXED ──► what the caller has not, by ALTER ROLE or
+//!         ALTER DATABASE … SET, becomes the server's again ──► the caller's
 //! ```
 //!
-//! So a setting that the caller has at its default is at its default in the job, whatever `ALTER ROLE … SET` says by then.
+//! So a setting that the caller has at its default is at its default in the job, whatever a role or the database has set by then.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int};
@@ -42,15 +42,17 @@ pub fn settings() -> Vec<(String, String)> {
     variables().into_iter().filter(is_callers).filter_map(shown).collect()
 }
 
-/// Sets them for this session, as the current user. What it may not set any more, or what no longer has such a value, is left
-/// out with a WARNING, as for a login. Earlier versions stored some that are not carried any more.
-pub fn apply(settings: &[(String, String)]) {
+/// Makes the settings of this session those of the caller's, as the current user: what `settings` lacks becomes the server's, and the
+/// rest is set. What the current user may not set any more, or what no longer has such a value, is left out with a WARNING, as for
+/// a login.
+pub fn apply(settings: &[(String, String)], server: &ServerSettings) {
+    let pair = |(name, value): &(String, String)| Some((to_server(name).ok()?, to_server(value).ok()?));
+    let callers: HashMap<CString, CString> = settings.iter().filter_map(pair).collect();
+    server.restore(&brought_along(pg_sys::GucContext::PGC_USERSET, |name| !callers.contains_key(name)), &[]);
     let context = if is_superuser() { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET };
-    for (name, value) in settings {
-        let (Ok(name), Ok(value)) = (to_server(name), to_server(value)) else { continue };
-        if !is_workers_own(&name) {
-            set(&name, &value, context, pg_sys::GucSource::PGC_S_SESSION);
-        }
+    // Earlier versions stored some that are not carried any more.
+    for (name, value) in callers.iter().filter(|(name, _)| !is_workers_own(name)) {
+        set(name, value, context, pg_sys::GucSource::PGC_S_SESSION);
     }
 }
 
@@ -97,20 +99,20 @@ impl ServerSettings {
     }
 }
 
-/// Names of the settings that this session has by its login role. `all`: those that only a superuser may set too; without, they
-/// stay, since a superuser has set them for that very role.
-pub fn of_login(all: bool) -> Vec<CString> {
-    let is_logins = |variable: &&pg_sys::config_generic| {
-        let source = variable.source;
-        (source == pg_sys::GucSource::PGC_S_USER || source == pg_sys::GucSource::PGC_S_DATABASE_USER)
-            && !is_workers_own(name(variable))
-            && match variable.context {
-                pg_sys::GucContext::PGC_USERSET => true,
-                pg_sys::GucContext::PGC_SUSET => all,
-                _ => false,
-            }
+/// Names of the settings that only a superuser may set and that the login has brought along. A worker whose login is not the
+/// caller's must not have them; where it is, they stay, since a superuser has set them for that very role.
+pub fn of_superuser() -> Vec<CString> {
+    brought_along(pg_sys::GucContext::PGC_SUSET, |_| true)
+}
+
+/// Names of the settings of that context that this session has by its role or its database, and that `are_wanted`.
+fn brought_along(context: pg_sys::GucContext::Type, are_wanted: impl Fn(&CStr) -> bool) -> Vec<CString> {
+    let by_login = pg_sys::GucSource::PGC_S_GLOBAL..=pg_sys::GucSource::PGC_S_DATABASE_USER;
+    let is_one = |variable: &&pg_sys::config_generic| {
+        let name = name(variable);
+        variable.context == context && by_login.contains(&variable.source) && !is_workers_own(name) && are_wanted(name)
     };
-    variables().iter().filter(is_logins).map(|variable| name(variable).to_owned()).collect()
+    variables().iter().filter(is_one).map(|variable| name(variable).to_owned()).collect()
 }
 
 /// What cannot be set is left as it is, with a WARNING.

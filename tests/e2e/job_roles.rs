@@ -226,6 +226,8 @@ fn a_job_has_no_setting_that_its_caller_did_not_have() {
             "ALTER ROLE {user} SET search_path = later_s; ALTER ROLE {user} SET app.tenant = 'later';
              ALTER ROLE {user} IN DATABASE {0} SET app.region = 'south'; ALTER ROLE {user} SET lock_timeout = '7s';
              ALTER ROLE {user} SET exit_on_error = on;
+             ALTER DATABASE {0} SET work_mem = '5MB'; ALTER DATABASE {0} SET app.late = 'late';
+             ALTER ROLE postgres IN DATABASE {0} SET log_min_messages = 'fatal';
              ALTER ROLE postgres IN DATABASE {0} SET search_path = admin_s;
              ALTER ROLE postgres IN DATABASE {0} SET app.tenant = 'of the superuser'",
             db.name
@@ -233,7 +235,8 @@ fn a_job_has_no_setting_that_its_caller_did_not_have() {
         .unwrap();
     let query =
         "SELECT which, current_setting('search_path') AS path, coalesce(current_setting('app.tenant', true), '') AS tenant,
-                     current_setting('app.region') AS region, current_setting('lock_timeout') AS lock FROM t";
+                     coalesce(current_setting('app.late', true), '') AS late, current_setting('app.region') AS region,
+                     current_setting('work_mem') AS memory, current_setting('log_min_messages') AS messages, current_setting('lock_timeout') AS lock FROM t";
     for (who, client) in [("batch", &mut as_batch), ("open", &mut open), ("unlogged", &mut unlogged)] {
         let prefix = db.prefix();
         db.export_to(client, &prefix, query, "").unwrap();

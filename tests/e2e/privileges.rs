@@ -125,6 +125,29 @@ fn an_admin_makes_sees_and_changes_his_own_only() {
     assert_eq!(visible(&mut db.client()), "local");
 }
 
+/// Whoever made them beforehand could grant them, and so all that the extension gives them.
+#[test]
+fn roles_that_are_there_before_the_extension_are_told_of_with_who_may_grant_them() {
+    let db = Database::empty("adopted", "");
+    let (maker, giver, member) = (db.role("maker", &[]), db.role("giver", &[]), db.role("member", &["s3_export_member"]));
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!("ALTER ROLE {maker} CREATEROLE; GRANT s3_export_admin TO {giver} WITH ADMIN OPTION"))
+        .unwrap();
+    superuser.notices();
+    superuser.batch_execute("CREATE EXTENSION s3_export").unwrap();
+    let said = superuser.notices();
+    let warning = |role: &str| {
+        let begin = format!("role \"{role}\" exists already");
+        said.iter().find(|notice| notice.message().starts_with(&begin)).and_then(|notice| notice.detail()).unwrap().to_owned()
+    };
+    let (before, members) =
+        warning("s3_export_admin").split_once("Its members").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(before.contains(&giver) && members.contains(&giver), "{said:?}");
+    assert_eq!(before.contains(&maker), db.major() < 16, "CREATEROLE grants any role before 16: {said:?}");
+    assert!(warning("s3_export_member").contains(&member));
+}
+
 /// The row names the old name, so no policy showed it to its owner.
 #[test]
 fn an_owner_who_was_renamed_takes_its_integrations_back() {
