@@ -80,10 +80,11 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
             |_| async move { orphans::find(&listing, &location, before).await.map_err(|failure| failure.error) },
         )?;
     if let Some(cause) = found.unlisted_uploads {
-        Error::new(Code::Unsupported, "the store does not list multipart uploads: only objects are cleaned up")
-            .detail(format!("{}.", cause.summary().trim_end_matches('.')))
-            .hint("Let the store end uploads that were never completed, by a lifecycle rule.")
-            .warn();
+        report::warn(
+            &Error::new(Code::Unsupported, "the store does not list multipart uploads: only objects are cleaned up")
+                .detail(format!("{}.", cause.summary().trim_end_matches('.')))
+                .hint("Let the store end uploads that were never completed, by a lifecycle rule."),
+        );
     }
     let found = not_running(found.orphans);
     let (looking, deleting, dry_run) = (bucket(), bucket(), clean_up.dry_run);

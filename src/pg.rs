@@ -64,11 +64,6 @@ fn convert(text: &[u8], converter: impl FnOnce(*const c_char, c_int) -> *mut c_c
     Some(unsafe { CStr::from_ptr(converted) }.to_bytes().to_vec())
 }
 
-/// Whether the server's encoding is UTF-8, so that its text needs no conversion.
-pub fn server_is_utf8() -> bool {
-    server_encoding() == pg_sys::pg_enc::PG_UTF8
-}
-
 /// Whether the server's text either is UTF-8 or cannot become UTF-8: a database of `SQL_ASCII` has no encoding to convert from.
 pub fn server_text_is_utf8_or_none() -> bool {
     [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].contains(&server_encoding())

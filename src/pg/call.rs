@@ -9,7 +9,8 @@ use std::time::Duration;
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use super::{is_server_text, to_utf8};
+use super::raised::Raised;
+use super::{is_server_text, report, to_utf8};
 use crate::error::{Code, Error, Result};
 
 /// The arguments and the result of one call.
@@ -170,7 +171,8 @@ fn text(datum: pg_sys::Datum) -> String {
 /// caller's.
 fn utf8(server_text: &[u8]) -> String {
     if !is_server_text(server_text) {
-        Error::new(Code::InvalidText, "an argument is no text in the database's encoding").raise();
+        let error = Error::new(Code::InvalidText, "an argument is no text in the database's encoding");
+        report::raise(&Raised::from(&error), None);
     }
     to_utf8(server_text)
 }

@@ -125,7 +125,7 @@ impl Failure {
         Self::answered(&Asked { service: "S3", step, url: Some(url) }, 200, None, None, None)
     }
 
-    /// Whether S3 answered with success, and the answer cannot be read.
+    /// Whether the answer had the status of a success, and its body tells of none: a failure, or what nobody can read.
     pub fn is_unreadable(&self) -> bool {
         self.transient && self.status.is_some_and(|status| (200..300).contains(&status)) && !self.disconnected
     }
@@ -571,6 +571,18 @@ mod tests {
         {
             assert!(meaning(status, code).2.is_some_and(|text| text.contains(hint)), "{status}");
         }
+    }
+
+    #[test]
+    fn a_slow_link_is_no_endpoint_that_cannot_be_reached() {
+        let failure = Failure::too_slow("upload a file", "s3://b/k", Duration::from_secs(300));
+        assert_eq!(failure.error.code(), Code::Connection);
+        assert_eq!(
+            failure.error.summary(),
+            "could not upload a file: the link to the S3 endpoint is too slow: Object s3://b/k: the upload moved for 300.0 s and did \
+             not end, with no other beside it."
+        );
+        assert!(failure.maybe_done && !failure.transient);
     }
 
     #[test]

@@ -361,6 +361,7 @@ mod tests {
             row_group_rows: 1 << 20,
             row_group_bytes: 64 << 20,
             bloom_filter_columns: Vec::new(),
+            arrow_extension_types: false,
             export_id: String::new(),
             memory: 64 << 20,
             permits: OnceLock::new(),

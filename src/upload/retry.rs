@@ -143,15 +143,16 @@ async fn one_attempt<T>(
             *left = left.saturating_sub(start.elapsed());
             return Ok(answer);
         }
-        match pace.as_mut().map_or(Overtime::GivenUp, |pace| pace.overtime(start)) {
+        let took = start.elapsed();
+        match pace.as_mut().map_or(Overtime::GivenUp, |pace| pace.overtime(began, start)) {
             Overtime::GoesOn => {}
             Overtime::MakesRoom => return Err(Unanswered::MadeRoom(began.elapsed())),
             Overtime::GivenUp => {
-                *left = left.saturating_sub(limit);
+                *left = left.saturating_sub(took);
                 return Err(Unanswered::Silent(limit));
             }
             Overtime::GoesOnAlone => {
-                *left = left.saturating_sub(limit);
+                *left = left.saturating_sub(took);
                 if left.is_zero() {
                     return Err(Unanswered::TooSlow(began.elapsed()));
                 }
@@ -243,7 +244,8 @@ mod tests {
             let start = Instant::now();
             let hung: Result<(), _> = retry(PATIENCE, unanswered, std::future::pending).await;
             assert!(hung.unwrap_err().maybe_done);
-            assert!(start.elapsed() <= PATIENCE.total, "{:?}", start.elapsed());
+            // A timer may be a millisecond late.
+            assert!(start.elapsed() <= PATIENCE.total + Duration::from_millis(10), "{:?}", start.elapsed());
         });
     }
 
@@ -277,7 +279,7 @@ mod tests {
             .await;
             assert!(never.is_err());
             assert!(calls.get() > 50, "{}", calls.get());
-            assert!(start.elapsed() <= PATIENCE.total && start.elapsed() > PATIENCE.total * 9 / 10, "{:?}", start.elapsed());
+            assert!(start.elapsed() < PATIENCE.total && start.elapsed() > PATIENCE.total * 9 / 10, "{:?}", start.elapsed());
         });
     }
 

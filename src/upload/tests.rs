@@ -87,13 +87,13 @@ fn the_first_error_of_an_upload_is_told_however_full_the_buffer_is() {
     let refusal = "<Error><Code>AccessDenied</Code><Message>enough</Message></Error>";
     for round in 0..50 {
         let server = Server::start(move |request| match request.number {
-            600 => Reply::Answer("HTTP/1.1 403 Forbidden\r\nx-amz-request-id: R7", refusal),
+            150 => Reply::Answer("HTTP/1.1 403 Forbidden\r\nx-amz-request-id: R7", refusal),
             _ => {
                 thread::sleep(Duration::from_millis(5));
                 Reply::Usual
             }
         });
-        let export = Export::begin(&server, 64, 1_000, PATIENCE);
+        let export = Export::begin(&server, 32, 300, PATIENCE);
         let error = export.files(3_200, &Bytes::from_static(b"{}\n")).unwrap_err();
         assert_eq!(error.code(), Code::Privilege, "round {round}: {error:?}");
         assert!(error.summary().contains("AccessDenied (enough)"), "round {round}: {error:?}");
@@ -248,20 +248,11 @@ fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
     assert_eq!(server.requests().len(), 1, "nothing is deleted");
 }
 
-/// All that may be on its way starts at once: 12 files of 6 MB, 6 seconds' worth of the link, with 1 second for an attempt.
+/// All that may be on its way starts at once: 6 files of 16 MB, 6 seconds' worth of the link, with 4 seconds for an attempt. They
+/// are large, so that what a connection's buffers hide of them is little.
 #[test]
 fn an_export_over_a_slow_link_ends() {
-    let server = Server::slow(12 << 20, |_| Reply::Usual);
-    let export = Export::begin(&server, 12, 72 << 20, Patience { attempts: 2, total: Duration::from_secs(3) });
-    export.files(16, &Bytes::from(vec![b'x'; 6 << 20])).unwrap();
-}
-
-/// One byte in a while is no progress that anybody waits for.
-#[test]
-fn an_upload_that_never_ends_over_a_slow_link_says_so() {
-    let server = Server::slow(1 << 20, |_| Reply::Usual);
-    let export = Export::begin(&server, 1, 72 << 20, Patience { attempts: 2, total: Duration::from_millis(1_500) });
-    let error = export.files(1, &Bytes::from(vec![b'x'; 16 << 20])).unwrap_err();
-    assert_eq!(error.code(), Code::Connection);
-    assert!(error.summary().contains("the link to the S3 endpoint is too slow"), "{error:?}");
+    let server = Server::slow(16 << 20, |_| Reply::Usual);
+    let export = Export::begin(&server, 6, 96 << 20, Patience { attempts: 5, total: Duration::from_secs(12) });
+    export.files(7, &Bytes::from(vec![b'x'; 16 << 20])).unwrap();
 }

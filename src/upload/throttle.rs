@@ -167,11 +167,11 @@ impl Pace {
         self.permit = None;
     }
 
-    /// What becomes of an attempt that has not ended within the period since `start`. Where uploads end no more, the limit
-    /// falls to half of those under way, so that the other half does.
-    pub fn overtime(&mut self, start: Instant) -> Overtime {
-        // A body begins to move by itself: buffers on the way take the beginning of it.
-        let moves = self.meter.has_moved_since(start + start.elapsed() / 4);
+    /// What becomes of an attempt that `began` then and has not ended within the period since `start`. Where uploads end no
+    /// more, the limit falls to half of those under way, so that the other half does.
+    pub fn overtime(&mut self, began: Instant, start: Instant) -> Overtime {
+        // Buffers on the way take the beginning of a body at once, and let its end go on when it is out of sight.
+        let moves = self.meter.has_moved_since(began + began.elapsed() / 3);
         let mut state = lock(&self.throttle.state);
         let others_succeed = state.all_successes != std::mem::replace(&mut self.successes, state.all_successes);
         if state.in_use > 1 && (moves || (!others_succeed && self.meter.has_moved_since(start))) {
