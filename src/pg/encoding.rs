@@ -178,7 +178,7 @@ pub fn readable(server_text: &[u8]) -> String {
         .unwrap_or_else(|| server_text.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }).collect())
 }
 
-/// `text` with each character that does not fit, and each NUL, as `\u65e5` or `\U0001f600`.
+/// `text` with each character that does not fit, and each NUL, as `\u65e5` or `\U0001f600`, and with dots for an ellipsis.
 fn escape(text: &str, fits: impl Fn(&str) -> bool) -> String {
     if !text.contains('\0') && fits(text) {
         return text.to_owned();
@@ -187,6 +187,8 @@ fn escape(text: &str, fits: impl Fn(&str) -> bool) -> String {
     for character in text.chars() {
         if character != '\0' && (character.is_ascii() || fits(character.encode_utf8(&mut [0; 4]))) {
             escaped.push(character);
+        } else if character == '…' {
+            escaped.push_str("...");
         } else if let Ok(short) = u16::try_from(u32::from(character)) {
             escaped.push_str(&format!("\\u{short:04x}"));
         } else {
@@ -207,6 +209,7 @@ mod tests {
             ("größe", "größe"),
             ("größe 日本 😀", "größe \\u65e5\\u672c \\U0001f600"),
             ("a\0b", "a\\u0000b"),
+            ("WITH … SELECT", "WITH ... SELECT"),
             ("\\u65e5", "\\u65e5"),
             ("", ""),
         ] {

@@ -134,7 +134,8 @@ fn hung_commit(db: &Database, settings: &str) -> (Session, Proxy, String) {
     db.create(&Integration { name: "proxied", endpoint: proxy.endpoint(), ..Integration::local() });
     let (mut client, prefix) = (db.client(), db.prefix());
     client.batch_execute(settings).unwrap();
-    client.batch_execute("BEGIN").unwrap();
+    // With a transaction id, for others to see when the transaction is over.
+    client.batch_execute("BEGIN; SELECT txid_current()").unwrap();
     let call = db.call(&prefix, "SELECT generate_series(1, 5) AS i", "output_chunk_size => 1").replace("'local'", "'proxied'");
     client.batch_execute(&format!("SELECT {call}")).unwrap();
     assert_eq!(db.bucket.files(&prefix).len(), 5);
@@ -149,8 +150,8 @@ fn end_hung_commit(db: &Database, client: Session, proxy: &Proxy, end: &str) -> 
     let mut witness = db.client();
     wait_for("the commit to wait", || witness.sees_waiting(committing.pid).then_some(()));
     witness.batch_execute(&end.replace("PID", &committing.pid.to_string())).unwrap();
-    // Again and again: a backend that waits is awake for a moment whenever it looks whether it has waited enough.
-    wait_for("the clean-up to begin", || (0..20).all(|_| !witness.sees_waiting(committing.pid)).then_some(()));
+    let over = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND backend_xid IS NULL", committing.pid);
+    wait_for("the clean-up to begin", || (witness.text(&over) == "1").then_some(()));
     proxy.heal();
     committing.join()
 }

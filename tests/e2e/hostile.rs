@@ -31,7 +31,7 @@ fn expression(name: &str, encoding: &str) -> String {
 }
 
 /// Every way for a message to hold `name`.
-fn cases(name: &str, uri: &str) -> Vec<Case> {
+fn cases(name: &str, encoding: &str, uri: &str) -> Vec<Case> {
     let export = |place: &str, integration: &str, query: &str, more: &str| {
         format!("SELECT num_docs_inserted FROM s3_export({place}, {integration}, {query}{more})")
     };
@@ -65,8 +65,10 @@ fn cases(name: &str, uri: &str) -> Vec<Case> {
     );
     refuse(
         "an integration that is there",
-        "42710",
-        format!("SELECT s3_export.create_integration({name}, access_key_id => 'K', secret_access_key => 'S')"),
+        if encoding == "SQL_ASCII" { "23514" } else { "42710" },
+        format!(
+            "SELECT s3_export.create_integration({name}, access_key_id => 'K', secret_access_key => 'S', allowed_locations => ARRAY['s3://exports'], usage_role => 's3_export_member')"
+        ),
     );
     refuse("a store that refuses", "42501", export(&uri, "'refusing'", "'SELECT 1 AS a'", ""));
     refuse(
@@ -184,10 +186,11 @@ fn every_client_of(encoding: &str, names: &[&str]) {
         let mut expected = Vec::new();
         for name in names {
             let expression = expression(name, encoding);
-            if tried == 0 {
+            // Where nothing is known of an encoding, nothing but ASCII is printable.
+            if tried == 0 && encoding != "SQL_ASCII" {
                 Integration { name, ..Integration::local() }.create(&mut witness).unwrap();
             }
-            for Case(what, statement, state) in cases(&expression, &db.bucket.uri(&db.prefix())) {
+            for Case(what, statement, state) in cases(&expression, encoding, &db.bucket.uri(&db.prefix())) {
                 script.push_str(&format!("{statement};\n\\echo case|{}|:SQLSTATE\n", expected.len()));
                 expected.push((format!("{encoding}, {client}, {name}: {what}"), state));
             }
@@ -212,17 +215,19 @@ fn every_client_of(encoding: &str, names: &[&str]) {
                 wrong.push(format!("{what}: {found} instead of {wanted}"));
             }
         }
-        assert!(wrong.is_empty(), "{}\n{complaints}", wrong.join("\n"));
+        let errors: Vec<&str> = complaints.lines().filter(|line| !line.starts_with("NOTICE")).collect();
+        assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), errors.join("\n"));
         assert_eq!(fields("encoding"), [[client]]);
         assert_eq!(fields("locks"), [["0"]], "{encoding}, {client}");
         let counted = fields("counted");
         assert_eq!(counted[0], counted[1], "{encoding}, {client}: threads and sockets before and after");
-        assert_eq!(complaints.matches("may remain in S3").count(), 1 + 5 * names.len(), "{encoding}, {client}: {complaints}");
+        let warned = complaints.matches("may remain in S3").count();
+        assert!(warned > 5 * names.len(), "{encoding}, {client}: {warned} warnings\n{complaints}");
         assert!(!complaints.contains("while in ABORT state"), "{encoding}, {client}: {complaints}");
         assert_eq!(witness.text("SELECT 1"), "1");
     }
     assert!(tried >= 2, "{encoding}");
-    terminated_and_gone(&db, &mut witness, &expression(names[names.len() - 1], encoding), encoding);
+    terminated_and_gone(&db, &mut witness, names[names.len() - 1], encoding);
     job_keeps_its_error(&db, names[0]);
 }
 
@@ -232,8 +237,9 @@ fn terminated_and_gone(db: &Database, witness: &mut Session, name: &str, encodin
     let mut client = db.client();
     let latin = if encoding == "UTF8" { "SET client_encoding = 'LATIN1'" } else { "" };
     client.batch_execute(&format!("{latin}; SET s3_export.cleanup_timeout = 0; BEGIN; LOCK TABLE locked; DECLARE c CURSOR FOR TABLE pinned; FETCH 1 FROM c")).unwrap();
-    let uri = literal(&db.bucket.uri(&db.prefix()));
-    client.text(&format!("SELECT num_docs_inserted FROM s3_export({uri} || {name}, 'local', 'SELECT 1 AS a')"));
+    let uri = db.bucket.uri(&db.prefix());
+    let location = format!("{} || {}", literal(&uri), expression(name, encoding));
+    client.text(&format!("SELECT num_docs_inserted FROM s3_export({location}, 'local', 'SELECT 1 AS a')"));
     let pid = client.pid;
     witness.text(&format!("SELECT pg_terminate_backend({pid})"));
     wait_for("the backend's end", || {
@@ -241,6 +247,13 @@ fn terminated_and_gone(db: &Database, witness: &mut Session, name: &str, encodin
     });
     assert_eq!(witness.text(&format!("SELECT count(*) FROM pg_locks WHERE pid = {pid}")), "0");
     db.client().batch_execute("SET statement_timeout = '30s'; DROP TABLE locked, pinned").unwrap();
+    if encoding == "UTF8" {
+        let log = std::fs::read(db.environment().run_dir.join("postgres.log")).unwrap();
+        assert!(
+            String::from_utf8_lossy(&log).contains(&format!("Not known to be deleted: {uri}{name}/")),
+            "the log has not the name"
+        );
+    }
 }
 
 /// A worker hands on an error's message as it is.
