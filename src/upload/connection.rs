@@ -116,11 +116,17 @@ impl Store {
             // The provider has a cache, which outlives the export.
             .identity_cache(IdentityCache::no_cache())
             .http_client(network.within(connection.reach));
-        config.set_endpoint_url(connection.endpoint.clone());
+        config.set_endpoint_url(connection.endpoint.as_deref().map(as_folder));
         let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
         let settings = connection.object.clone();
         Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload })
     }
+}
+
+/// An endpoint with a slash after its path: the SDK writes the bucket's name right behind a path without one.
+fn as_folder(endpoint: &str) -> String {
+    let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    if has_path && !endpoint.ends_with('/') { format!("{endpoint}/") } else { endpoint.to_owned() }
 }
 
 /// Of every client. The time for a whole attempt is the retry loop's.

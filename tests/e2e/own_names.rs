@@ -43,9 +43,10 @@ fn a_single_file_has_the_name_it_is_given_and_overwrites_nothing() {
     let marked =
         |more: &str| db.call(&prefix, "SELECT 1 AS a", &format!(r#"options => '{{"success_marker": "_SUCCESS"{more}}}'"#));
     client.batch_execute(&format!("SELECT {}", marked(""))).unwrap();
-    client.batch_execute(&format!("BEGIN; SELECT {}", marked(""))).unwrap();
-    let failing = format!("SELECT {}; COMMIT", marked(r#", "manifest_name": "list.json""#));
-    refused(client.batch_execute(&failing)).sqlstate("42710");
+    let failing = marked(r#", "manifest_name": "late.json""#);
+    client.batch_execute(&format!("BEGIN; SELECT {}; SELECT {failing}", marked(""))).unwrap();
+    db.bucket.put(&format!("{prefix}/late.json"), b"somebody else's");
+    refused(client.batch_execute("COMMIT")).sqlstate("42710");
     client.settle();
     assert_eq!(get("_SUCCESS").len(), 0);
     assert_eq!(db.bucket.manifests(&prefix).len(), 2);
@@ -62,9 +63,10 @@ fn what_a_name_of_ones_own_made_goes_with_a_rollback() {
     db.bucket.nothing_left(&prefix);
     // At the commit: one export has written all of its objects, another fails.
     let call = db.call(&prefix, "SELECT 1 AS a", options);
-    db.bucket.put(&format!("{prefix}/taken.json"), b"somebody else's");
     let failing = db.call(&prefix, "SELECT 1 AS a", r#"options => '{"manifest_name": "taken.json"}'"#);
-    refused(client.batch_execute(&format!("BEGIN; SELECT {call}; SELECT {failing}; COMMIT"))).sqlstate("42710");
+    client.batch_execute(&format!("BEGIN; SELECT {call}; SELECT {failing}")).unwrap();
+    db.bucket.put(&format!("{prefix}/taken.json"), b"somebody else's");
+    refused(client.batch_execute("COMMIT")).sqlstate("42710");
     client.settle();
     assert_eq!(db.bucket.list(&prefix).len(), 1);
     // What somebody else has put in its place meanwhile is not ours to delete.

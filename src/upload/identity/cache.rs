@@ -3,8 +3,8 @@
 //! One fetch at a time for each identity, however many uploads ask; ahead of the expiry, so that no request is signed with
 //! keys that die on their way. Where a renewal fails and the old keys still live, they serve on.
 //!
-//! Whatever the expiry says, a source is asked once a minute: with a clock that is off, credentials are expired when they come, and
-//! every request would fetch others. They are used as they are, and the store judges them.
+//! With a clock that is off, credentials are expired when they come, and every request would fetch others. They are used as they are
+//! for a minute, and the store judges them.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -19,8 +19,11 @@ use crate::upload::runtime::lock;
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// Credentials that name no expiry are read again after this, since somebody may have changed the files they are in.
 const RECHECK_AFTER: Duration = Duration::from_secs(60);
-/// Least time from one fetch to the next, and from one refusal by a store that has credentials fetched anew to the next.
+/// From the fetch of credentials that were expired to the next fetch; and from one refusal by a store that has credentials fetched anew
+/// to the next.
 const COOLDOWN: Duration = Duration::from_secs(60);
+/// Least time from one fetch to the next, however short the life of what was fetched.
+const LEAST_USE: Duration = Duration::from_secs(1);
 /// After a failed renewal, the next attempt.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Identities remembered in a backend; beyond it, the one that was asked for longest ago is forgotten.
@@ -147,7 +150,7 @@ impl Slot {
 fn renew_at(expiry: Option<SystemTime>, now: SystemTime) -> SystemTime {
     let Some(expiry) = expiry else { return now + RECHECK_AFTER };
     let life = expiry.duration_since(now).unwrap_or_default();
-    (expiry - RENEW_BEFORE.min(life / 2)).max(now + COOLDOWN)
+    if life.is_zero() { now + COOLDOWN } else { (expiry - RENEW_BEFORE.min(life / 2)).max(now + LEAST_USE) }
 }
 
 #[cfg(test)]
@@ -189,12 +192,11 @@ mod tests {
     #[test]
     fn a_short_life_is_used_by_half_and_one_without_an_end_checked_after_a_minute() {
         let now = SystemTime::now();
-        assert_eq!(renew_at(Some(now + Duration::from_secs(200)), now), now + Duration::from_secs(100));
+        assert_eq!(renew_at(Some(now + Duration::from_secs(100)), now), now + Duration::from_secs(50));
+        assert_eq!(renew_at(Some(now + Duration::from_millis(1)), now), now + LEAST_USE);
         assert_eq!(renew_at(None, now), now + RECHECK_AFTER);
         // Expired before it came.
-        for life in [0, 30, 100] {
-            assert_eq!(renew_at(Some(now + Duration::from_secs(life)), now), now + COOLDOWN);
-        }
+        assert_eq!(renew_at(Some(now), now), now + COOLDOWN);
         assert_eq!(renew_at(Some(now - Duration::from_secs(3600)), now), now + COOLDOWN);
     }
 
@@ -208,6 +210,7 @@ mod tests {
         assert_eq!(ask(&slot, &fetches, None).unwrap(), "1");
         let expired = Credentials::new("old", "secret", None, Some(SystemTime::UNIX_EPOCH), "test");
         slot.keep(&expired, SystemTime::now());
+        lock(&slot.state).held.as_mut().unwrap().renew_at = SystemTime::UNIX_EPOCH;
         assert!(refuse(&slot).is_err());
     }
 
