@@ -156,6 +156,7 @@ impl Append for JsonBuffer {
 }
 
 /// Whether `text` is UTF-8. A few instructions for each 32 bytes of a long text.
+#[inline(never)]
 pub fn is_utf8(text: &[u8]) -> bool {
     simdutf8::basic::from_utf8(text).is_ok()
 }
@@ -194,7 +195,7 @@ pub fn string_content(out: &mut impl Append, text: &[u8]) -> bool {
     match ascii_content(out, text) {
         None => true,
         Some(rest) => {
-            let is_text = is_utf8(text);
+            let is_text = is_utf8(rest);
             if is_text {
                 utf8_content(out, rest);
             }
@@ -219,8 +220,9 @@ pub fn ascii_content<'a>(out: &mut impl Append, text: &'a [u8]) -> Option<&'a [u
     None
 }
 
+/// Appends what [`string_content`] does, of a text that is UTF-8.
 #[inline(always)]
-fn utf8_content(out: &mut impl Append, text: &[u8]) {
+pub fn utf8_content(out: &mut impl Append, text: &[u8]) {
     let mut rest = text;
     while let Some(position) = until_special::<false>(out, rest) {
         escape(out, rest[position]);

@@ -14,7 +14,7 @@ use super::block::{Append, Cursor};
 use super::datum::{base_type, interval_of, payload};
 use super::geo::Geo;
 use super::interval::{Interval, Shape, write_iso8601};
-use super::json::{JsonBuffer, ascii_content, has_lone_surrogate};
+use super::json::{JsonBuffer, ascii_content, has_lone_surrogate, is_utf8, utf8_content};
 use super::nested::{Array, Composite};
 use super::output::{Output, Pins};
 use super::{Context, Lead, in_column};
@@ -162,8 +162,11 @@ impl Encoder {
                 }
                 let before = out.length();
                 out.blocks(&lead.typed);
-                if ascii_content(&mut out, text).is_some() {
-                    return Cursor::new(other_text(text, lead, context, out.take_back(before), problem));
+                if let Some(rest) = ascii_content(&mut out, text) {
+                    if !context.utf8 || !is_utf8(rest) {
+                        return Cursor::new(other_text(text, lead, context, out.take_back(before), problem));
+                    }
+                    utf8_content(&mut out, rest);
                 }
                 out.push(b'"');
             }
@@ -245,7 +248,7 @@ fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mu
     out
 }
 
-/// And a text that is long, or not ASCII.
+/// And a text that is long, in another encoding, or none.
 #[inline(never)]
 fn other_text<'a>(
     text: &[u8],
