@@ -3,12 +3,9 @@
 //! It keeps nothing. What the script leaves to it is answered as S3 answers a request that went well.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use socket2::{Domain, Socket, Type};
 
 use super::checksum::Algorithm;
 use super::connection::{BucketRegion, Connection, ObjectSettings, Store};
@@ -58,51 +55,16 @@ pub struct Server {
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
-/// What all connections share: so many bytes a second, and when the next may be read.
-struct Link {
-    bytes_per_second: u32,
-    free_at: Mutex<Instant>,
-}
-
-impl Link {
-    fn wait_for(&self, bytes: usize) {
-        let took = Duration::from_secs(1) * u32::try_from(bytes).unwrap() / self.bytes_per_second;
-        let free_at = {
-            let mut free_at = self.free_at.lock().unwrap();
-            *free_at = (*free_at).max(Instant::now()) + took;
-            *free_at
-        };
-        thread::sleep(free_at.saturating_duration_since(Instant::now()));
-    }
-}
-
-/// Bytes that a connection with a slow link takes before anybody reads them, and reads at once.
-const WINDOW: usize = 32 << 10;
-
 impl Server {
     pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(None, script)
-    }
-
-    /// As [`Self::start`], behind a link that all connections share.
-    pub fn slow(bytes_per_second: u32, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(Some(Link { bytes_per_second, free_at: Mutex::new(Instant::now()) }), script)
-    }
-
-    fn listen(link: Option<Link>, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        if link.is_some() {
-            socket.set_recv_buffer_size(WINDOW).unwrap();
-        }
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        socket.listen(1024).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         let server = Server { address, requests: Arc::default() };
-        let (requests, shared) = (Arc::clone(&server.requests), Arc::new((script, link)));
+        let (requests, script) = (Arc::clone(&server.requests), Arc::new(script));
         thread::spawn(move || {
-            while let Ok((client, _)) = socket.accept() {
-                let (requests, shared) = (Arc::clone(&requests), Arc::clone(&shared));
-                thread::spawn(move || serve(client.into(), &requests, &shared.0, shared.1.as_ref()));
+            for client in listener.incoming().flatten() {
+                let (requests, script) = (Arc::clone(&requests), Arc::clone(&script));
+                thread::spawn(move || serve(client, &requests, &*script));
             }
         });
         server
@@ -140,15 +102,10 @@ impl Server {
 }
 
 /// A client that goes away in the middle is nobody's concern.
-fn serve(
-    mut client: TcpStream,
-    requests: &Mutex<Vec<Request>>,
-    script: &impl Fn(&Request) -> Reply,
-    link: Option<&Link>,
-) -> Option<()> {
+fn serve(mut client: TcpStream, requests: &Mutex<Vec<Request>>, script: &impl Fn(&Request) -> Reply) -> Option<()> {
     client.set_nodelay(true).ok()?;
     let mut bytes = Vec::new();
-    let mut buffer = vec![0; WINDOW];
+    let mut buffer = vec![0; 64 << 10];
     loop {
         let end = loop {
             if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -168,9 +125,6 @@ fn serve(
             let most = left.min(buffer.len());
             let read = client.read(&mut buffer[..most]).ok().filter(|&read| read > 0)?;
             left -= read;
-            if let Some(link) = link {
-                link.wait_for(read);
-            }
         }
         bytes.clear();
         {

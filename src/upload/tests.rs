@@ -247,12 +247,3 @@ fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
     assert!(remains.is_empty(), "{remains:?}");
     assert_eq!(server.requests().len(), 1, "nothing is deleted");
 }
-
-/// All that may be on its way starts at once: 6 files of 16 MB, 6 seconds' worth of the link, with 4 seconds for an attempt. They
-/// are large, so that what a connection's buffers hide of them is little.
-#[test]
-fn an_export_over_a_slow_link_ends() {
-    let server = Server::slow(16 << 20, |_| Reply::Usual);
-    let export = Export::begin(&server, 6, 96 << 20, Patience { attempts: 5, total: Duration::from_secs(12) });
-    export.files(7, &Bytes::from(vec![b'x'; 16 << 20])).unwrap();
-}
