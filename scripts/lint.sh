@@ -8,7 +8,7 @@
 UNSAFE_FILES='^src/((pg|query)(/.*)?|receiver|transaction|progress|worker)\.rs:
 ^src/encode/(arrow/(column|nested)|block|datum|geo|mod|nested|output|text|value)\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MOST_UNSAFE=249
+MOST_UNSAFE=254
 
 "$ROOT/scripts/setup.sh" test
 use_kind test

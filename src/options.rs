@@ -65,7 +65,7 @@ pub const OPTIONS: [Definition; 20] = [
         name: "existing",
         default: "`\"append\"`",
         takes: "\"append\" or \"error\"",
-        does: "`\"error\"`: refuse (42710) when the folder `<uri>/` holds objects before the query runs; needs `s3:ListBucket`",
+        does: "`\"error\"`: refuse (42710) when the folder `<uri>/` holds objects before the query runs (an empty object named `<uri>/`, a console's marker, is none); needs `s3:ListBucket`",
         set: |options, value| set(&mut options.existing, existing(value)),
     },
     Definition {

@@ -150,7 +150,7 @@ fn encode(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether the client can be sent this text, which is in the server's encoding.
-fn fits_client(server_text: &[u8]) -> bool {
+pub fn fits_client(server_text: &[u8]) -> bool {
     let (server, client) = (server_encoding(), client_encoding());
     // SAFETY: reads a global of the backend's own. A worker has no client, though it may have the settings of one.
     let has_client = unsafe { pg_sys::whereToSendOutput } == pg_sys::CommandDest::DestRemote;

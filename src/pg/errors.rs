@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_void};
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
@@ -280,7 +280,7 @@ fn failed_data<T>(failed: std::thread::Result<Result<T>>) -> *mut pg_sys::ErrorD
         Err(Failure::Ours(error)) => report::error_data(&Raised::from(&error)),
         Err(Failure::Raised(caught)) => {
             let data = data_of(&caught);
-            // SAFETY: alive, and nobody else's. The functions that run around the callback say once more where they are.
+            // SAFETY: alive, and thrown next. The functions that run around the callback say once more where they are.
             unsafe { (*data).context = std::ptr::null_mut() };
             data
         }
@@ -288,7 +288,9 @@ fn failed_data<T>(failed: std::thread::Result<Result<T>>) -> *mut pg_sys::ErrorD
 }
 
 fn data_of(caught: &CaughtError) -> *mut pg_sys::ErrorData {
-    whole_error(caught).unwrap_or_else(|| report::error_data(&Raised::of(caught)))
+    let Some(whole) = whole_error(caught) else { return report::error_data(&Raised::of(caught)) };
+    // SAFETY: what is kept is alive. Should this fail, it goes out as it is.
+    catch_unwind(AssertUnwindSafe(|| unsafe { report::sendable(whole) })).unwrap_or(whole)
 }
 
 /// Whether it is what Postgres raises for SIGINT.

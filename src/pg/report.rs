@@ -54,6 +54,8 @@ fn said(message: String) -> Raised {
 fn emit(level: u32, raised: &Raised, reader: Reader) {
     let texts = Texts::new(raised, None, reader);
     let mut data = texts.as_data(level, raised);
+    // What the functions around us would add may hold what the client cannot be sent.
+    let _alone = NoCallbacks::begin();
     // SAFETY: Postgres copies the texts, which live until this function is left.
     unsafe { pg_sys::ThrowErrorData(&mut data) }
 }
@@ -88,24 +90,42 @@ fn warn_in_callback(raised: &Raised) {
     }
 }
 
-/// Until the drop Postgres answers no interrupt at the end of a message, calls nobody while it builds one, and translates none:
-/// the client's encoding may lack a character of the word for WARNING.
+/// Until the drop Postgres calls nobody while it builds a message.
+struct NoCallbacks(*mut pg_sys::ErrorContextCallback);
+
+impl NoCallbacks {
+    fn begin() -> Self {
+        // SAFETY: the top of a stack of the backend's own, which the drop puts back.
+        unsafe {
+            let before = NoCallbacks(pg_sys::error_context_stack);
+            pg_sys::error_context_stack = std::ptr::null_mut();
+            before
+        }
+    }
+}
+
+impl Drop for NoCallbacks {
+    fn drop(&mut self) {
+        // SAFETY: it was there before, and whoever put it there is still running.
+        unsafe { pg_sys::error_context_stack = self.0 };
+    }
+}
+
+/// Until the drop Postgres answers no interrupt at the end of a message, and translates none: the client's encoding may lack a
+/// character of the word for WARNING.
 struct Quiet {
-    callbacks: *mut pg_sys::ErrorContextCallback,
     english: libc::locale_t,
     locale: libc::locale_t,
 }
 
 impl Quiet {
     fn begin() -> Self {
-        // SAFETY: a counter and the top of a stack of the backend's own, which the drop puts back; a locale of this thread alone.
+        // SAFETY: a counter of the backend's own, which the drop puts back; a locale of this thread alone.
         unsafe {
             pg_sys::InterruptHoldoffCount += 1;
-            let callbacks = pg_sys::error_context_stack;
-            pg_sys::error_context_stack = std::ptr::null_mut();
             let english = libc::newlocale(libc::LC_ALL_MASK, c"C".as_ptr(), std::ptr::null_mut());
             let locale = libc::uselocale(english);
-            Quiet { callbacks, english, locale }
+            Quiet { english, locale }
         }
     }
 }
@@ -118,7 +138,6 @@ impl Drop for Quiet {
                 libc::uselocale(self.locale);
                 libc::freelocale(self.english);
             }
-            pg_sys::error_context_stack = self.callbacks;
             pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1);
         }
     }
@@ -162,6 +181,33 @@ pub fn error_data(raised: &Raised) -> *mut pg_sys::ErrorData {
             ..pg_sys::ErrorData::default()
         }))
     })
+}
+
+/// A copy of the error, in memory that Postgres frees when the error is dealt with, whose texts the client can be sent: of a
+/// text with a character that the client lacks Postgres would make a 22P05.
+///
+/// # Safety
+/// `error` and its texts are alive.
+pub unsafe fn sendable(error: *const pg_sys::ErrorData) -> *mut pg_sys::ErrorData {
+    // SAFETY: by the caller's promise; each text is NULL or NUL-terminated.
+    unsafe {
+        let error = copy_into(pg_sys::ErrorContext, &*error);
+        let texts = [
+            &raw mut (*error).message,
+            &raw mut (*error).detail,
+            &raw mut (*error).hint,
+            &raw mut (*error).context,
+            &raw mut (*error).internalquery,
+        ];
+        for text in texts.into_iter().filter(|text| !(**text).is_null()) {
+            let bytes = CStr::from_ptr(*text).to_bytes();
+            if !encoding::fits_client(bytes) {
+                let sendable = encoding::message(&encoding::readable(bytes), Reader::Client);
+                *text = pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, sendable.as_ptr());
+            }
+        }
+        error
+    }
 }
 
 /// Raises the error by Postgres's own jump to whoever is outside.

@@ -114,7 +114,12 @@ where
         maybe_done |= failure.maybe_done;
         let failure = Failure { maybe_done, ..failure };
         let pause = pause(attempts, fastrand::f64()).max(asked_pause(&failure, left));
-        if !failure.transient || (attempts >= patience.attempts && !failure.time_bound) || pause >= left {
+        // Time alone ends these, so a pause that was drawn too long must not.
+        let (pause, is_over) = match failure.time_bound {
+            true => (pause.min(left / 2), left < FIRST_PAUSE),
+            false => (pause, attempts >= patience.attempts || pause >= left),
+        };
+        if !failure.transient || is_over {
             return Err(failure);
         }
         tokio::time::sleep(pause).await;
