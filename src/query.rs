@@ -134,7 +134,7 @@ fn command_name(statement: *mut pg_sys::Node) -> String {
     unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) }.to_string_lossy().into_owned()
 }
 
-/// What this node does other than read, if it does.
+/// Returns the name of what this node does other than read.
 ///
 /// # Safety
 /// `node` is a node of a raw parse tree.

@@ -401,7 +401,7 @@ fn uploads(exports: &[PendingExport]) -> Vec<Rc<ExportUpload>> {
     exports.iter().map(|export| Rc::clone(&export.upload)).collect()
 }
 
-/// What was pending in the transaction that ends. The drop ends the thread and forgets all else, whatever happens before:
+/// The pending exports and jobs of the transaction that ends. The drop ends the thread and forgets all else, whatever happens before:
 /// afterwards the backend has no connection and no thread of ours.
 struct Ending(Pending);
 

@@ -86,7 +86,7 @@ fn finding(tried: &Tried) -> Finding {
     Finding { step, ok, detail, meaning: meaning.to_owned() }
 }
 
-/// What the lack of a condition means.
+/// Returns what the lack of a condition means for exports.
 const LOOKED_AT: &str = "The store cannot be asked not to overwrite. Exports do not: their keys are unique. A name of your own \
                          (single_file, manifest_name, success_marker) is looked at before, which takes s3:GetObject; of two exports \
                          to it at the same moment one may overwrite the other.";

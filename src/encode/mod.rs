@@ -72,7 +72,7 @@ struct Column {
 }
 
 impl Column {
-    /// Of values of that encoder, after `before`. `name`: empty for elements of an array.
+    /// Returns the key prefix of values of that encoder, after `before`. `name`: empty for elements of an array.
     fn new(name: &str, before: &[u8], encoder: Encoder, wrapping: Wrapping) -> Self {
         let with = |after: &[u8]| Blocks::new(&[before, after].concat());
         let lead = Lead { bare: with(b""), typed: with(encoder.opener(wrapping)), name: name.into() };

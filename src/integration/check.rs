@@ -1,4 +1,4 @@
-//! What the columns of an integration may hold, said in words.
+//! Checks of an integration's columns, whose errors say in words what a column may hold.
 //!
 //! The table's constraints say the same, and hold for plain statements too; but the error of a constraint is a name, with the whole
 //! row behind it. Most of the values become headers or parts of a URL, where the SDK panics at what cannot be one.

@@ -115,7 +115,7 @@ fn brought_along(context: pg_sys::GucContext::Type, are_wanted: impl Fn(&CStr) -
     variables().iter().filter(is_one).map(|variable| name(variable).to_owned()).collect()
 }
 
-/// What cannot be set is left as it is, with a WARNING.
+/// A setting that cannot be set is left as it is, with a WARNING.
 fn set(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type, source: pg_sys::GucSource::Type) {
     let (action, level) = (pg_sys::GucAction::GUC_ACTION_SET, pgrx::PgLogLevel::WARNING as c_int);
     // SAFETY: name and value are NUL-terminated; at this level it raises nothing.

@@ -31,7 +31,7 @@ pub struct Raised {
 }
 
 impl Raised {
-    /// What was caught, as far as that is known.
+    /// Returns the error that was caught, as far as it is known.
     pub(super) fn of(caught: &CaughtError) -> Self {
         if let Some(whole) = whole_error(caught) {
             // SAFETY: the copy and its texts live as long as the transaction.

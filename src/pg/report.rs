@@ -158,7 +158,7 @@ pub fn raise(raised: &Raised, place: Option<(&str, usize)>) -> ! {
     unreachable!("an ERROR does not return")
 }
 
-/// Where the character of that index is in the text that the client gets, which may have escapes before it.
+/// Returns the index that a character has in the text for the client, which may have escapes before it.
 fn shown_index(text: &str, index: usize) -> usize {
     let before: String = text.chars().take(index).collect();
     let shown = encoding::escaped(&before, Reader::Client);

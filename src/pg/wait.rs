@@ -22,7 +22,7 @@ pub enum WaitFor {
     Answer,
     /// A job to end, or a worker to have room.
     Job,
-    /// What an aborted export wrote to be deleted.
+    /// The deletion of the objects that an aborted export wrote.
     CleanUp,
 }
 
@@ -164,7 +164,7 @@ fn pass_barriers() {
     });
 }
 
-/// What the backend waits for, in `pg_stat_activity`, until the drop.
+/// A wait event of this backend in `pg_stat_activity`, until the drop.
 struct ShownWait(());
 
 impl ShownWait {

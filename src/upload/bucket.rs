@@ -54,7 +54,7 @@ pub struct Bucket {
     template: OnceCell<Option<Template>>,
     /// Whether the store has answered anything: it is there, and will be there again after its connections have broken.
     has_answered: AtomicBool,
-    /// What the latest request that failed was told, whether or not it was tried again.
+    /// The error of the latest request that failed, whether or not it was tried again.
     last_failure: Mutex<Option<Error>>,
 }
 

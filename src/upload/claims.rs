@@ -13,7 +13,7 @@ use super::object::{Deletion, Object, Role};
 use crate::error::{Code, Error};
 use crate::names::Destination;
 
-/// What to do where an object cannot be looked at for want of a right.
+/// The reaction where a right is missing to look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blind {
     /// Go on: the write has a condition.

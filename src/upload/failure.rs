@@ -88,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// Of a request in whose making or reading the SDK panicked.
+    /// Returns the failure of a request during which the SDK panicked.
     pub fn panicked() -> Self {
         let error = Error::new(Code::Internal, "a request to the store ended in a panic of the AWS SDK")
             .detail("The server's log says where.")
@@ -109,7 +109,7 @@ impl Failure {
         Self::silence(&Asked { service: "S3", step, url: Some(url) }, limit)
     }
 
-    /// Of an upload that moved, alone, for so long and did not end.
+    /// Returns the failure of an upload that moved alone for that time and did not end.
     pub fn too_slow(step: &str, url: &str, time: Duration) -> Self {
         let error = Error::new(Code::Connection, format!("could not {step}: the link to the S3 endpoint is too slow"))
             .detail(format!(
@@ -120,7 +120,7 @@ impl Failure {
         Failure { maybe_done: true, ..Self::permanent(error) }
     }
 
-    /// Of a request to S3 that was answered with success, by an answer that nobody can read.
+    /// Returns the failure of a request that S3 answered with success, in a form that cannot be read.
     pub fn unreadable(step: &str, url: &str) -> Self {
         Self::answered(&Asked { service: "S3", step, url: Some(url) }, 200, None, None, None)
     }

@@ -1,4 +1,4 @@
-//! What a bucket holds, from its listings' first page to their last.
+//! Listings of a bucket, read from the first page to the last.
 //!
 //! `cleanup` deletes files of which no listing shows a manifest, and `existing: "error"` writes where a listing shows nothing. So a
 //! listing that is not provably whole is a failure: one that is cut off, that does not say whether more follows, that says so and
@@ -42,7 +42,7 @@ pub struct ListedUpload {
     pub upload_id: String,
 }
 
-/// Where a page of uploads begins: after this key, and of the same key after this upload, if one is named.
+/// The beginning of a page of uploads: after this key, and of the same key after this upload, if one is named.
 type UploadMarker = (String, Option<String>);
 
 impl Bucket {

@@ -40,7 +40,7 @@ pub enum What {
     Upload(String),
 }
 
-/// What [`find`] found.
+/// The result of [`find`].
 #[derive(Debug)]
 pub struct Found {
     /// Objects, then multipart uploads.

@@ -37,7 +37,7 @@ impl Request {
     }
 }
 
-/// What becomes of a request.
+/// The server's reaction to a request.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// S3's answer to a request that went well.
@@ -70,7 +70,7 @@ impl Server {
         server
     }
 
-    /// What has come so far.
+    /// Returns the requests that have come so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }

@@ -72,7 +72,7 @@ impl Export {
         self.upload.send(Piece { file: number, body: Body::Bytes(body), room, documents: Some(1) })
     }
 
-    /// So many files, all stored at the end.
+    /// Writes that number of files, all of which are stored at the end.
     fn files(&self, count: u64, body: &Bytes) -> Result<()> {
         for number in 1..=count {
             self.file(number, body.clone())?;

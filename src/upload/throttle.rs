@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// What becomes of an upload that has not ended within the time of an attempt.
+/// The fate of an upload that has not ended within the time of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overtime {
     /// The upload goes on: it moves, and is one of the few that still share the link.
@@ -137,7 +137,7 @@ pub struct Pace {
     throttle: Arc<Throttle>,
     permit: Option<Permit>,
     meter: Meter,
-    /// Of the throttle, when the current period began.
+    /// The throttle's count when the current period began.
     successes: u64,
 }
 
@@ -167,7 +167,7 @@ impl Pace {
         self.permit = None;
     }
 
-    /// What becomes of an attempt that `began` then and has not ended within the period since `start`. Where uploads end no
+    /// Returns the fate of an attempt that `began` then and has not ended within the period since `start`. Where uploads end no
     /// more, the limit falls to half of those under way, so that the other half does.
     pub fn overtime(&mut self, began: Instant, start: Instant) -> Overtime {
         // Buffers on the way take the beginning of a body at once, and let its end go on when it is out of sight.

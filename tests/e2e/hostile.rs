@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use super::fixture::{Action, Database, Gateway, Integration, Session, ended, enqueued, literal, refused, wait_for};
 
-/// Of psql, where the database's encoding can be converted to them.
+/// Client encodings of psql, where the database's encoding can be converted to them.
 const CLIENTS: [&str; 6] = ["UTF8", "LATIN1", "WIN1252", "WIN1250", "SJIS", "EUC_JP"];
 
 /// A case of a script: what it is called, the statement, and the SQLSTATE that it is to end with.
@@ -136,7 +136,7 @@ SELECT 'locks|' || count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND lockt
 SELECT 'encoding|' || current_setting('client_encoding');
 ";
 
-/// What psql, as a client of that encoding, printed; `None`: the server does not talk to such a client.
+/// Returns what psql printed as a client of that encoding; `None`: the server does not talk to such a client.
 fn run(db: &Database, client: &str, script: &str) -> Option<(String, Vec<u8>)> {
     let mut psql = db.environment().program("psql");
     psql.args(["-X", "-A", "-t", "-d", &db.name]).env("PGCLIENTENCODING", client);

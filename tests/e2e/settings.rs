@@ -85,7 +85,7 @@ fn settings_for_superusers_are_hidden_where_the_library_is_loaded_with_each_conn
     assert_eq!(client.text("SHOW s3_export.buffer_memory"), "128MB");
 }
 
-/// Where no SQL shows it to anybody.
+/// No SQL shows the environment's variable to anybody.
 #[test]
 fn the_key_file_may_be_named_by_the_servers_environment() {
     let db = Database::new("key_variable");

@@ -1,4 +1,4 @@
-//! What can sign a request.
+//! Checks whether credentials can sign a request.
 //!
 //! A key id and a session token become headers, and the SDK panics at what can be none: at the line break that was copied with the
 //! key, above all.

@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// What a request says to a server that answers the first bytes of a connection so, and closes it.
+    /// Returns the error of a request to a server that answers the first bytes of a connection so, and closes it.
     fn said_of(answer: &'static [u8]) -> Failure {
         use std::io::{Read, Write};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! What a file's footer says to readers that know Arrow, and what it must not say to those of before 2026.
+//! The parts of a file's footer for readers that know Arrow, without those that readers of before 2026 refuse.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -69,7 +69,7 @@ mod tests {
         ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(writer.inner_mut().take())).unwrap()
     }
 
-    /// Of parquet 60 and later they are in an order that readers of before 2026 do not know; these then refuse the whole file.
+    /// Crate parquet 60 and later write an order of floats that readers of before 2026 do not know. Such a reader refuses the whole file.
     #[test]
     fn floats_are_in_an_order_that_old_readers_know_and_have_statistics() {
         let mut list = ListBuilder::new(Float64Builder::new());
