@@ -792,8 +792,8 @@ GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid
               storage_class, object_acl, checksum, created_at, updated_at)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
--- No more than members: an administrator who is a member as well sees rows that he does not own, and a grant on columns cannot
--- tell these rows from those. His own identifiers he sees in s3_export.owned_identifiers.
+-- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
+-- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
               storage_class, object_acl, checksum, created_at, updated_at)

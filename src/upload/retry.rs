@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    /// So many uploads of so many frames each; the outcomes, the time, and the frames that the link has carried.
+    /// Runs that number of uploads with that number of frames each. Returns the outcomes, the time, and the frames that the link has carried.
     fn share(link: &Link, uploads: usize, frames: u32) -> (Vec<Result<(), Failure>>, Duration, u32) {
         let throttle = super::super::throttle::Throttle::new(160);
         let outcomes = tokio::task::LocalSet::new();

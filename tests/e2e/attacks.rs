@@ -177,7 +177,7 @@ fn attack_an_administrator_with_bypassrls() {
     assert_eq!(db.export("SELECT 1 AS a").documents, 1);
 }
 
-/// Whoever may add a trigger to a table that a superuser writes runs code as the superuser.
+/// A role that may add a trigger to a table that a superuser writes can run code as the superuser.
 #[test]
 fn attack_a_trigger_or_rule_on_the_extensions_own_tables() {
     let db = Database::new("own_triggers");

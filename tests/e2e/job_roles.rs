@@ -196,7 +196,7 @@ fn a_job_has_the_settings_of_the_session_that_enqueued_it() {
     assert_eq!(db.client().text("SELECT count(*) FROM s3_export.jobs WHERE settings IS NOT NULL"), "0");
 }
 
-/// What the worker's login had set was left as it was, so that another table of the same name was exported.
+/// Settings of the worker's login were left as they were, so that another table of the same name was exported.
 #[test]
 fn a_job_has_no_setting_that_its_caller_did_not_have() {
     let db = Database::new("job_no_settings");

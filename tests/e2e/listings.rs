@@ -51,7 +51,7 @@ fn gateway(db: &Database, name: &str, decide: impl Fn(&Request) -> Action + Send
     gateway
 }
 
-/// What `cleanup` answers of all that is below the prefix, by that integration: `object deleted` a row.
+/// Returns the answer of `cleanup` for all that is below the prefix, by that integration: `object deleted` a row.
 fn cleanup(db: &Database, client: &mut Session, name: &str, prefix: &str) -> Result<Vec<String>, postgres::Error> {
     let uri = db.bucket.uri(prefix);
     let call = format!(

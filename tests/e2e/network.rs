@@ -48,7 +48,7 @@ fn an_https_endpoint_needs_a_certificate_that_is_trusted() {
     refused(export(&db, &mut client)).sqlstate("08001").detail("not valid for name");
 }
 
-/// What `openssl req -x509` makes is an authority's certificate and its server's own.
+/// The certificate that `openssl req -x509` makes is an authority's and its server's own.
 #[test]
 fn a_self_signed_certificate_of_an_authority_is_believed_where_the_ca_file_holds_it() {
     let db = Database::new("tls_own");

@@ -125,7 +125,7 @@ fn an_admin_makes_sees_and_changes_his_own_only() {
     assert_eq!(visible(&mut db.client()), "local");
 }
 
-/// Whoever made them beforehand could grant them, and so all that the extension gives them.
+/// The maker of a role that exists beforehand can grant that role, and so all that the extension gives to it.
 #[test]
 fn roles_that_are_there_before_the_extension_are_told_of_with_who_may_grant_them() {
     let db = Database::empty("adopted", "");

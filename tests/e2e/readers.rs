@@ -1,5 +1,5 @@
-//! What programs make of an export that were not written here: Rockset's client, DuckDB, pandas, pyarrow; and of Parquet the oldest
-//! versions that people still run.
+//! Exports are read by programs that were not written here: Rockset's client, DuckDB, pandas, pyarrow. Parquet is also read by the
+//! oldest versions that people still run.
 
 use serde_json::{Value, json};
 
