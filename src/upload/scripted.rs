@@ -1,4 +1,5 @@
-//! A scripted S3 server for tests alone (`cfg(test)`, so a panic is the test's report), in the process: what a store or a network may do, without Postgres and in milliseconds.
+//! A scripted S3 server for tests, in the process: what a store or a network may do, without Postgres and in milliseconds.
+//! The module is `cfg(test)`, so that a panic in it is a test's report.
 //!
 //! It keeps nothing. What the script leaves to it is answered as S3 answers a request that went well.
 
