@@ -147,15 +147,16 @@ pub fn role_exists(name: &str) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Sets the public half of the credentials; gives the row's id and endpoints, `None` when the caller may not change such a
-/// row.
+/// Sets the public half of the credentials, where the integration has keys of its own. Returns the row's id, source of credentials and
+/// endpoints; `None` when the caller may not change the integration.
 pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value>> {
     write(
         Table::Integrations,
-        "UPDATE s3_export.integrations AS i SET access_key_id = ($argument ->> 'access_key_id')
+        "UPDATE s3_export.integrations AS i
+         SET access_key_id = CASE WHEN i.credential_source = 'keys' THEN ($argument ->> 'access_key_id') END
          WHERE i.name = ($argument ->> 'name')
-         RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'endpoint', i.endpoint,
-                                                 'sts_endpoint', i.sts_endpoint)::text, 'UTF8')",
+         RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'credential_source', i.credential_source,
+                                                 'endpoint', i.endpoint, 'sts_endpoint', i.sts_endpoint)::text, 'UTF8')",
         &json!({ "name": name, "access_key_id": access_key_id }),
     )
 }

@@ -54,8 +54,8 @@ pub fn of_the_server(row: &Row) -> Result<Base> {
     }
 }
 
-/// Stores other credentials in an integration that the current user may change. Errors: 22004, 22023 for what cannot sign, 42704,
-/// 55000.
+/// Stores other credentials in an integration that the current user may change. Errors: 22004; 22023 for keys that cannot sign, and
+/// for an integration that signs as the server; 42704; 55000.
 pub fn set_credentials(
     name: Option<String>,
     access_key_id: Option<String>,
@@ -88,6 +88,11 @@ fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<(
     check_signing(access_key_id, credentials.secret_access_key.expose(), session_token)?;
     let ring = key_ring()?;
     let row = Row::new(catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?);
+    if row.text("credential_source") != Some("keys") {
+        return Err(Error::new(Code::InvalidParameter, format!("integration \"{name}\" takes no keys"))
+            .detail("Its credential_source is \"ambient\" or \"profile\": the server's own identity signs its requests.")
+            .hint("To use keys, drop the integration and create it with an access_key_id."));
+    }
     let place = place(&row)?;
     catalog::store_credentials(place.integration_id, &seal(credentials, place, &ring)?)
 }

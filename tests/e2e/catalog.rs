@@ -104,8 +104,8 @@ fn the_servers_own_credentials_need_no_key_file_and_take_no_keys() {
     refused(client.batch_execute("SELECT s3_export.set_credentials('ambient', 'K', 'S')")).sqlstate("55000");
     client.batch_execute("RESET s3_export.key_file").unwrap();
     refused(client.batch_execute("SELECT s3_export.set_credentials('ambient', 'K', 'S')"))
-        .sqlstate("23514")
-        .message("access_key_id_goes_with_keys");
+        .sqlstate("22023")
+        .message("integration \"ambient\" takes no keys");
     client.batch_execute("DELETE FROM s3_export.integrations WHERE credential_source <> 'keys'").unwrap();
     refuse(&db, "credential_source => 'ambient'").sqlstate("22023").message("takes no keys");
     refuse(&db, "credential_source => 'profile', access_key_id => NULL, secret_access_key => NULL")
