@@ -1,14 +1,14 @@
 //! The fixture of these tests: a query's documents, without an upload.
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::Result;
+use s3_export_core::format::{Format, Wrapping};
+use s3_export_core::text::buffer::JsonBuffer;
 
 use crate::encode::RowEncoder;
-use crate::encode::json::JsonBuffer;
-use crate::error::Result;
-use crate::format::{Format, Wrapping};
 use crate::pg::values::{PlacedRow, Values};
 use crate::query::Query;
-use crate::receiver::RowSink;
+use crate::query::receiver::RowSink;
 
 struct Lines {
     wrapping: Wrapping,

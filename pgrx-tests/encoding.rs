@@ -3,8 +3,8 @@
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
+    use s3_export_core::format::{NonFinite, Wrapping};
 
-    use crate::format::{NonFinite, Wrapping};
     use crate::pg_tests::documents::{documents, try_documents};
 
     #[pg_test]

@@ -3,9 +3,9 @@
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
+    use s3_export_core::error::Code;
+    use s3_export_core::format::Wrapping;
 
-    use crate::error::Code;
-    use crate::format::Wrapping;
     use crate::pg_tests::documents::{documents, try_documents};
 
     fn refusal(query: &str) -> Code {

@@ -3,8 +3,8 @@
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
+    use s3_export_core::format::{NonFinite, Wrapping};
 
-    use crate::format::{NonFinite, Wrapping};
     use crate::pg_tests::documents::try_documents;
 
     /// That our plain documents of `query`, which has no type that `row_to_json` prints in another way, are the same.

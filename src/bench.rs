@@ -3,17 +3,17 @@
 
 use pgrx::PgTupleDesc;
 use pgrx::pg_sys::Datum;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::{Format, NonFinite, Wrapping};
+use s3_export_core::request::required;
+use s3_export_core::text::buffer::JsonBuffer;
 
 use crate::encode::Append;
 use crate::encode::RowEncoder;
-use crate::encode::json::JsonBuffer;
-use crate::error::{Code, Error, Result};
-use crate::format::{Format, NonFinite, Wrapping};
 use crate::pg::call::{Call, int8_datum};
 use crate::pg::values::{PlacedRow, Row, Values};
 use crate::query::Query;
-use crate::receiver::RowSink;
-use crate::request::required;
+use crate::query::receiver::RowSink;
 use crate::sql_function;
 
 sql_function!(s3_export_bench_encode, pg_finfo_s3_export_bench_encode, encode);

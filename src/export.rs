@@ -5,27 +5,31 @@
 
 use std::sync::{Arc, OnceLock};
 
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::chunker::{Limits, Totals};
+use s3_export_core::files::compress::most_encoders;
+use s3_export_core::files::parquet::Layout as ParquetLayout;
+use s3_export_core::format::{Compression, Format, Wrapping};
+use s3_export_core::manifest::Manifest;
+use s3_export_core::naming::keys::{Destination, Naming};
+use s3_export_core::naming::uri::Location;
+use s3_export_core::request::options::Existing;
+use s3_export_core::request::{Cut, Request};
+use s3_export_core::s3::checksum::sha256_hex;
+use s3_export_core::s3::client::{Connection, Store};
+use s3_export_core::s3::{Bucket, Patiences, Throttle};
+use s3_export_core::upload::{PART_BYTES, Pack, Packing};
 use uuid::Uuid;
 
-use crate::chunk::{Limits, Totals};
-use crate::documents::Documents;
-use crate::error::{Code, Error, Result};
-use crate::format::{Compression, Format, Wrapping};
 use crate::integration::{self, Purpose};
-use crate::manifest::Manifest;
-use crate::names::{Destination, Naming};
 use crate::pg::report;
 use crate::pg::wait::WaitFor;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::progress::Progress;
 use crate::query::Query;
-use crate::request::{Cut, Existing, Request};
+use crate::query::sink::Documents;
 use crate::settings;
 use crate::transaction;
-use crate::upload::checksum::sha256_hex;
-use crate::upload::connection::{Connection, Store};
-use crate::upload::{Bucket, PART_BYTES, Pack, Packing, ParquetLayout, Patiences, Throttle, most_encoders};
-use crate::uri::Location;
 
 /// What the caller is told.
 #[derive(Debug)]

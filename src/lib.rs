@@ -11,38 +11,19 @@
 // The future of an upload nests the SDK's own futures deeper than the compiler follows by default.
 #![recursion_limit = "256"]
 
-mod api;
-mod batches;
+mod admin;
 #[cfg(feature = "bench")]
 mod bench;
-mod chunk;
-mod cleanup;
-mod documents;
-mod duration;
 mod encode;
-mod error;
 mod export;
-mod format;
 mod integration;
 mod job;
-mod manifest;
-mod names;
-mod options;
-mod partition;
 mod pg;
 mod progress;
 mod query;
-mod queue;
-mod receiver;
-mod request;
-mod secret;
 mod settings;
-mod statement;
+mod sql_functions;
 mod transaction;
-mod upload;
-mod uri;
-mod validate;
-mod worker;
 
 pgrx::pg_module_magic!();
 

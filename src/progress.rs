@@ -9,17 +9,17 @@ use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
+use s3_export_core::error::Result;
+use s3_export_core::files::chunker::Piece;
+use s3_export_core::io::wake::Wake;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::chunk::Piece;
-use crate::error::Result;
 use crate::pg::ActAs;
 use crate::pg::report;
 use crate::pg::sql::read_latest;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
-use crate::upload::runtime::Wake;
 
 /// Parameters by their index; SQL numbers them from 1. The first three are COPY's own.
 const BYTES: c_int = 0;

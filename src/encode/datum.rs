@@ -1,8 +1,10 @@
 //! What a Datum holds, for whichever table of types asks.
 
 use pgrx::pg_sys;
+use s3_export_core::text::interval::Interval;
 
-use super::interval::Interval;
+/// Whether Postgres has infinite intervals: from 17 on.
+pub(super) const HAS_INFINITE_INTERVALS: bool = !cfg!(any(feature = "pg14", feature = "pg15", feature = "pg16"));
 
 /// What a domain is made of; any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {

@@ -1,14 +1,17 @@
 //! The folder of a row's partition, from the values of the columns that it is partitioned by.
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::naming::hive::{NULL, escape};
+use s3_export_core::naming::keys::{MAX_KEY_BYTES, too_long};
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::no_text;
 
-use super::block::Append;
-use super::json::JsonBuffer;
-use super::text::TextEncoder;
-use super::{Context, column_names, in_column, no_text};
-use crate::error::{Code, Error, Result};
-use crate::names::{MAX_KEY_BYTES, too_long};
-use crate::partition::{NULL, escape};
+use crate::encode::Context;
+use crate::encode::column_names;
+use crate::encode::in_column;
+use crate::encode::text_value::TextEncoder;
 
 /// Writes folders for rows of one shape.
 pub struct FolderEncoder {

@@ -7,13 +7,14 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::Wrapping;
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::wkb;
 
-use super::block::Append;
-use super::json::JsonBuffer;
-use super::output::{Function, output_function};
-use super::{Context, wkb};
-use crate::error::{Code, Error, Result};
-use crate::format::Wrapping;
+use crate::encode::Context;
+use crate::encode::output::{Function, output_function};
 
 /// Longitude and latitude on WGS 84.
 pub const WGS84: u32 = 4326;

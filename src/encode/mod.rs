@@ -7,38 +7,27 @@
 //! `inet`, `json`, `jsonb`, `number`, `numeric`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
 
 mod arrow;
-mod block;
-mod csv;
-pub mod datetime;
 mod datum;
 mod folder;
 mod geo;
-mod inet;
-pub mod interval;
-pub mod json;
-mod jsonb;
 mod nested;
-pub mod number;
-pub mod numeric;
 mod output;
 mod row;
-mod text;
+mod text_value;
 mod value;
-mod wkb;
 
 use std::ffi::CStr;
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::Wrapping;
+use s3_export_core::manifest;
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::{Append, Blocks, Cursor};
 
 pub use self::arrow::{BatchEncoder, Fact};
-pub use self::block::Append;
-use self::block::{Blocks, Cursor};
-use self::json::JsonBuffer;
 pub use self::row::RowEncoder;
 use self::value::Encoder;
-use crate::error::{Code, Error, Result};
-use crate::format::Wrapping;
-use crate::manifest;
 use crate::pg::values::Row;
 use crate::pg::{Memory, Settings, server_text_is_utf8_or_none};
 
@@ -145,23 +134,6 @@ struct Lead {
     typed: Blocks,
     /// The column's name, for an error.
     name: Box<str>,
-}
-
-/// The error of bytes that are not UTF-8.
-#[cold]
-fn no_text(bytes: &[u8]) -> Error {
-    let bad = str::from_utf8(bytes).map_or_else(
-        |error| {
-            bytes[error.valid_up_to()..]
-                .iter()
-                .take(error.error_len().unwrap_or(4))
-                .map(|byte| format!(" {byte:#04x}"))
-                .collect()
-        },
-        |_| String::new(),
-    );
-    Error::new(Code::InvalidText, format!("invalid byte sequence for encoding \"UTF8\":{bad}"))
-        .hint("Text of another database's sessions and names of files may be in another encoding; leave such values out, or export them as bytea.")
 }
 
 /// Names the column of a value that has an error; nested ones are known by their column of the result.

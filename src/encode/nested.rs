@@ -8,12 +8,15 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::Result;
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::{Append, Cursor};
 
-use super::block::{Append, Cursor};
-use super::json::JsonBuffer;
-use super::value::Encoder;
-use super::{Column, Context, columns, object};
-use crate::error::Result;
+use crate::encode::Column;
+use crate::encode::Context;
+use crate::encode::columns;
+use crate::encode::object;
+use crate::encode::value::Encoder;
 use crate::pg::values::Values;
 
 /// Few types are met in one place, so a list is searched faster than a map.

@@ -8,11 +8,12 @@ use std::cell::UnsafeCell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::no_text;
 
-use super::block::Append;
-use super::json::JsonBuffer;
-use super::{Context, no_text};
-use crate::error::{Code, Error, Result};
+use crate::encode::Context;
 use crate::pg::{Settings, is_server_text, to_utf8};
 
 /// Settings that the text of a value may depend on are pinned to these.

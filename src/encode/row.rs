@@ -3,18 +3,24 @@
 use std::cell::RefCell;
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::{CsvStyle, Format, NonFinite, Wrapping};
+use s3_export_core::request::Partitions;
+use s3_export_core::text::buffer::{JsonBuffer, is_utf8};
+use s3_export_core::text::csv::write_value;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::no_text;
 
-use super::block::Append;
-use super::csv::write_value;
-use super::folder::FolderEncoder;
-use super::json::{JsonBuffer, is_utf8};
-use super::text::TextEncoder;
-use super::{Column, Context, column_names, columns, in_column, no_text, object};
-use crate::error::{Code, Error, Result};
-use crate::format::{CsvStyle, Format, NonFinite, Wrapping};
+use crate::encode::Column;
+use crate::encode::Context;
+use crate::encode::column_names;
+use crate::encode::columns;
+use crate::encode::folder::FolderEncoder;
+use crate::encode::in_column;
+use crate::encode::object;
+use crate::encode::text_value::TextEncoder;
 use crate::pg::Memory;
 use crate::pg::values::Row;
-use crate::request::Partitions;
 
 /// Writes rows of one shape.
 pub struct RowEncoder {
@@ -117,7 +123,7 @@ impl RowEncoder {
 impl CsvColumns {
     fn new(shape: &PgTupleDesc<'_>, style: &CsvStyle, left_out: &dyn Fn(&str) -> bool, context: &Context) -> Result<Self> {
         let known = column_names(shape, context)?;
-        if let crate::format::ForceQuote::Columns(names) = &style.force_quote {
+        if let s3_export_core::format::ForceQuote::Columns(names) = &style.force_quote {
             for name in names {
                 if left_out(name) || !known.contains(name) {
                     return Err(Error::new(

@@ -7,20 +7,27 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::{NonFinite, Wrapping};
+use s3_export_core::text::buffer::{JsonBuffer, ascii_content, has_lone_surrogate, is_utf8, utf8_content};
+use s3_export_core::text::cursor::{Append, Cursor};
+use s3_export_core::text::datetime;
+use s3_export_core::text::inet;
+use s3_export_core::text::interval::{Interval, Shape, write_iso8601};
+use s3_export_core::text::jsonb;
+use s3_export_core::text::number;
+use s3_export_core::text::numeric;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::block::{Append, Cursor};
-use super::datum::{base_type, interval_of, payload};
-use super::geo::Geo;
-use super::interval::{Interval, Shape, write_iso8601};
-use super::json::{JsonBuffer, ascii_content, has_lone_surrogate, is_utf8, utf8_content};
-use super::nested::{Array, Composite};
-use super::output::{Output, Pins};
-use super::{Context, Lead, in_column};
-use super::{datetime, inet, jsonb, number, numeric};
-use crate::error::{Code, Error, Result};
-use crate::format::{NonFinite, Wrapping};
+use crate::encode::Context;
+use crate::encode::Lead;
+use crate::encode::datum::HAS_INFINITE_INTERVALS;
+use crate::encode::datum::{base_type, interval_of, payload};
+use crate::encode::geo::Geo;
+use crate::encode::in_column;
+use crate::encode::nested::{Array, Composite};
+use crate::encode::output::{Output, Pins};
 
 /// How values of one type are written.
 pub enum Encoder {
@@ -371,7 +378,7 @@ fn interval(value: &Interval, plain: bool, out: &mut JsonBuffer) {
         Shape::Microseconds(time) if !plain => out.wrapped("microsecond_interval", |out| number::integer(out, time)),
         _ => {
             out.push(b'"');
-            write_iso8601(out, value);
+            write_iso8601(out, value, HAS_INFINITE_INTERVALS);
             out.push(b'"');
         }
     }

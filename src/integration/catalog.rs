@@ -5,11 +5,11 @@
 //! gives rows back to a renamed role, which no policy lets their owner see.
 
 use pgrx::pg_sys;
+use s3_export_core::error::Result;
+use s3_export_core::integration::seal::Sealed;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::seal::Sealed;
-use crate::error::Result;
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 

@@ -4,20 +4,22 @@
 //! written, so that a missing key file costs nothing.
 #![forbid(unsafe_code)]
 
+use s3_export_core::error::unknown_key;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::integration::check;
+use s3_export_core::integration::policy::Purpose;
+use s3_export_core::integration::seal::{Credentials, seal};
+use s3_export_core::integration::settings::Row;
+use s3_export_core::naming::uri::Allowed;
+use s3_export_core::request::{json_object, required};
+use s3_export_core::s3::credentials::check_signing;
+use s3_export_core::secret::Secret;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::credentials::{key_ring, place};
-use super::policy::Purpose;
-use super::row::Row;
-use super::seal::{Credentials, seal};
-use super::{catalog, check};
-use crate::error::{Code, Error, Result};
+use crate::integration::catalog;
+use crate::integration::credentials::{key_ring, place};
 use crate::pg::{is_superuser, refuse_if_read_only};
-use crate::request::{json_object, required, unknown_key};
-use crate::secret::Secret;
-use crate::upload::identity::check_signing;
-use crate::uri::Allowed;
 
 /// Columns that `options` may set.
 const OPTIONS: [&str; 9] = [

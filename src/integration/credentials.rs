@@ -3,16 +3,19 @@
 
 use std::collections::HashSet;
 
-use super::keyring::KeyRing;
-use super::row::Row;
-use super::seal::{Credentials, Place, open as unseal, seal};
-use super::{catalog, file, unknown};
-use crate::error::{Code, Error, Result};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::integration::file;
+use s3_export_core::integration::keyring::KeyRing;
+use s3_export_core::integration::seal::{Credentials, Place, open as unseal, seal};
+use s3_export_core::integration::settings::Row;
+use s3_export_core::request::required;
+use s3_export_core::s3::credentials::{Base, check_signing};
+use s3_export_core::secret::Secret;
+
+use crate::integration::catalog;
+use crate::integration::unknown;
 use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_read_only, report};
-use crate::request::required;
-use crate::secret::Secret;
 use crate::settings;
-use crate::upload::identity::{Base, check_signing};
 
 /// What signs for an integration that the caller was found to see, and the external id of its role.
 pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {

@@ -4,13 +4,13 @@
 //! may name any role may write to all of them (the confused deputy). So a superuser lists the roles, each with its locations.
 #![forbid(unsafe_code)]
 
+use s3_export_core::error::unknown_key;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::integration::settings::Row;
+use s3_export_core::naming::uri::{Allowed, Location};
 use serde_json::{Map, Value, json};
 
-use super::row::Row;
-use crate::error::{Code, Error, Result};
-use crate::request::unknown_key;
 use crate::settings;
-use crate::uri::{Allowed, Location};
 
 /// Members of an entry of `s3_export.inline_roles`.
 const MEMBERS: [&str; 13] = [

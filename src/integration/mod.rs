@@ -6,30 +6,24 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
-mod check;
 mod create;
 mod credentials;
-mod file;
 mod inline;
-mod keyring;
-mod partition;
-mod policy;
-mod row;
-mod seal;
-mod session_name;
 
 use std::sync::Arc;
 
+use s3_export_core::error::{Code, Error, Result};
+pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
+use s3_export_core::integration::settings::Row;
+use s3_export_core::integration::{check, session_name};
+use s3_export_core::naming::uri::{Allowed, Location};
+use s3_export_core::request::Permission;
+use s3_export_core::s3::client::{BucketRegion, Connection};
+use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
+
 pub use self::create::{NewIntegration, create};
 pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
-pub use self::policy::{Kind, Purpose, principal_of_caller, trust_policy};
-use self::row::Row;
-use crate::error::{Code, Error, Result};
 use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
-use crate::request::Permission;
-use crate::upload::connection::{BucketRegion, Connection};
-use crate::upload::identity::{AssumedRole, Base, Identity};
-use crate::uri::{Allowed, Location};
 
 /// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
 /// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.

@@ -7,27 +7,28 @@
 //!
 //! A job is COMPLETED by the very transaction that exports, so it is so if, and only if, its manifest is there. One that is
 //! RUNNING and whose lock nobody holds has lost its worker.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod queue;
 pub mod stored;
 pub mod table;
+pub mod worker;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Datum, Oid};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::request::{Arguments, Request};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::table::{Locked, NewJob, State};
-use crate::error::{Code, Error, Result};
 use crate::export;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
-use crate::queue;
-use crate::request::{Arguments, Request};
 use crate::transaction;
 
 /// Where a job is.

@@ -2,9 +2,8 @@
 //! all others in one jsonb, under the names that SQL gives them.
 #![forbid(unsafe_code)]
 
+use s3_export_core::request::{Arguments, PermissionArguments};
 use serde_json::{Value, json};
-
-use crate::request::{Arguments, PermissionArguments};
 
 /// All arguments but `uri`, the permission and `query`, without those that are NULL.
 pub fn to_options(arguments: &Arguments) -> Value {

@@ -1,4 +1,5 @@
 //! The SQL on `s3_export.jobs`.
+#![forbid(unsafe_code)]
 //!
 //! Nobody is granted the table. These statements run as the superuser, and see what has been committed up to now, since a job
 //! is written by other sessions meanwhile. Who may see or stop which job is asked before, by whoever calls.
@@ -6,19 +7,19 @@
 use std::time::Duration;
 
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::chunker::Totals;
+use s3_export_core::request::{Permission, PermissionArguments};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Status;
-use crate::chunk::Totals;
-use crate::error::{Code, Error, Result};
+use crate::job::Status;
 use crate::pg::ActAs;
 use crate::pg::encoding::storable;
 use crate::pg::lock::WORKER_KIND;
 use crate::pg::raised::Raised;
 use crate::pg::sql;
 use crate::pg::sql::{Table, read_latest, write_latest};
-use crate::request::{Permission, PermissionArguments};
 
 /// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
 /// before 0.3.0 have none.

@@ -7,11 +7,13 @@ use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::{IntoDatum, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
-use super::raised::Raised;
-use super::{is_server_text, report, to_utf8};
-use crate::error::{Code, Error, Result};
+use crate::pg::is_server_text;
+use crate::pg::raised::Raised;
+use crate::pg::report;
+use crate::pg::to_utf8;
 
 /// The arguments and the result of one call.
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -179,7 +181,7 @@ fn utf8(server_text: &[u8]) -> String {
 
 /// As `text` in the server's encoding.
 pub fn text_datum(text: &str) -> Result<pg_sys::Datum> {
-    let server_text = super::to_server(text)?;
+    let server_text = crate::pg::to_server(text)?;
     // SAFETY: the string is NUL-terminated; the copy is palloc'd.
     Ok(pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(server_text.as_ptr()) }))
 }

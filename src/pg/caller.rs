@@ -14,7 +14,9 @@ use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys;
 
-use super::{is_superuser, to_server, to_utf8};
+use crate::pg::is_superuser;
+use crate::pg::to_server;
+use crate::pg::to_utf8;
 
 /// Settings of one transaction, or that make the session somebody else's. The worker has its own.
 const NEVER: [&CStr; 6] =

@@ -6,7 +6,7 @@
 
 use pgrx::{PgTupleDesc, pg_sys};
 
-use super::values::{Form, PlacedRow};
+use crate::pg::values::{Form, PlacedRow};
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {

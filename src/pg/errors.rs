@@ -12,11 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::pg_try::PgTryBuilder;
+use s3_export_core::error::{Error, Result};
 
-use super::call::Call;
-use super::raised::Raised;
-use super::{encoding, limit, report};
-use crate::error::{Error, Result};
+use crate::pg::call::Call;
+use crate::pg::encoding;
+use crate::pg::limit;
+use crate::pg::raised::Raised;
+use crate::pg::report;
 
 thread_local! {
     /// The last error raised inside a scope that is still open, or was left by that error.

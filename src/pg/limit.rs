@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgrx::pg_sys;
-
-use crate::duration;
-use crate::error::{Code, Error, Result};
-use crate::upload::runtime::{IoThread, Job, lock};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::io::task::Task;
+use s3_export_core::io::thread::IoThread;
+use s3_export_core::request::duration;
+use s3_export_core::sync::lock;
 
 thread_local! {
     /// The limit that was exceeded in a scope that is left, until somebody asks.
@@ -36,7 +37,7 @@ enum State {
 /// The limit, until it is dropped.
 pub struct TimeLimit {
     state: Arc<Mutex<State>>,
-    sleeper: Job<()>,
+    sleeper: Task<()>,
     limit: Duration,
 }
 

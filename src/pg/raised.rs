@@ -7,11 +7,12 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
+use s3_export_core::error::{Error, Result};
 
-use super::encoding::readable;
-use super::errors::{Failure, attempt, is_cancel, whole_error};
-use super::{limit, report};
-use crate::error::{Error, Result};
+use crate::pg::encoding::readable;
+use crate::pg::errors::{Failure, attempt, is_cancel, whole_error};
+use crate::pg::limit;
+use crate::pg::report;
 
 /// An error that was raised, as far as a job's row keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Raised {
 impl From<&Error> for Raised {
     fn from(error: &Error) -> Self {
         Raised {
-            sqlstate: sqlstate(error.sqlstate() as i32),
+            sqlstate: error.sqlstate().to_owned(),
             message: error.message().to_owned(),
             detail: error.detail_text().map(str::to_owned),
             hint: error.hint_text().map(str::to_owned),

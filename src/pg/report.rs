@@ -12,11 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::libc;
 use pgrx::pg_sys;
+use s3_export_core::error::Error;
 
-use super::encoding::{self, Reader};
-use super::errors::keep;
-use super::raised::{Raised, packed};
-use crate::error::Error;
+use crate::pg::encoding::{self, Reader};
+use crate::pg::errors::keep;
+use crate::pg::raised::{Raised, packed};
 
 /// A message below ERROR.
 #[derive(Debug, Clone)]

@@ -1,9 +1,10 @@
 //! Postgres's own sort, of pairs of a key and bytes: in `work_mem`, then in temporary files that obey `temp_file_limit`.
 
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::{Error, Result};
 
-use super::{Memory, check_interrupts};
-use crate::error::{Error, Result};
+use crate::pg::Memory;
+use crate::pg::check_interrupts;
 
 /// What a `bytea` may have, header included.
 const MOST_BYTES: usize = 0x3fff_ffff;

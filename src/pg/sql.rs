@@ -8,10 +8,12 @@ use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{IntoDatum, pg_sys, spi};
+use s3_export_core::error::{Code, Error, Result};
 use serde_json::{Value, json};
 
-use super::{ActAs, Settings, Spi};
-use crate::error::{Code, Error, Result};
+use crate::pg::ActAs;
+use crate::pg::Settings;
+use crate::pg::Spi;
 
 /// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
 /// off would get an error for every row that they hide.

@@ -5,9 +5,8 @@ use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
-
-use crate::error::Result;
-use crate::upload::runtime::Wake;
+use s3_export_core::error::Result;
+use s3_export_core::io::wake::Wake;
 
 /// What is waited for, as `pg_stat_activity.wait_event` names it from Postgres 17 on; before that it is `Extension`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

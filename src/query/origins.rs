@@ -2,7 +2,7 @@
 
 use pgrx::{PgList, pg_sys};
 
-use crate::receiver::Origin;
+use crate::query::receiver::Origin;
 
 /// Of a plan's result. No columns: the plan has none.
 ///

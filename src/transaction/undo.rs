@@ -3,12 +3,14 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Code, Error};
+use s3_export_core::error::{Code, Error};
+use s3_export_core::io::task::Task;
+use s3_export_core::io::thread::IoThread;
+use s3_export_core::upload::{ExportUpload, Remains};
+
 use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until_quietly};
 use crate::settings;
-use crate::upload::runtime::{IoThread, Job};
-use crate::upload::{ExportUpload, Remains};
 
 /// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
 /// holds the transaction's locks meanwhile, and answers no interrupt. Gives what is to be said when all else is done.
@@ -16,7 +18,7 @@ pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Repo
     let Some(io) = io else { return Vec::new() };
     let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
     let deadline = Instant::now() + limit;
-    let jobs: Vec<Job<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
+    let jobs: Vec<Task<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
     let remains = jobs.iter().map(|job| {
         let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || job.take().transpose());
         answer.and_then(Result::ok).unwrap_or_else(Remains::unknown)

@@ -11,10 +11,9 @@ use arrow_array::{
 };
 use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Fields};
-
-use crate::encode::json::JsonBuffer;
-use crate::encode::no_text;
-use crate::error::{Code, Error, Result};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::no_text;
 
 /// Values expected in a batch; more make it grow.
 const EXPECTED: usize = 1024;
@@ -293,9 +292,9 @@ mod tests {
     use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use proptest::prelude::*;
+    use s3_export_core::text::cursor::Append;
 
     use super::*;
-    use crate::encode::block::Append;
 
     proptest! {
         #[test]

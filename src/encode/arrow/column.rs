@@ -8,20 +8,22 @@ use arrow_array::types::{
 use arrow_schema::extension::{Json, Uuid};
 use arrow_schema::{DataType, Field, TimeUnit};
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
+use s3_export_core::text::no_text;
+use s3_export_core::text::numeric::{Unscaled, scaled};
 
-use super::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
-use super::geo::Geometries;
-use super::nested::{Lists, Structs};
-use crate::encode::block::Append;
-use crate::encode::datetime::{MICROSECONDS_PER_DAY, UNIX_TO_POSTGRES, UNIX_TO_POSTGRES_DAYS};
+use crate::encode::Context;
+use crate::encode::arrow::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
+use crate::encode::arrow::geo::Geometries;
+use crate::encode::arrow::nested::{Lists, Structs};
+use crate::encode::datum::HAS_INFINITE_INTERVALS;
 use crate::encode::datum::{base_type_and_modifier, interval_of, payload};
 use crate::encode::geo::Geo;
-use crate::encode::json::JsonBuffer;
-use crate::encode::numeric::{Unscaled, scaled};
-use crate::encode::text::TextEncoder;
+use crate::encode::text_value::TextEncoder;
 use crate::encode::value::{check_surrogates, jsonb_value};
-use crate::encode::{Context, no_text};
-use crate::error::{Code, Error, Result};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.
 const MOST_DIGITS: i32 = 38;
@@ -226,7 +228,7 @@ impl Column {
             Column::Timestamp(values) | Column::Timestamptz(values) => values.push(timestamp(datum.value() as i64)?),
             Column::Interval(intervals) => {
                 let value = interval_of(datum);
-                if value.is_infinite() {
+                if value.is_infinite(HAS_INFINITE_INTERVALS) {
                     return Err(infinite("STRUCT of numbers"));
                 }
                 intervals.rows.push(true);

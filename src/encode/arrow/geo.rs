@@ -5,12 +5,12 @@
 
 use arrow_array::ArrayRef;
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::text::wkb;
 use serde_json::{Value, json};
 
-use super::array::Bytes;
+use crate::encode::arrow::array::Bytes;
 use crate::encode::geo::{Geo, WGS84};
-use crate::encode::wkb;
-use crate::error::{Code, Error, Result};
 
 /// A column of geometries or geographies.
 pub struct Geometries {

@@ -14,16 +14,18 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, Schema, SchemaRef};
 use pgrx::{PgTupleDesc, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::format::{NonFinite, Wrapping};
+use s3_export_core::request::Partitions;
 use serde_json::{Map, Value, json};
 
 use self::array::impossible;
 use self::column::Column;
-use super::folder::FolderEncoder;
-use super::{Context, column_name, in_column};
-use crate::error::{Code, Error, Result};
-use crate::format::{NonFinite, Wrapping};
+use crate::encode::Context;
+use crate::encode::column_name;
+use crate::encode::folder::FolderEncoder;
+use crate::encode::in_column;
 use crate::pg::Memory;
-use crate::request::Partitions;
 
 /// What is known of a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

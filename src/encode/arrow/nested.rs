@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, ListArray};
 use arrow_schema::{FieldRef, Fields};
 use pgrx::pg_sys;
+use s3_export_core::error::{Code, Error, Result};
 
-use super::array::{Offsets, Rows, impossible};
-use super::column::Column;
+use crate::encode::arrow::array::{Offsets, Rows, impossible};
+use crate::encode::arrow::column::Column;
 use crate::encode::nested::{Layout, OpenArray, OpenRow, RowType};
 use crate::encode::{Context, column_name};
-use crate::error::{Code, Error, Result};
 
 /// Arrays of one dimension.
 pub struct Lists {

@@ -1,0 +1,6 @@
+//! Values → files: documents become pieces of a file, rows become batches, and each file is compressed or written as Parquet.
+
+pub mod batcher;
+pub mod chunker;
+pub mod compress;
+pub mod parquet;

@@ -1,0 +1,170 @@
+//! What a crash has left: files and multipart uploads of exports that have no manifest and will never have one.
+//!
+//! Nothing here knows which exports still run; who asks to delete has found that out, and asked [`Bucket::has_manifest`]
+//! *after* it: an export that no longer runs then cannot write its manifest any more.
+//!
+//! Deleting a file of an export that has committed would lose data. So two answers of different kinds must say that there is no
+//! manifest: a listing that is whole, and a HEAD with 404.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::naming::keys::{ObjectName, Part};
+use crate::naming::uri::Location;
+use crate::s3::bucket::Bucket;
+use crate::s3::failure::Failure;
+use crate::s3::listing::PAGE;
+use crate::s3::object::{DELETE_BATCH, Deletion};
+
+/// Something without a manifest.
+#[derive(Debug)]
+pub struct Orphan {
+    /// The export that it belongs to.
+    pub export_id: Uuid,
+    /// Its key.
+    pub key: String,
+    /// An object, of so many bytes, or a multipart upload.
+    pub what: What,
+}
+
+/// Kinds of orphans.
+#[derive(Debug)]
+pub enum What {
+    /// Of so many bytes.
+    Object(u64),
+    /// By its id.
+    Upload(String),
+}
+
+/// The result of [`find`].
+#[derive(Debug)]
+pub struct Found {
+    /// Objects, then multipart uploads.
+    pub orphans: Vec<Orphan>,
+    /// The answer of a store that lists no multipart uploads.
+    pub unlisted_uploads: Option<Error>,
+}
+
+/// Orphans below `location` of exports that began before `before` (milliseconds since 1970, as in their ids). Two listings:
+/// first the manifests, of which only the ids are kept, so that memory grows with orphans and exports alone.
+pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<Found, Failure> {
+    let prefix = location.folder();
+    let mut complete = HashSet::new();
+    each_object(bucket, &prefix, |name, _, _| {
+        if name.part == Part::Manifest {
+            complete.insert(name.export_id);
+        }
+    })
+    .await?;
+    // A large manifest is uploaded in parts as well, and may be left half-way.
+    let is_orphan = |name: &ObjectName| name.started().is_some_and(|at| at < before) && !complete.contains(&name.export_id);
+    let mut orphans = Vec::new();
+    each_object(bucket, &prefix, |name, key, bytes| {
+        if is_orphan(&name) {
+            orphans.push(Orphan { export_id: name.export_id, key, what: What::Object(bytes) });
+        }
+    })
+    .await?;
+    let visit = |upload: crate::s3::listing::ListedUpload| {
+        if let Some(name) = ObjectName::parse(&upload.key).filter(is_orphan) {
+            orphans.push(Orphan { export_id: name.export_id, key: upload.key, what: What::Upload(upload.upload_id) });
+        }
+    };
+    let unlisted_uploads = match bucket.each_upload(bucket.patience().files, &prefix, visit).await {
+        Ok(()) => None,
+        // The store knows no such request. Objects were listed just now, so the bucket is there.
+        Err(failure) if matches!(failure.status, Some(404 | 405 | 501)) => Some(failure.error),
+        Err(failure) => return Err(failure),
+    };
+    Ok(Found { orphans, unlisted_uploads })
+}
+
+async fn each_object(bucket: &Bucket, prefix: &str, mut visit: impl FnMut(ObjectName, String, u64)) -> Result<(), Failure> {
+    let visit = |object: crate::s3::listing::Listed| {
+        if let Some(name) = ObjectName::parse(&object.key) {
+            visit(name, object.key, object.bytes);
+        }
+        ControlFlow::Continue(())
+    };
+    bucket.each_object(prefix, PAGE, visit).await
+}
+
+impl Bucket {
+    /// Whether an object has one of these keys, the export's own folder first. `false` only where a whole listing does not show it,
+    /// and a HEAD finds none.
+    pub async fn has_manifest(&self, keys: &[String]) -> Result<bool, Failure> {
+        for (key, is_outside) in keys.iter().zip(std::iter::once(false).chain(std::iter::repeat(true))) {
+            match self.is_there(key).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(true),
+                // What may not be looked at may be there.
+                Err(failure) if is_outside && failure.status == Some(403) => return Ok(true),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, Failure> {
+        let mut listed = false;
+        let visit = |object: crate::s3::listing::Listed| {
+            listed = object.key == *key;
+            if listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.each_object(key, PAGE, visit).await?;
+        let denied = |failure: Failure| {
+            let hint = "cleanup needs s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there is none: \
+                        s3_export.iam_policy(…, 'cleanup') prints both.";
+            if failure.status == Some(403) { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
+        };
+        Ok(listed || self.head(key).await.map_err(denied)?.is_some())
+    }
+}
+
+/// Those of `orphans` whose exports have no manifest now.
+pub async fn still_orphans(bucket: &Bucket, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+    let mut manifests: HashMap<Uuid, bool> = HashMap::new();
+    let mut still = Vec::new();
+    for orphan in orphans {
+        let complete = match (manifests.get(&orphan.export_id), ObjectName::parse(&orphan.key)) {
+            (Some(&known), _) => known,
+            (None, Some(name)) => bucket.has_manifest(&name.manifest_keys).await?,
+            (None, None) => true,
+        };
+        manifests.insert(orphan.export_id, complete);
+        if !complete {
+            still.push(orphan);
+        }
+    }
+    Ok(still)
+}
+
+/// Deletes them; says for each whether it is gone.
+pub async fn delete(bucket: &Bucket, orphans: &[Orphan]) -> Result<Vec<bool>, Failure> {
+    let mut gone = vec![false; orphans.len()];
+    // Before the objects: what a completion under way would make is deleted after it.
+    for (orphan, gone) in orphans.iter().zip(&mut gone) {
+        if let What::Upload(upload_id) = &orphan.what {
+            *gone = bucket.abort_multipart(&orphan.key, upload_id).await.is_ok();
+        }
+    }
+    let objects: Vec<usize> = (0..orphans.len()).filter(|&index| matches!(orphans[index].what, What::Object(_))).collect();
+    for batch in objects.chunks(DELETE_BATCH) {
+        let deletion = |&index: &usize| Deletion { key: orphans[index].key.clone(), version_id: None };
+        let deletions: Vec<Deletion> = batch.iter().map(deletion).collect();
+        let left = match bucket.delete(&deletions).await {
+            Ok(left) => left,
+            // Some stores lack DeleteObjects.
+            Err(failure) if !failure.transient => deletions.iter().map(|deletion| deletion.key.clone()).collect(),
+            Err(failure) => return Err(failure),
+        };
+        for (&index, deletion) in batch.iter().zip(&deletions) {
+            gone[index] = !left.contains(&deletion.key) || bucket.delete_one(deletion).await.is_ok();
+        }
+    }
+    Ok(gone)
+}

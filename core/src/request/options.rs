@@ -1,0 +1,400 @@
+//! The members of `options`: one table, for arguments, statements and jobs, and for README, which a test compares with it.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Code, Error, Result, unknown_key};
+use crate::format::{ForceQuote, NonFinite};
+use crate::naming::keys::ObjectName;
+use crate::request::duration;
+
+/// One option.
+pub struct Definition {
+    /// Its key.
+    pub name: &'static str,
+    /// What it is where it is not given, for README.
+    pub default: &'static str,
+    /// What it takes, as the error says it.
+    pub takes: &'static str,
+    /// What it does, for README.
+    pub does: &'static str,
+    set: fn(&mut Options, &Value) -> Option<()>,
+}
+
+/// All of them, by name.
+pub const OPTIONS: [Definition; 20] = [
+    Definition {
+        name: "arrow_extension_types",
+        default: "`false`",
+        takes: "true or false",
+        does: "Parquet: `true`: the Arrow schema names `uuid` and `json` columns' extension types (`arrow.uuid`, `arrow.json`), at which Polars up to 1.35 fails",
+        set: |options, value| set(&mut options.arrow_extension_types, value.as_bool()),
+    },
+    Definition {
+        name: "bloom_filter_columns",
+        default: "`[]`",
+        takes: "an array of columns' names",
+        does: "Parquet: columns that have bloom filters, by which readers skip row groups that lack a value",
+        set: |options, value| set(&mut options.bloom_filter_columns, names(value)),
+    },
+    Definition {
+        name: "compression_level",
+        default: "6 for gzip, 3 for zstd (1 in Parquet)",
+        takes: "a whole number",
+        does: "how hard to try: 0 to 9 for gzip, 1 to 19 for zstd",
+        set: |options, value| set(&mut options.compression_level, value.as_i64().and_then(|level| i32::try_from(level).ok())),
+    },
+    Definition {
+        name: "delimiter",
+        default: "`\",\"`",
+        takes: "one ASCII character that is neither a backslash nor a line break",
+        does: "CSV: what separates values",
+        set: |options, value| set(&mut options.delimiter, character(value).filter(|byte| *byte != b'\\')),
+    },
+    Definition {
+        name: "empty_file",
+        default: "`false`",
+        takes: "true or false",
+        does: "`true`: a query without rows writes one file, empty but for a header, instead of none",
+        set: |options, value| set(&mut options.empty_file, value.as_bool()),
+    },
+    Definition {
+        name: "existing",
+        default: "`\"append\"`",
+        takes: "\"append\" or \"error\"",
+        does: "`\"error\"`: refuse (42710) when the folder `<uri>/` holds objects before the query runs (an empty object named `<uri>/`, a console's marker, is none); needs `s3:ListBucket`",
+        set: |options, value| set(&mut options.existing, existing(value)),
+    },
+    Definition {
+        name: "force_quote",
+        default: "`[]`",
+        takes: "\"*\" or an array of columns' names",
+        does: "CSV: columns whose values are in quotes even where they need none; `\"*\"`: all",
+        set: |options, value| set(&mut options.force_quote, force_quote(value)),
+    },
+    Definition {
+        name: "header",
+        default: "`false`",
+        takes: "true or false",
+        does: "CSV: `true`: each file begins with the columns' names",
+        set: |options, value| set(&mut options.header, value.as_bool()),
+    },
+    Definition {
+        name: "manifest_name",
+        default: "none",
+        takes: NAME,
+        does: "a second copy of the manifest, `<uri>/<name>`, for readers that want a fixed name; an object that is there already is an error (42710)",
+        set: |options, value| set(&mut options.manifest_name, object_name(value)),
+    },
+    Definition {
+        name: "manifest_query",
+        default: "`false`",
+        takes: "true or false",
+        does: "`true`: the manifest holds the query's text, not only its SHA-256",
+        set: |options, value| set(&mut options.manifest_query, value.as_bool()),
+    },
+    Definition {
+        name: "max_file_bytes",
+        default: "83886080000",
+        takes: "a whole number from 1 to 5497558138880",
+        does: "with `single_file`: most bytes that it may have; parts are made large enough for 10,000 of them to hold as much",
+        set: |options, value| {
+            set(&mut options.max_file_bytes, value.as_u64().filter(|bytes| (1..=MOST_OBJECT_BYTES).contains(bytes)))
+        },
+    },
+    Definition {
+        name: "nan",
+        default: "`\"string\"`",
+        takes: "\"string\" or \"null\"",
+        does: "plain JSON: what NaN and infinities are; `\"null\"` where a reader wants numbers alone in a column of numbers",
+        set: |options, value| set(&mut options.nan, non_finite(value)),
+    },
+    Definition {
+        name: "null",
+        default: "`\"\"`",
+        takes: "a text without line breaks",
+        does: "CSV: what NULL is, never in quotes",
+        set: |options, value| set(&mut options.null, text(value).filter(|text| !text.contains(['\r', '\n', '\0']))),
+    },
+    Definition {
+        name: "partition_columns",
+        default: "`\"exclude\"`",
+        takes: "\"exclude\" or \"include\"",
+        does: "`\"include\"`: the columns of `partition_by` are in the documents too",
+        set: |options, value| set(&mut options.include_partition_columns, include(value)),
+    },
+    Definition {
+        name: "quote",
+        default: "`\"\\\"\"`",
+        takes: "one ASCII character that is no line break",
+        does: "CSV: what stands around values that need it, and is doubled within them",
+        set: |options, value| set(&mut options.quote, character(value)),
+    },
+    Definition {
+        name: "row_group_bytes",
+        default: "as `buffer_memory` allows",
+        takes: "a whole number from 1",
+        does: "Parquet: a row group ends with the batch (at most 16,384 rows or 4 MiB of values) that takes it to so many bytes, encoded and compressed; more than the memory allows is refused (53400)",
+        set: |options, value| set(&mut options.row_group_bytes, at_least_one(value)),
+    },
+    Definition {
+        name: "row_group_rows",
+        default: "122880",
+        takes: "a whole number from 1",
+        does: "Parquet: most rows of a row group",
+        set: |options, value| set(&mut options.row_group_rows, at_least_one(value)),
+    },
+    Definition {
+        name: "single_file",
+        default: "`false`",
+        takes: "true, false, or a name without slashes that no export would give",
+        does: "`true`: one file of any size, under its usual name; a name: `<uri>/<name>`, where an object that is there already is an error (42710)",
+        set: |options, value| set(&mut options.single_file, single_file(value)),
+    },
+    Definition {
+        name: "success_marker",
+        default: "none",
+        takes: NAME,
+        does: "an empty object `<uri>/<name>`, as `\"_SUCCESS\"`, written after the manifest",
+        set: |options, value| set(&mut options.success_marker, object_name(value)),
+    },
+    Definition {
+        name: "timeout",
+        default: "the setting",
+        takes: "a length of time as \"90s\", \"30min\" or \"2h\", or a number of milliseconds",
+        does: "longest time that the export may take (57014 after it), from its beginning until its files are stored; `0`: any",
+        set: |options, value| set(&mut options.timeout, timeout(value)),
+    },
+];
+
+const NAME: &str = "a name without slashes that no export would give";
+/// What S3 takes.
+const MOST_OBJECT_BYTES: u64 = 5 << 40;
+
+/// Options as they were given; `None`: not at all.
+#[derive(Debug, Clone, Default)]
+// Each field is the option of its name, which OPTIONS describes.
+#[allow(missing_docs)]
+pub struct Options {
+    pub arrow_extension_types: Option<bool>,
+    pub bloom_filter_columns: Option<Vec<String>>,
+    pub compression_level: Option<i32>,
+    pub delimiter: Option<u8>,
+    pub empty_file: Option<bool>,
+    pub existing: Option<Existing>,
+    pub force_quote: Option<ForceQuote>,
+    pub header: Option<bool>,
+    pub include_partition_columns: Option<bool>,
+    pub manifest_name: Option<String>,
+    pub manifest_query: Option<bool>,
+    pub max_file_bytes: Option<u64>,
+    pub nan: Option<NonFinite>,
+    pub null: Option<String>,
+    pub quote: Option<u8>,
+    pub row_group_bytes: Option<usize>,
+    pub row_group_rows: Option<usize>,
+    pub single_file: Option<SingleFile>,
+    pub success_marker: Option<String>,
+    pub timeout: Option<Duration>,
+}
+
+/// Whether all documents go into one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SingleFile {
+    /// They do not.
+    No,
+    /// Under the name that the first of several would have.
+    Numbered,
+    /// Under this name.
+    Named(String),
+}
+
+/// What to do where the location holds objects already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Write beside them.
+    Append,
+    /// Refuse.
+    Error,
+}
+
+impl Options {
+    /// Errors: 22023 for a key that is not known, and for a value that its option does not take.
+    pub fn parse(given: &Map<String, Value>) -> Result<Self> {
+        let mut options = Options::default();
+        for (key, value) in given {
+            let Some(definition) = OPTIONS.iter().find(|definition| definition.name == key) else {
+                return Err(unknown_key("option", key, &OPTIONS.map(|definition| definition.name)));
+            };
+            (definition.set)(&mut options, value).ok_or_else(|| {
+                Error::new(Code::InvalidParameter, format!("invalid value for option \"{key}\""))
+                    .detail(format!("It takes {}.", definition.takes))
+            })?;
+        }
+        Ok(options)
+    }
+}
+
+/// `None`: the option does not take the value.
+fn set<T>(option: &mut Option<T>, value: Option<T>) -> Option<()> {
+    *option = Some(value?);
+    Some(())
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn character(value: &Value) -> Option<u8> {
+    match value.as_str()?.as_bytes() {
+        [byte] if byte.is_ascii() && !b"\r\n\0".contains(byte) => Some(*byte),
+        _ => None,
+    }
+}
+
+fn existing(value: &Value) -> Option<Existing> {
+    match value.as_str()? {
+        "append" => Some(Existing::Append),
+        "error" => Some(Existing::Error),
+        _ => None,
+    }
+}
+
+fn non_finite(value: &Value) -> Option<NonFinite> {
+    match value.as_str()? {
+        "string" => Some(NonFinite::String),
+        "null" => Some(NonFinite::Null),
+        _ => None,
+    }
+}
+
+fn include(value: &Value) -> Option<bool> {
+    match value.as_str()? {
+        "exclude" => Some(false),
+        "include" => Some(true),
+        _ => None,
+    }
+}
+
+fn force_quote(value: &Value) -> Option<ForceQuote> {
+    match value {
+        Value::String(all) if all == "*" => Some(ForceQuote::All),
+        given => names(given).map(ForceQuote::Columns),
+    }
+}
+
+fn names(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(text).collect()
+}
+
+fn at_least_one(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|number| *number > 0).and_then(|number| usize::try_from(number).ok())
+}
+
+/// A folder that an export may have.
+const ANY_EXPORT: &str = "01a20fdb-b929-7267-a31a-d4ee50573122";
+
+/// A last segment of a key. Names of the form that exports give are theirs alone: `cleanup` goes by them.
+fn object_name(value: &Value) -> Option<String> {
+    let is_fine = |name: &String| {
+        !name.is_empty()
+            && name.len() <= 255
+            && !matches!(name.as_str(), "." | "..")
+            && !name.contains(|character: char| character == '/' || character.is_control())
+            && [name.clone(), format!("{ANY_EXPORT}/{name}")].iter().all(|key| ObjectName::parse(key).is_none())
+    };
+    text(value).filter(is_fine)
+}
+
+fn single_file(value: &Value) -> Option<SingleFile> {
+    match value {
+        Value::Bool(false) => Some(SingleFile::No),
+        Value::Bool(true) => Some(SingleFile::Numbered),
+        named => object_name(named).map(SingleFile::Named),
+    }
+}
+
+fn timeout(value: &Value) -> Option<Duration> {
+    match value {
+        Value::String(text) => duration::parse(text),
+        Value::Number(milliseconds) => duration::parse(&milliseconds.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_table() {
+        let readme = include_str!("../../../README.md");
+        let heading = "| option | default | |\n|---|---|---|\n";
+        let table = readme.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
+        let rows: Vec<String> =
+            OPTIONS.iter().map(|option| format!("| `{}` | {} | {} |", option.name, option.default, option.does)).collect();
+        assert_eq!(table.lines().collect::<Vec<_>>(), rows);
+    }
+
+    #[test]
+    fn they_are_in_the_order_of_their_names() {
+        assert!(OPTIONS.is_sorted_by_key(|option| option.name));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_with_what_would() {
+        for (option, value) in [
+            ("arrow_extension_types", r#""yes""#),
+            ("bloom_filter_columns", r#""a""#),
+            ("bloom_filter_columns", "[1]"),
+            ("row_group_bytes", "0"),
+            ("row_group_rows", "-1"),
+            ("compression_level", r#""9""#),
+            ("compression_level", "1.5"),
+            ("delimiter", r#""""#),
+            ("delimiter", r#"",,""#),
+            ("delimiter", r#""\\""#),
+            ("delimiter", r#""\n""#),
+            ("delimiter", r#""é""#),
+            ("empty_file", r#""yes""#),
+            ("existing", r#""delete""#),
+            ("force_quote", r#""a""#),
+            ("force_quote", "[1]"),
+            ("header", "1"),
+            ("manifest_name", r#""a/b""#),
+            ("manifest_name", r#""..""#),
+            ("manifest_name", r#""_01a20fdb-b929-7267-a31a-d4ee50573122.manifest""#),
+            ("single_file", r#""000001.json""#),
+            ("manifest_query", "1"),
+            ("max_file_bytes", "0"),
+            ("max_file_bytes", "5497558138881"),
+            ("nan", r#""zero""#),
+            ("nan", "null"),
+            ("null", r#""a\nb""#),
+            ("partition_columns", "true"),
+            ("quote", r#""''""#),
+            ("single_file", "1"),
+            ("single_file", r#""""#),
+            ("success_marker", "true"),
+            ("success_marker", r#""\u0007""#),
+            ("timeout", r#""soon""#),
+            ("timeout", "-1"),
+            ("timeout", "true"),
+        ] {
+            let given = serde_json::from_str(&format!(r#"{{"{option}": {value}}}"#)).unwrap();
+            let error = Options::parse(&given).unwrap_err();
+            let takes = OPTIONS.iter().find(|definition| definition.name == option).unwrap().takes;
+            assert_eq!(error.code(), Code::InvalidParameter, "{option} {value}");
+            assert_eq!(error.summary(), format!("invalid value for option \"{option}\": It takes {takes}."));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_list_of_those_known() {
+        let error = Options::parse(serde_json::json!({ "headers": true }).as_object().unwrap()).unwrap_err();
+        assert_eq!(error.message(), "unknown option \"headers\"");
+        assert!(error.hint_text().unwrap().starts_with("Known: arrow_extension_types, bloom_filter_columns, "));
+    }
+}

@@ -1,0 +1,95 @@
+//! A body that is handed over in frames, as the network takes them.
+//!
+//! Given whole, it would count as sent at once, and the SDK's stalled-stream protection could not tell an upload that is slow
+//! from one that stands still.
+#![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::sync::lock;
+
+/// Bytes a frame.
+const FRAME: usize = 64 << 10;
+
+/// Tells when the network last took a piece of a body.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<Mutex<Option<Instant>>>);
+
+impl Meter {
+    /// The network has taken a piece.
+    pub fn moved(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    /// Whether the network has taken a piece since then.
+    pub fn has_moved_since(&self, time: Instant) -> bool {
+        lock(&self.0).is_some_and(|moved| moved >= time)
+    }
+}
+
+/// A body of these bytes, which the SDK can still hash and repeat. `meter`: told of each frame that the network takes.
+pub fn in_frames(bytes: Bytes, meter: &Meter) -> ByteStream {
+    if bytes.len() <= FRAME {
+        meter.moved();
+        return ByteStream::from(bytes);
+    }
+    let frames = Frames { left: bytes.clone(), meter: meter.clone() };
+    // The contents are kept beside the frames: a signature over http covers them.
+    ByteStream::new(SdkBody::from(bytes).map_preserve_contents(move |_| SdkBody::from_body_1_x(frames.clone())))
+}
+
+#[derive(Clone)]
+struct Frames {
+    left: Bytes,
+    meter: Meter,
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.meter.moved();
+        let length = self.left.len().min(FRAME);
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(length)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_frames_is_the_same_body() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for length in [0, 1, FRAME, FRAME + 1, 5 * FRAME - 7] {
+            let bytes = Bytes::from_iter((0..length).map(|index| index as u8));
+            let meter = Meter::default();
+            let stream = in_frames(bytes.clone(), &meter);
+            assert_eq!(stream.size_hint().1, Some(length as u64));
+            assert_eq!(stream.bytes(), Some(bytes.as_ref()), "to be signed");
+            let start = Instant::now();
+            assert_eq!(runtime.block_on(stream.collect()).unwrap().into_bytes(), bytes);
+            assert_eq!(meter.has_moved_since(start), length > FRAME);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! From an integration's settings to an S3 client.
+//!
+//! Nothing but the settings given here takes part: no environment variable, no profile, no proxy, no instance role, unless
+//! the integration says so. The SDK's own retries are off, since `retry` decides by operation, and so are its checksums,
+//! since `checksum` sets them.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Config, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents,
+};
+use aws_smithy_runtime_api::box_error::BoxError;
+
+use crate::s3::checksum::Algorithm;
+use crate::s3::credentials::{Identity, Provider};
+use crate::s3::failure::Failure;
+use crate::s3::network::{Network, Reach};
+use crate::s3::region;
+
+/// Time for a connection, name and TLS included, to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whom to speak to, and as whom.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Where the bucket is.
+    pub region: BucketRegion,
+    /// Another server than Amazon's, as a URL.
+    pub endpoint: Option<String>,
+    /// The bucket in the path instead of the host name.
+    pub path_style: bool,
+    /// How far requests may go.
+    pub reach: Reach,
+    /// Who signs.
+    pub identity: Arc<Identity>,
+    /// Headers of every object written.
+    pub object: ObjectSettings,
+}
+
+/// The region requests are signed for.
+#[derive(Debug, Clone)]
+pub enum BucketRegion {
+    /// This one.
+    Known(String),
+    /// Whichever Amazon says that the bucket is in. It is asked in this one, of the same partition.
+    AskedFrom(String),
+}
+
+/// What every object is written with; sent only when set.
+#[derive(Debug, Clone)]
+pub struct ObjectSettings {
+    /// The account that must own the bucket.
+    pub expected_bucket_owner: Option<String>,
+    /// Server-side encryption: `AES256`, `aws:kms`, `aws:kms:dsse`.
+    pub sse: Option<String>,
+    /// The KMS key's ARN.
+    pub kms_key_id: Option<String>,
+    /// Storage class of files; the manifest's is always STANDARD.
+    pub storage_class: Option<String>,
+    /// Canned ACL.
+    pub acl: Option<String>,
+    /// Checksum that S3 verifies.
+    pub checksum: Algorithm,
+}
+
+impl ObjectSettings {
+    /// Whether S3 keeps a key of the bucket's, so that it need not ask KMS for each object; it does so for this one method.
+    pub fn bucket_key(&self) -> Option<bool> {
+        (self.sse.as_deref() == Some("aws:kms")).then_some(true)
+    }
+}
+
+/// An open connection: region and credentials are there.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The SDK's client.
+    pub client: Client,
+    /// Signs its requests.
+    pub provider: Provider,
+    /// Of every object.
+    pub settings: ObjectSettings,
+    /// Only over TLS may the signature leave the payload out.
+    pub unsigned_payload: bool,
+}
+
+impl Store {
+    /// Finds out where the bucket is, and fetches credentials, so that what fails there fails before a query runs. Errors:
+    /// of the network, STS, and the server's own source of credentials.
+    pub async fn open(connection: &Connection, bucket: &str, network: &Arc<Network>) -> Result<Self, Failure> {
+        let region = Self::find_region(connection, bucket, network).await?;
+        Self::open_in(connection, region, network).await
+    }
+
+    /// The first half of [`Self::open`].
+    pub async fn find_region(connection: &Connection, bucket: &str, network: &Network) -> Result<String, Failure> {
+        match &connection.region {
+            BucketRegion::Known(region) => Ok(region.clone()),
+            BucketRegion::AskedFrom(first) => region::of_bucket(bucket, first, None, &network.within(connection.reach)).await,
+        }
+    }
+
+    /// The second half.
+    pub async fn open_in(connection: &Connection, region: String, network: &Arc<Network>) -> Result<Self, Failure> {
+        let provider = Provider::new(Arc::clone(&connection.identity), Arc::clone(network), &region);
+        provider.credentials().await?;
+        let mut config = plain_config(&region)
+            .force_path_style(connection.path_style)
+            .credentials_provider(provider.clone())
+            // The provider has a cache, which outlives the export.
+            .identity_cache(IdentityCache::no_cache())
+            .http_client(network.within(connection.reach));
+        config.set_endpoint_url(connection.endpoint.as_deref().map(as_folder));
+        let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
+        let settings = connection.object.clone();
+        Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload })
+    }
+}
+
+/// An endpoint with a slash after its path: the SDK writes the bucket's name right behind a path without one.
+fn as_folder(endpoint: &str) -> String {
+    let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    if has_path && !endpoint.ends_with('/') { format!("{endpoint}/") } else { endpoint.to_owned() }
+}
+
+/// Of every client. The time for a whole attempt is the retry loop's.
+pub fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
+}
+
+/// What all clients of S3 have in common.
+pub fn plain_config(region: &str) -> Builder {
+    Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts())
+        .interceptor(LengthOfEmptyBodies)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+}
+
+/// Says `content-length: 0` where a POST or PUT has no body. The SDK says nothing, and over HTTP/1.1 some stores and proxies
+/// answer that with 411.
+#[derive(Debug)]
+struct LengthOfEmptyBodies;
+
+impl Intercept for LengthOfEmptyBodies {
+    fn name(&self) -> &'static str {
+        "LengthOfEmptyBodies"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        let is_empty = request.body().content_length() == Some(0);
+        if is_empty && matches!(request.method(), "POST" | "PUT") && !request.headers().contains_key(CONTENT_LENGTH) {
+            request.headers_mut().try_insert(CONTENT_LENGTH, "0")?;
+        }
+        Ok(())
+    }
+}
+
+const CONTENT_LENGTH: &str = "content-length";

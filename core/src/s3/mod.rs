@@ -1,0 +1,23 @@
+//! One request to S3, from the region and the credentials that it needs to what its failure means.
+
+mod body;
+pub mod bucket;
+mod caught;
+pub mod checksum;
+mod claims;
+pub mod client;
+pub mod credentials;
+pub mod failure;
+pub mod listing;
+mod multipart;
+pub mod network;
+pub mod object;
+mod put_template;
+mod region;
+pub mod retry;
+pub mod throttle;
+mod whole;
+
+pub use self::bucket::{Bucket, Patiences};
+pub use self::failure::Failure;
+pub use self::throttle::Throttle;

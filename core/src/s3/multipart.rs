@@ -1,0 +1,245 @@
+//! The steps of a multipart upload.
+//!
+//! An answer that is lost matters here: an upload whose id nobody knows holds storage and shows in no listing of objects, and a
+//! completion that nobody was told of has made the object.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ServerSideEncryption};
+use bytes::Bytes;
+
+use crate::error::{Code, Error};
+use crate::s3::body::in_frames;
+use crate::s3::bucket::{Bucket, check_tag, headers, mark};
+use crate::s3::checksum::{Algorithm, Checksum};
+use crate::s3::claims::Blind;
+use crate::s3::failure::Failure;
+use crate::s3::object::{Object, Part};
+use crate::s3::throttle::Pace;
+
+/// A multipart upload that has begun.
+#[derive(Debug)]
+pub struct Created {
+    /// S3's id of it.
+    pub upload_id: String,
+    /// Attempts that were not answered may have begun others of the same key.
+    pub others_may_exist: bool,
+}
+
+impl Bucket {
+    /// Begins a multipart upload. One whose answer was lost is given up, if it can be found.
+    pub async fn create_multipart(&self, object: &Object) -> Result<Created, Failure> {
+        let settings = self.settings();
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        let lost = AtomicBool::new(false);
+        let created = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
+            let output = self
+                .client()
+                .create_multipart_upload()
+                .bucket(self.name())
+                .key(&object.key)
+                .content_type(object.content_type)
+                .set_metadata(mark(object))
+                .set_checksum_algorithm(match settings.checksum {
+                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
+                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
+                    Algorithm::None => None,
+                })
+                .set_storage_class(object.role.storage_class(settings))
+                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
+                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
+                .set_ssekms_key_id(settings.kms_key_id.clone())
+                .set_bucket_key_enabled(settings.bucket_key())
+                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .send()
+                .await
+                .map_err(|error| Failure::new(step, &url, &error))?;
+            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| Failure::unreadable(step, &url))
+        });
+        let upload_id = created.await?;
+        // Without the right to list uploads, the bucket's lifecycle rule has to end it; and so it has where the key is of the
+        // user's making, since another upload of that key may be another export's.
+        let others_may_exist = lost.load(Ordering::Relaxed)
+            && (object.claim.is_some() || self.abort_uploads_of(&object.key, Some(&upload_id)).await.is_err());
+        Ok(Created { upload_id, others_may_exist })
+    }
+
+    /// Gives up all multipart uploads that would make this key, `except` one.
+    pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
+        let mut found = Vec::new();
+        self.each_upload(self.patience().clean_up, key, |upload| {
+            if upload.key == key && Some(upload.upload_id.as_str()) != except {
+                found.push(upload.upload_id);
+            }
+        })
+        .await?;
+        for upload_id in found {
+            self.abort_multipart(key, &upload_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Uploads one part, with the checksum of its own; `number` counts from 1.
+    pub async fn put_part(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        number: i32,
+        body: Bytes,
+        checksum: &Checksum,
+    ) -> Result<Part, Failure> {
+        self.put_part_at(self.pace(None), object, upload_id, number, (body, checksum)).await
+    }
+
+    /// As [`Self::put_part`], at that pace.
+    pub async fn put_part_at(
+        &self,
+        mut pace: Pace,
+        object: &Object,
+        upload_id: &str,
+        number: i32,
+        (body, checksum): (Bytes, &Checksum),
+    ) -> Result<Part, Failure> {
+        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
+        let lost = AtomicBool::new(false);
+        self.upload((self.patience_for(object.role), &mut pace), step, &url, &lost, || async {
+            let (crc32, sha256) = headers(checksum);
+            let request = self
+                .client()
+                .upload_part()
+                .bucket(self.name())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .body(in_frames(body.clone(), &meter))
+                .set_checksum_crc32(crc32.clone())
+                .set_checksum_sha256(sha256.clone())
+                .set_expected_bucket_owner(self.owner());
+            let answer = if self.unsigned_payload() {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
+            check_tag(step, &url, output.e_tag())?;
+            Ok(CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(output.e_tag)
+                .set_checksum_crc32(crc32)
+                .set_checksum_sha256(sha256)
+                .build())
+        })
+        .await
+    }
+
+    /// Makes an object of the parts, which come in the order of their numbers and have so many bytes together; gives its
+    /// version id. Where an answer cannot be read, or was lost and the upload is gone at the next attempt, a look at the object
+    /// tells.
+    pub async fn complete_multipart(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+        bytes: u64,
+    ) -> Result<Option<String>, Failure> {
+        if object.claim.is_none() {
+            return self.complete_once(object, upload_id, parts, bytes, false).await;
+        }
+        // Some stores obey the condition at a PUT and ignore it here.
+        self.refuse_taken(object, Blind::Go).await?;
+        match self.complete_once(object, upload_id, parts.clone(), bytes, true).await {
+            Err(failure) if failure.status == Some(501) => {
+                self.refuse_taken(object, Blind::Refuse).await?;
+                self.complete_once(object, upload_id, parts, bytes, false).await
+            }
+            other => other,
+        }
+    }
+
+    /// As [`Self::complete_multipart`], without a look before. `on_condition`: that the key is nobody's.
+    pub async fn complete_once(
+        &self,
+        object: &Object,
+        upload_id: &str,
+        parts: Vec<Part>,
+        bytes: u64,
+        on_condition: bool,
+    ) -> Result<Option<String>, Failure> {
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let lost = AtomicBool::new(false);
+        let (step, url) = (object.role.step(), self.url(&object.key));
+        let attempt = || async {
+            let answer = self
+                .client()
+                .complete_multipart_upload()
+                .bucket(self.name())
+                .key(&object.key)
+                .upload_id(upload_id)
+                .multipart_upload(completed.clone())
+                .set_if_none_match(on_condition.then(|| "*".to_owned()))
+                .set_expected_bucket_owner(self.owner())
+                .send()
+                .await;
+            let failure = match answer {
+                Ok(output) if output.e_tag.is_some() => return Ok(output.version_id),
+                Ok(_) => Failure::unreadable(step, &url),
+                Err(error) if error.code() == Some("NoSuchUpload") && lost.load(Ordering::Relaxed) => {
+                    return self.completed_already(object, bytes).await;
+                }
+                Err(error) => Failure::new(step, &url, &error),
+            };
+            if failure.is_unreadable() {
+                lost.store(true, Ordering::Relaxed);
+                if let Ok(version_id) = self.completed_already(object, bytes).await {
+                    return Ok(version_id);
+                }
+            }
+            Err(failure)
+        };
+        match self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await {
+            Err(failure) if object.claim.is_some() && failure.status == Some(412) => match lost.load(Ordering::Relaxed) {
+                true => self.completed_already(object, bytes).await,
+                false => Err(self.taken(object)),
+            },
+            other => other,
+        }
+    }
+
+    /// Errors: 58030 when the object is not there, so that somebody else has ended the upload.
+    async fn completed_already(&self, object: &Object, bytes: u64) -> Result<Option<String>, Failure> {
+        match self.head_once(&object.key).await {
+            Ok(Some(head)) if head.bytes == bytes && head.is_of(object) => Ok(head.version_id),
+            Ok(_) => Err(Failure::permanent(
+                Error::new(Code::Io, format!("could not {}: the multipart upload is gone", object.role.step()))
+                    .detail(format!("Object {} was not made of it.", self.url(&object.key))),
+            )),
+            // Whether it is there remains unknown.
+            Err(failure) => Err(Failure { maybe_done: true, ..failure }),
+        }
+    }
+
+    /// Gives up a multipart upload and what was stored of it. One that is gone already, completed or not, counts as given up.
+    pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
+        const STEP: &str = "abort a multipart upload";
+        let url = self.url(key);
+        self.send(self.patience().clean_up, STEP, &url, || async {
+            let answer = self
+                .client()
+                .abort_multipart_upload()
+                .bucket(self.name())
+                .key(key)
+                .upload_id(upload_id)
+                .set_expected_bucket_owner(self.owner())
+                .send()
+                .await;
+            match answer {
+                Ok(_) => Ok(()),
+                Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+                Err(error) => Err(Failure::new(STEP, &url, &error)),
+            }
+        })
+        .await
+    }
+}

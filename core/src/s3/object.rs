@@ -1,0 +1,91 @@
+//! What requests are about: objects and their parts.
+#![forbid(unsafe_code)]
+
+use aws_sdk_s3::types::{CompletedPart, StorageClass};
+use uuid::Uuid;
+
+use crate::naming::keys::Destination;
+use crate::s3::client::ObjectSettings;
+
+/// Most keys that one DeleteObjects request takes.
+pub const DELETE_BATCH: usize = 1000;
+
+/// Whether an object holds documents or announces the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Documents; the file's number.
+    File(u64),
+    /// Always of storage class STANDARD: it is small and read first.
+    Manifest,
+    /// The manifest under a name of the user's.
+    ManifestCopy,
+    /// Empty, under a name of the user's; its being there is what it says.
+    SuccessMarker,
+    /// Written to see whether it can be, and deleted.
+    Probe,
+}
+
+impl Role {
+    /// For messages: "could not …".
+    pub fn step(self) -> &'static str {
+        match self {
+            Role::File(_) => "upload a file",
+            Role::Manifest | Role::ManifestCopy => "write the manifest",
+            Role::SuccessMarker => "write the success marker",
+            Role::Probe => "write the probe",
+        }
+    }
+
+    /// `None`: the bucket's default.
+    pub fn storage_class(self, settings: &ObjectSettings) -> Option<StorageClass> {
+        match self {
+            Role::File(_) => settings.storage_class.as_deref().map(StorageClass::from),
+            // A probe does not live long enough for a class that is paid by the month.
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker | Role::Probe => None,
+        }
+    }
+}
+
+/// An object that S3 has not acknowledged yet.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Its key.
+    pub key: String,
+    /// What it holds.
+    pub role: Role,
+    /// Of its `Content-Type` header.
+    pub content_type: &'static str,
+    /// Set where the user made up the key: it is written only if no object has it, and marked, so that it is known again.
+    pub claim: Option<Uuid>,
+}
+
+impl Object {
+    /// The object of that role. `None`: the export has none.
+    pub fn of(destination: &Destination, role: Role) -> Option<Self> {
+        let (key, content_type, is_named) = match role {
+            Role::File(number) => {
+                (destination.file_key(number), destination.file_type().content_type(), destination.has_named_file())
+            }
+            Role::Manifest => (destination.manifest_key(), "application/json", false),
+            Role::ManifestCopy => (destination.manifest_copy_key()?, "application/json", true),
+            Role::SuccessMarker => (destination.success_marker_key()?, "application/octet-stream", true),
+            Role::Probe => (destination.probe_key(), "text/plain", false),
+        };
+        Some(Object { key, role, content_type, claim: is_named.then(|| destination.export_id()) })
+    }
+}
+
+/// Name, in an object's metadata, of the export that made it.
+pub const EXPORT_ID: &str = "s3-export-id";
+
+/// An object to delete.
+#[derive(Debug)]
+pub struct Deletion {
+    /// Its key.
+    pub key: String,
+    /// In a versioned bucket, the version; without it only a marker would be set.
+    pub version_id: Option<String>,
+}
+
+/// A part that S3 acknowledged.
+pub type Part = CompletedPart;

@@ -1,0 +1,70 @@
+//! What a rollback has to take back, as far as it is known.
+#![forbid(unsafe_code)]
+
+use crate::s3::object::Role;
+
+/// A multipart upload that holds storage until it is completed or aborted.
+#[derive(Debug, Clone)]
+pub struct OpenMultipart {
+    /// The object's key.
+    pub key: String,
+    /// S3's id of the upload.
+    pub upload_id: String,
+}
+
+/// What a rollback has to take back.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Manifests and the marker that may be there, the last first.
+    pub announcements: Vec<Announcement>,
+    /// The files that may be there.
+    pub files: Vec<LeftoverFile>,
+    /// Keys that may have uploads whose ids are not known.
+    pub creating: Vec<String>,
+    /// Uploads to abort.
+    pub multiparts: Vec<OpenMultipart>,
+}
+
+/// A manifest or marker that may be there.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// Which.
+    pub role: Role,
+    /// Where known.
+    pub version_id: Option<String>,
+    /// A request for it was cut off, or an answer has not come: it may come to be there still, once more.
+    pub is_unknown: bool,
+}
+
+/// A file that may be there.
+#[derive(Debug, Clone)]
+pub struct LeftoverFile {
+    /// From 1.
+    pub number: u64,
+    /// Where known.
+    pub version_id: Option<String>,
+    /// A request for it was cut off, or an answer was lost: it may come to be there still, once more.
+    pub is_unknown: bool,
+}
+
+impl Leftovers {
+    /// Whether a request was cut off.
+    pub fn has_unknown(&self) -> bool {
+        self.announcements.iter().any(|announcement| announcement.is_unknown) || self.files.iter().any(|file| file.is_unknown)
+    }
+
+    /// Whether a multipart upload may hold storage.
+    pub fn has_uploads(&self) -> bool {
+        !self.multiparts.is_empty() || !self.creating.is_empty()
+    }
+
+    /// Only what was cut off.
+    pub fn unknown(&self) -> Self {
+        // Without the version that is known: what is there beside it is to be deleted, or hidden.
+        let unversioned = |file: &LeftoverFile| LeftoverFile { version_id: None, ..file.clone() };
+        let files = self.files.iter().filter(|file| file.is_unknown).map(unversioned).collect();
+        let unversioned = |announcement: &Announcement| Announcement { version_id: None, ..announcement.clone() };
+        let announcements = self.announcements.iter().filter(|announcement| announcement.is_unknown).map(unversioned).collect();
+        Leftovers { announcements, files, ..Leftovers::default() }
+    }
+}

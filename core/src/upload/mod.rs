@@ -1,0 +1,278 @@
+//! From the backend's chunks to objects in S3, on a thread that never calls Postgres.
+//!
+//! ```text
+//! backend: ExportUpload::send ──► supervise ─┬─► one task a file ──► PUT, or the parts of a multipart upload
+//!          ▲                                 └─► …                      │
+//!          └── Wake (an eventfd): room again, all stored, first error ◄─┘
+//! ```
+//!
+//! The backend never blocks in here: it asks ([`ExportUpload::has_room`], [`Task::take`]) and waits outside, on its latch
+//! and the wake's descriptor, so that a cancel reaches it at any time.
+#![forbid(unsafe_code)]
+
+pub mod file;
+mod ledger;
+mod leftovers;
+mod object_writer;
+mod rollback;
+#[cfg(test)]
+mod scripted;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{OnceCell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use self::file::FileWriter;
+pub use self::file::{Pack, Packing};
+use self::ledger::{Lease, Shared};
+use self::object_writer::ObjectWriter;
+pub use self::rollback::Remains;
+use crate::error::{Code, Error, Result};
+use crate::files::chunker::Piece;
+use crate::io::task::{Task, lost_task};
+use crate::io::thread::IoThread;
+use crate::io::wake::Wake;
+use crate::manifest::{FileRecord, Manifest};
+use crate::naming::keys::Destination;
+use crate::s3::client::Store;
+use crate::s3::object::{Object, Role};
+use crate::s3::{Bucket, Patiences, Throttle};
+
+/// Bytes a part: above S3's least of 5 MiB, and all of one size, as Cloudflare R2 wants them.
+pub const PART_BYTES: usize = 8 << 20;
+
+/// The backend's handle on the uploads of one export.
+pub struct ExportUpload {
+    shared: Arc<Shared>,
+    wake: Arc<Wake>,
+    /// Dropped when all pieces were sent.
+    pieces: RefCell<Option<UnboundedSender<Sent>>>,
+    files: Written,
+    manifest: RefCell<Option<Written>>,
+}
+
+/// Objects that the I/O thread writes. The outcome stays, however often it is asked for.
+struct Written {
+    job: Task<Result<()>>,
+    outcome: OnceCell<Result<()>>,
+}
+
+impl Written {
+    fn by(job: Task<Result<()>>) -> Self {
+        Written { job, outcome: OnceCell::new() }
+    }
+
+    /// Whether all objects are written. Errors: the first one's.
+    fn is_done(&self) -> Result<bool> {
+        if self.outcome.get().is_none()
+            && let Some(outcome) = self.job.take()?
+        {
+            self.outcome.get_or_init(|| outcome);
+        }
+        self.outcome.get().map_or(Ok(false), |outcome| outcome.clone().map(|()| true))
+    }
+}
+
+/// A piece and the room it takes.
+struct Sent {
+    piece: Piece,
+    lease: Lease,
+}
+
+impl ExportUpload {
+    /// Sends nothing yet. `concurrency`: most files at once, and the throttle that bounds all requests with a body.
+    pub fn start(
+        io: &IoThread,
+        store: Store,
+        destination: Destination,
+        packing: Packing,
+        (concurrency, throttle): (usize, Arc<Throttle>),
+        patience: Patiences,
+    ) -> Self {
+        let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
+        let shared = Shared::new(bucket, destination, packing, throttle, Arc::clone(io.wake()));
+        let (pieces, received) = unbounded_channel();
+        let files = Written::by(io.spawn_keeping(supervise(Arc::clone(&shared), received, concurrency)));
+        ExportUpload {
+            shared,
+            wake: Arc::clone(io.wake()),
+            pieces: RefCell::new(Some(pieces)),
+            files,
+            manifest: RefCell::new(None),
+        }
+    }
+
+    /// Raised when [`Self::has_room`] or [`Self::is_stored`] may answer differently.
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    /// Whether `bytes` more fit into `budget`; one piece larger than the budget goes alone. Errors: the first upload's.
+    pub fn has_room(&self, bytes: usize, budget: usize) -> Result<bool> {
+        self.files.is_done()?;
+        let outstanding = self.shared.outstanding();
+        Ok(outstanding == 0 || outstanding + bytes <= budget)
+    }
+
+    /// Hands a piece over. Errors: the first upload's.
+    pub fn send(&self, piece: Piece) -> Result<()> {
+        let lease = self.shared.lease(piece.room);
+        let pieces = self.pieces.borrow();
+        let pieces = pieces.as_ref().ok_or_else(lost_task)?;
+        // Nobody takes pieces any more once the uploads have ended, and then their outcome is there.
+        pieces.send(Sent { piece, lease }).or_else(|_| self.files.is_done().and_then(|_| Err(lost_task())))
+    }
+
+    /// An empty buffer, a used one if there is one.
+    pub fn spare_buffer(&self) -> Vec<u8> {
+        self.shared.spare_buffer()
+    }
+
+    /// Says that no piece will follow.
+    pub fn close(&self) {
+        self.pieces.replace(None);
+    }
+
+    /// After [`Self::close`]: whether every file is stored. Errors: the first upload's.
+    pub fn is_stored(&self) -> Result<bool> {
+        self.files.is_done()
+    }
+
+    /// The export's id.
+    pub fn export_id(&self) -> Uuid {
+        self.shared.destination.export_id()
+    }
+
+    /// Every file's record, in order, once all are stored.
+    pub fn records(&self) -> Result<Vec<FileRecord>> {
+        self.shared.records()
+    }
+
+    /// Starts to write the manifest.
+    pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) {
+        self.shared.bucket.forget_failure();
+        self.manifest.replace(Some(Written::by(io.spawn(write_manifest(Arc::clone(&self.shared), manifest)))));
+    }
+
+    /// After [`Self::write_manifest`]: whether it is stored. Errors: the upload's.
+    pub fn is_manifest_written(&self) -> Result<bool> {
+        self.manifest.borrow().as_ref().ok_or_else(lost_task)?.is_done()
+    }
+
+    /// The error of the latest request for the manifest that failed, whether or not it was tried again.
+    pub fn last_failure(&self) -> Option<Error> {
+        self.shared.bucket.last_failure()
+    }
+
+    /// Stops all uploads, then deletes what they wrote, for at most `limit`.
+    pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Task<Remains> {
+        self.files.job.abort();
+        if let Some(manifest) = self.manifest.borrow().as_ref() {
+            manifest.job.abort();
+        }
+        io.spawn(rollback::clean_up(Arc::clone(&self.shared), limit))
+    }
+}
+
+/// Uploads what comes; the first failure ends all. Gives the outcome, and what is to be dropped after somebody can be told
+/// of it: until then pieces find a receiver, and keep the room that they take.
+async fn supervise(shared: Arc<Shared>, pieces: UnboundedReceiver<Sent>, concurrency: usize) -> (Result<()>, FilesUnderWay) {
+    let mut files = FilesUnderWay { pieces, uploads: JoinSet::new(), open_file: None };
+    let outcome = files.upload(&shared, concurrency).await;
+    (outcome, files)
+}
+
+/// The uploads of an export's files.
+struct FilesUnderWay {
+    pieces: UnboundedReceiver<Sent>,
+    /// One task a file.
+    uploads: JoinSet<Result<()>>,
+    /// Takes the pieces of the file that has not ended.
+    open_file: Option<UnboundedSender<Sent>>,
+}
+
+impl FilesUnderWay {
+    /// Starts a task for each file and hands it the file's pieces. No more files at once than requests: a file that waits
+    /// takes only its bytes here, and tens of kilobytes more as a task.
+    async fn upload(&mut self, shared: &Arc<Shared>, concurrency: usize) -> Result<()> {
+        loop {
+            tokio::select! {
+                sent = self.pieces.recv(), if self.open_file.is_some() || self.uploads.len() < concurrency => match sent {
+                    Some(sent) => self.route(shared, sent)?,
+                    None => break,
+                },
+                Some(ended) = self.uploads.join_next() => ended.map_err(|_| lost_task())??,
+            }
+        }
+        // A file that was left without its end would wait for it.
+        self.open_file = None;
+        while let Some(ended) = self.uploads.join_next().await {
+            ended.map_err(|_| lost_task())??;
+        }
+        shared.drop_spare_buffers();
+        Ok(())
+    }
+
+    /// Sends the piece to its file's task, a new one if no file is open.
+    fn route(&mut self, shared: &Arc<Shared>, sent: Sent) -> Result<()> {
+        let ends_file = sent.piece.documents.is_some();
+        let file = match self.open_file.take() {
+            Some(file) => file,
+            None => {
+                let number = sent.piece.file;
+                shared.file_began(number)?;
+                let (file, pieces) = unbounded_channel();
+                self.uploads.spawn(upload_file(Arc::clone(shared), number, pieces));
+                file
+            }
+        };
+        // A task that has failed takes nothing; its failure ends the export when it is joined.
+        let _ = file.send(sent);
+        self.open_file = (!ends_file).then_some(file);
+        Ok(())
+    }
+}
+
+async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedReceiver<Sent>) -> Result<()> {
+    let object = Object::of(&shared.destination, Role::File(number)).ok_or_else(lost_task)?;
+    let mut writer = FileWriter::new(shared, object);
+    while let Some(Sent { piece, lease }) = pieces.recv().await {
+        match piece.documents {
+            None => writer.piece(piece.body, lease).await?,
+            Some(documents) => return writer.finish(piece.body, documents, lease).await,
+        }
+    }
+    Err(Error::new(Code::Internal, "a file was left without its end"))
+}
+
+/// The manifest, then what announces it under names of the user's.
+async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
+    for role in [Role::Manifest, Role::ManifestCopy] {
+        if let Some(object) = Object::of(&shared.destination, role) {
+            write_manifest_to(&shared, object, &manifest).await?;
+        }
+    }
+    if let Some(marker) = Object::of(&shared.destination, Role::SuccessMarker) {
+        let written = ObjectWriter::new(Arc::clone(&shared), marker).finish(Bytes::new(), 0, None).await;
+        // Another export's marker says the same.
+        written.or_else(|error| if error.code() == Code::Duplicate { Ok(()) } else { Err(error) })?;
+    }
+    Ok(())
+}
+
+async fn write_manifest_to(shared: &Arc<Shared>, object: Object, manifest: &Manifest) -> Result<()> {
+    let mut writer = ObjectWriter::new(Arc::clone(shared), object);
+    let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
+    let mut block = blocks.next().unwrap_or_default();
+    for next in blocks {
+        writer.piece(std::mem::replace(&mut block, next), None).await?;
+    }
+    writer.finish(block, 0, None).await
+}

@@ -1,0 +1,229 @@
+//! Taking back what an export has written.
+//!
+//! The manifest goes first: from then on no reader takes the rest for an export. Every key that may be there is deleted,
+//! whether or not its PUT was answered. Multipart uploads are aborted, since their parts cost money and show in no listing.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Code, Error};
+use crate::naming::keys::Destination;
+use crate::s3::object::{DELETE_BATCH, Deletion, Object, Role};
+use crate::upload::ledger::Shared;
+use crate::upload::leftovers::{Announcement, LeftoverFile, Leftovers};
+
+/// How many of the objects that remain are named.
+const MOST_NAMED: usize = 3;
+
+/// What could not be taken back.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// How many objects may still be there.
+    pub count: usize,
+    /// URLs of the first of them.
+    pub named: Vec<String>,
+    /// Why, the first time.
+    pub cause: Option<Error>,
+    /// Of those whose deletion is tried once more: they are counted at the end.
+    counted_later: HashSet<String>,
+}
+
+impl Remains {
+    /// Nobody knows what is left.
+    pub fn unknown() -> Self {
+        Remains { cause: Some(Error::new(Code::Internal, "the clean-up gave no answer")), ..Remains::default() }
+    }
+
+    /// Whether all is taken back.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0 && self.cause.is_none()
+    }
+
+    /// A million files may remain: only those that are named are looked at twice.
+    fn keep(&mut self, urls: impl Iterator<Item = String>, cause: Option<Error>) {
+        for url in urls {
+            if self.counted_later.contains(&url) || self.named.contains(&url) {
+                continue;
+            }
+            self.count += 1;
+            if self.named.len() < MOST_NAMED {
+                self.named.push(url);
+            }
+        }
+        if self.cause.is_none() {
+            self.cause = cause;
+        }
+    }
+
+    /// As [`Self::keep`], of a million files in no time.
+    fn keep_files(&mut self, destination: &Destination, files: &[LeftoverFile]) {
+        for file in files.iter().filter(|file| !file.is_unknown) {
+            self.count += 1;
+            if self.named.len() < MOST_NAMED {
+                self.named.push(destination.url(&destination.file_key(file.number)));
+            }
+        }
+    }
+}
+
+/// How long requests under way have to be answered before they are cut off; and how long one that was cut off has to be done
+/// all the same, before its object is deleted again.
+const SETTLING_TIME: Duration = Duration::from_millis(150);
+
+/// Deletes everything the export wrote, for at most `limit`.
+pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
+    let deadline = Instant::now() + limit;
+    // The uploads were aborted just now; this lets them go before the requests that they made are waited for.
+    tokio::task::yield_now().await;
+    shared.settle(limit.min(SETTLING_TIME)).await;
+    let leftovers = shared.leftovers();
+    let mut remains = Remains { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..Remains::default() };
+    // All exports of a transaction may be taken back at once, and share its connections.
+    let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
+        let announced = leftovers.announcements.iter().filter(|announcement| !announcement.is_unknown);
+        remains.keep(announced.filter_map(|announcement| url_of(&shared, announcement.role)), None);
+        remains.keep_files(&shared.destination, &leftovers.files);
+        remains.counted_later.clear();
+        name_unknown(&shared, &leftovers.unknown(), &mut remains);
+        return remains;
+    };
+    delete_announcements(&shared, &leftovers.announcements, deadline, &mut remains).await;
+    // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
+    // some whatever becomes of the uploads.
+    let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    abort_multiparts(&shared, &leftovers, half_time, &mut remains).await;
+    delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
+    if leftovers.has_unknown() || leftovers.has_uploads() {
+        tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
+        // A part that was under way may have been stored after the first abort, and would cost money for ever.
+        abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
+        let unknown = leftovers.unknown();
+        delete_announcements(&shared, &unknown.announcements, deadline, &mut remains).await;
+        delete_files(&shared, &unknown.files, deadline, &mut remains).await;
+        if leftovers.has_unknown() {
+            remains.counted_later.clear();
+            name_unknown(&shared, &unknown, &mut remains);
+        }
+    }
+    remains
+}
+
+/// A store that has a request already may carry it out after the last delete, however late that is.
+fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
+    let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
+    remains.keep(unknown_urls(shared, unknown), Some(cut_off));
+}
+
+fn unknown_urls(shared: &Shared, unknown: &Leftovers) -> impl Iterator<Item = String> {
+    let announced = unknown.announcements.iter().map(|announcement| announcement.role);
+    announced.chain(unknown.files.iter().map(|file| Role::File(file.number))).filter_map(|role| url_of(shared, role))
+}
+
+fn url_of(shared: &Shared, role: Role) -> Option<String> {
+    Object::of(&shared.destination, role).map(|object| shared.destination.url(&object.key))
+}
+
+async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
+    // Asked for, and cut off before there was an answer with an id.
+    for key in &leftovers.creating {
+        // Another upload of a key of the user's making may be another export's.
+        let abort = async {
+            let is_named = shared.destination.is_named(key);
+            if is_named { Ok(false) } else { shared.bucket.abort_uploads_of(key, None).await.map(|()| true) }
+        };
+        let failed = match timeout_at(deadline, abort).await {
+            Ok(Ok(true)) => continue,
+            Ok(Err(failure)) => Some(failure.error),
+            Ok(Ok(false)) | Err(_) => None,
+        };
+        remains.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
+    }
+    for upload in &leftovers.multiparts {
+        let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);
+        let failed = match timeout_at(deadline, abort).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => Some(failure.error),
+            Err(_) => None,
+        };
+        let url = shared.destination.url(&upload.key);
+        remains.keep([format!("{url} (multipart upload {})", upload.upload_id)].into_iter(), failed);
+    }
+}
+
+/// One by one, since one request for several deletes in no particular order.
+async fn delete_announcements(shared: &Shared, all: &[Announcement], deadline: Instant, remains: &mut Remains) {
+    for Announcement { role, version_id, is_unknown } in all {
+        let Some(object) = Object::of(&shared.destination, *role) else { continue };
+        let is_known = !is_unknown && version_id.is_some();
+        if is_known || is_ours(shared, &object, deadline, remains).await {
+            let deletion = Deletion { key: object.key, version_id: version_id.clone() };
+            delete_singly(shared, &[&deletion], deadline, remains).await;
+        }
+    }
+}
+
+/// Under a name of the user's there may be somebody else's object by now. One that cannot be looked at is left, and named.
+async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, remains: &mut Remains) -> bool {
+    if object.claim.is_none() {
+        return true;
+    }
+    let cause = match timeout_at(deadline, shared.bucket.head_once(&object.key)).await {
+        Ok(Ok(head)) => return head.is_some_and(|head| head.is_of(object)),
+        Ok(Err(failure)) => Some(failure.error),
+        Err(_) => None,
+    };
+    remains.keep([shared.destination.url(&object.key)].into_iter(), cause);
+    false
+}
+
+async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
+    // The only file may have a name of the user's.
+    let may_be_others = |file: &&LeftoverFile| file.is_unknown || file.version_id.is_none();
+    let named = all.first().filter(may_be_others).filter(|_| shared.destination.has_named_file());
+    if let Some(object) = named.and_then(|file| Object::of(&shared.destination, Role::File(file.number)))
+        && !is_ours(shared, &object, deadline, remains).await
+    {
+        return;
+    }
+    for (files, after) in all.chunks(DELETE_BATCH).zip((1..).map(|number| number * DELETE_BATCH)) {
+        if Instant::now() >= deadline {
+            return remains.keep_files(&shared.destination, all.get(after - DELETE_BATCH..).unwrap_or_default());
+        }
+        let mut batch = Vec::with_capacity(files.len());
+        for file in files {
+            let key = shared.destination.file_key(file.number);
+            batch.push(Deletion { key, version_id: file.version_id.clone() });
+        }
+        delete_batch(shared, &batch, deadline, remains).await;
+    }
+}
+
+async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
+    let left: Vec<&Deletion> = match timeout_at(deadline, shared.bucket.delete(batch)).await {
+        Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
+        // Some stores lack DeleteObjects, or want it with a digest of their own choice.
+        Ok(Err(failure)) if !failure.transient => batch.iter().collect(),
+        failed => {
+            let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
+            return remains.keep(batch.iter().map(|deletion| shared.destination.url(&deletion.key)), cause);
+        }
+    };
+    delete_singly(shared, &left, deadline, remains).await;
+}
+
+/// Ends with the first that fails, since the others would as well.
+async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, remains: &mut Remains) {
+    for (index, deletion) in deletions.iter().enumerate() {
+        let failed = match timeout_at(deadline, shared.bucket.delete_one(deletion)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => Some(failure.error),
+            Err(_) => None,
+        };
+        let rest = deletions.get(index..).unwrap_or_default();
+        return remains.keep(rest.iter().map(|deletion| shared.destination.url(&deletion.key)), failed);
+    }
+}

@@ -1,0 +1,170 @@
+//! A scripted S3 server for tests, in the process: what a store or a network may do, without Postgres and in milliseconds.
+//! The module is `cfg(test)`, so that a panic in it is a test's report.
+//!
+//! It keeps nothing. What the script leaves to it is answered as S3 answers a request that went well.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::s3::checksum::Algorithm;
+use crate::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
+use crate::s3::credentials::{Base, Identity};
+use crate::s3::network::{Network, Reach};
+use crate::secret::Secret;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Request line and headers.
+    pub head: String,
+    /// Its place among all requests, from 1.
+    pub number: usize,
+}
+
+impl Request {
+    /// The value of a header; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// Whether its line begins and goes on like that.
+    pub fn is(&self, method: &str, part: &str) -> bool {
+        self.head.starts_with(method) && self.head.lines().next().is_some_and(|line| line.contains(part))
+    }
+}
+
+/// The server's reaction to a request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// S3's answer to a request that went well.
+    Usual,
+    /// A status line with headers, each line but the last ended by CR and LF, and a body.
+    Answer(&'static str, &'static str),
+    /// The connection breaks.
+    Break,
+}
+
+/// Listens until the test's process ends.
+#[derive(Clone)]
+pub struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server { address, requests: Arc::default() };
+        let (requests, script) = (Arc::clone(&server.requests), Arc::new(script));
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (requests, script) = (Arc::clone(&requests), Arc::clone(&script));
+                thread::spawn(move || serve(client, &requests, &*script));
+            }
+        });
+        server
+    }
+
+    /// Returns the requests that have come so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// A store that speaks to it.
+    pub async fn store(&self, network: &Arc<Network>) -> Store {
+        let base = Base::Keys {
+            access_key_id: "AKID".to_owned(),
+            secret_access_key: Secret::new("secret".to_owned()),
+            session_token: None,
+        };
+        let connection = Connection {
+            region: BucketRegion::Known("us-east-1".to_owned()),
+            endpoint: Some(format!("http://{}", self.address)),
+            path_style: true,
+            reach: Reach::Private,
+            identity: Arc::new(Identity { base, role: None }),
+            object: ObjectSettings {
+                expected_bucket_owner: None,
+                sse: None,
+                kms_key_id: None,
+                storage_class: None,
+                acl: None,
+                checksum: Algorithm::Crc32,
+            },
+        };
+        Store::open(&connection, "bucket", network).await.unwrap()
+    }
+}
+
+/// A client that goes away in the middle is nobody's concern.
+fn serve(mut client: TcpStream, requests: &Mutex<Vec<Request>>, script: &impl Fn(&Request) -> Reply) -> Option<()> {
+    client.set_nodelay(true).ok()?;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let end = loop {
+            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let read = client.read(&mut buffer).ok().filter(|&read| read > 0)?;
+            bytes.extend_from_slice(&buffer[..read]);
+        };
+        let body = bytes.split_off(end);
+        let mut request = Request { head: String::from_utf8_lossy(&bytes).into_owned(), number: 0 };
+        let length: usize = request.header("content-length").map_or(0, |value| value.parse().unwrap());
+        if request.header("expect").is_some() {
+            client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        }
+        let mut left = length.checked_sub(body.len()).unwrap();
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let read = client.read(&mut buffer[..most]).ok().filter(|&read| read > 0)?;
+            left -= read;
+        }
+        bytes.clear();
+        {
+            let mut requests = requests.lock().unwrap();
+            request.number = requests.len() + 1;
+            requests.push(request.clone());
+        }
+        let answer = match script(&request) {
+            Reply::Usual => usual(&request),
+            Reply::Answer(head, body) => with_length(head, body),
+            Reply::Break => return None,
+        };
+        let is_head = request.head.starts_with("HEAD");
+        let answer = if is_head { answer.split_inclusive("\r\n\r\n").next().unwrap_or(&answer).to_owned() } else { answer };
+        client.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+fn usual(request: &Request) -> String {
+    let tag = "HTTP/1.1 200 OK\r\netag: \"1\"";
+    match () {
+        () if request.is("POST", "?uploads") => with_length(
+            tag,
+            "<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><UploadId>upload</UploadId></InitiateMultipartUploadResult>",
+        ),
+        () if request.is("POST", "uploadId=") => with_length(
+            tag,
+            "<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><ETag>\"1\"</ETag></CompleteMultipartUploadResult>",
+        ),
+        () if request.is("POST", "?delete") => with_length(tag, "<DeleteResult></DeleteResult>"),
+        () if request.is("GET", "?uploads") => {
+            with_length(tag, "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
+        }
+        () if request.is("DELETE", "") => with_length("HTTP/1.1 204 No Content", ""),
+        () => with_length(tag, ""),
+    }
+}
+
+fn with_length(head: &str, body: &str) -> String {
+    let length = if head.contains("204") { String::new() } else { format!("\r\ncontent-length: {}", body.len()) };
+    format!("{head}{length}\r\n\r\n{body}")
+}

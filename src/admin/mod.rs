@@ -1,0 +1,4 @@
+//! What administrators run beside exports.
+
+pub mod cleanup;
+pub mod validate;

@@ -1,0 +1,184 @@
+//! Which jobs have workers.
+#![forbid(unsafe_code)]
+//!
+//! At most `s3_export.max_workers` workers of a database run jobs, each of which holds a number. Nobody is in charge of the
+//! queue: whoever commits jobs starts workers while there are free numbers, and a worker that ends starts others for what is
+//! queued. So that no job falls between the two:
+//!
+//! ```text
+//! commit: hold Enqueue ──► count numbers ──► start workers, if any is free ──► let go with the commit
+//! worker: give the number back ──► wait for all who hold Enqueue ──► look at the queue
+//! ```
+//!
+//! A worker that finds no number free ends at once: those who have them will look at the queue later than that.
+
+use std::time::{Duration, Instant};
+
+use s3_export_core::error::{Code, Error, Result};
+use uuid::Uuid;
+
+use crate::job::table::{self, Locked, Queued, Which};
+use crate::job::{Status, bury_dead};
+use crate::pg::background::Assignment;
+use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::raised::Raised;
+use crate::pg::wait::{WaitFor, pause};
+use crate::pg::worker_transaction::set_local;
+use crate::pg::{Settings, current_database, current_transaction, is_read_only, is_standby};
+use crate::settings;
+
+/// Starts workers for jobs that the current transaction is about to commit. Errors: 53400 when there is no worker and no room
+/// for one, 42501.
+pub fn before_commit(jobs: &[Uuid]) -> Result<()> {
+    let deadline = Instant::now() + ROOM_TIMEOUT;
+    loop {
+        // Kept until the commit, if that is to rely on a worker that has a number now. Behind a worker that waits for a commit
+        // that hangs, this takes a second.
+        {
+            let _patient = Settings::set(&[(c"lock_timeout", c"0")]);
+            Lock::Enqueue.hold();
+        }
+        let workers = table::workers()?;
+        let waiting = table::queued(free(workers), Which::Only(jobs))?;
+        if let Some(obstacle) = waiting.iter().find_map(obstacle) {
+            return Err(obstacle);
+        }
+        let enqueued_by = Some(current_transaction());
+        let started = waiting.iter().take_while(|job| assignment(job, enqueued_by).start_worker()).count();
+        if workers > 0 || started > 0 || waiting.is_empty() {
+            return Ok(());
+        }
+        // A worker that has no number yet, or none any more, may take up the room.
+        Lock::Enqueue.let_go();
+        if Instant::now() > deadline {
+            return Err(no_room());
+        }
+        pause(WaitFor::Job, ROOM_PAUSE);
+    }
+}
+
+fn no_room() -> Error {
+    Error::new(Code::Limit, "could not start a background worker for the export")
+        .detail("Postgres has no room for another background worker, and no worker of s3_export runs in this database.")
+        .hint("Raise max_worker_processes, or wait until another background worker ends.")
+}
+
+/// What a look at the queue came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// As many workers as may run, or as there are jobs for.
+    Done,
+    /// Postgres has no room for another worker.
+    NoRoom,
+}
+
+/// Starts workers for what is queued, as far as numbers are free. Jobs that no worker can run become ERROR.
+pub fn start_queued() -> Result<Look> {
+    start(Which::Any)
+}
+
+/// As [`start_queued`], for what was enqueued so long ago that it has no worker on the way.
+pub fn start_forgotten(age: Duration) -> Result<Look> {
+    start(Which::Since(age))
+}
+
+/// As [`start_queued`], for what was enqueued later than a job that a worker could not claim: were it started once more, it would
+/// be so for ever.
+pub fn start_queued_after(export_id: Uuid) -> Result<Look> {
+    start(Which::After(export_id))
+}
+
+fn start(which: Which<'_>) -> Result<Look> {
+    if is_standby() || is_read_only() {
+        return Ok(Look::Done);
+    }
+    bury_dead()?;
+    let mut free = free(table::workers()?);
+    // Some more than can be started, since there may be some that no worker can run.
+    for job in table::queued(if free == 0 { 0 } else { free + HOPELESS }, which)? {
+        if let Some(obstacle) = obstacle(&job) {
+            table::end(job.export_id, Status::Queued, Status::Error, &Raised::from(&obstacle), Locked::Skip)?;
+        } else if free == 0 {
+            break;
+        } else if assignment(&job, None).start_worker() {
+            free -= 1;
+        } else {
+            return Ok(Look::NoRoom);
+        }
+    }
+    Ok(Look::Done)
+}
+
+/// So many jobs that no worker can run are found out at one look.
+const HOPELESS: u32 = 100;
+
+fn free(workers: u32) -> u32 {
+    settings::max_workers().saturating_sub(workers)
+}
+
+fn assignment(job: &Queued, enqueued_by: Option<pgrx::pg_sys::TransactionId>) -> Assignment {
+    Assignment {
+        database: current_database(),
+        role: job.role,
+        login: job.login,
+        may_log_in: job.may_log_in.unwrap_or(false),
+        export_id: job.export_id,
+        enqueued_by,
+    }
+}
+
+/// Why no worker could connect for it.
+fn obstacle(job: &Queued) -> Option<Error> {
+    if !job.role_exists {
+        return Some(Error::new(Code::Undefined, "the role of the export does not exist any more"));
+    }
+    if job.may_log_in.is_none() {
+        return Some(Error::new(Code::Undefined, "the user whose session enqueued the export does not exist any more"));
+    }
+    (!job.may_connect).then(|| {
+        Error::new(Code::Privilege, "permission denied for the role of the export to connect to the database")
+            .detail("It is the user of the session that enqueued the export.")
+            .hint("GRANT CONNECT ON DATABASE … TO …")
+    })
+}
+
+/// A worker's number, until it is dropped.
+pub struct Number {
+    number: u32,
+    lock: SessionLock,
+}
+
+/// A number for this worker; `None`: as many workers run as may.
+pub fn take_number() -> Option<Number> {
+    (0..settings::max_workers())
+        .find_map(|number| SessionLock::try_alone(Lock::Worker(number)).map(|lock| Number { number, lock }))
+}
+
+impl Number {
+    /// Keeps it through the current transaction, whatever that unlocks.
+    pub fn hold_in_transaction(&self) {
+        self.lock.hold_in_transaction();
+    }
+
+    /// How long the worker that had it waits for room for another; each a little longer, so that those who end make room.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(2) + Duration::from_millis(100) * self.number.min(10)
+    }
+}
+
+/// Waits for those who have counted on a worker that gave its number back since, for at most a second: one of them may hang in
+/// its commit. Raises 55P03 after that.
+pub fn wait_for_commits() {
+    set_local(c"lock_timeout", c"1s");
+    Lock::Enqueue.pass();
+}
+
+/// Whether somebody is committing who may have counted on a worker.
+pub fn is_anybody_committing() -> bool {
+    Lock::Enqueue.is_held()
+}
+
+/// Between two looks of who waits for room.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How long a commit waits for room: longer than any worker that waits for room, and takes it up itself.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,293 @@
+//! The background worker: one process, one job.
+#![allow(unsafe_code)]
+//!
+//! ```text
+//! connect as the caller's session user ──► the enqueuing transaction has ended ──► a number ──► claim the job: RUNNING
+//!   ──► as the role, with the caller's settings: export, and COMPLETED in the same transaction ──► or ERROR, CANCELLED
+//!   ──► give the number back ──► start workers for what is queued
+//! ```
+//!
+//! `session_user` is the caller's, as in the session, and may have more rights than the job's role. So the job's role is put on for
+//! the whole transaction, its commit and the triggers that wait for that included, and cannot be taken off from within.
+//!
+//! A worker whose job another has taken meanwhile runs another job of the same two roles, if there is one: it may hold the last
+//! process that Postgres has for us.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::{pg_guard, pg_sys};
+use s3_export_core::error::Result;
+use s3_export_core::request::Request;
+use uuid::Uuid;
+
+use crate::export;
+use crate::job::queue::{self, Look, Number};
+use crate::job::table::{self, Claimed, Locked};
+use crate::job::{Status, set_own, stored};
+use crate::pg::background::Assignment;
+use crate::pg::caller::ServerSettings;
+use crate::pg::lock::{Lock, SessionLock};
+use crate::pg::raised::{Raised, catch};
+use crate::pg::report::{Report, in_callback, log};
+use crate::pg::wait::{WaitFor, pause, postmaster_is_alive};
+use crate::pg::worker_transaction::{
+    CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction,
+};
+use crate::pg::{ActAs, caller, role_name, to_server};
+
+/// Whether somebody sent a cancel: the error that follows may also be one that the query raised by itself.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// The job that this worker has claimed and not yet ended.
+    static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
+    /// Among the workers that run.
+    static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
+    /// The job that it was started for.
+    static ASSIGNED: Cell<Option<Uuid>> = const { Cell::new(None) };
+    /// Whether others see to what is queued from here on.
+    static HANDED_ON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A transaction's result, or what it raised.
+type Ended<T> = std::result::Result<T, Box<Raised>>;
+
+// SAFETY: declared as Postgres declares them, of the type that `pqsignal` takes.
+unsafe extern "C-unwind" {
+    /// Postgres's own handlers, undecorated: a signal handler must not set up what catches errors.
+    fn die(signal: c_int);
+    fn StatementCancelHandler(signal: c_int);
+}
+
+/// # Safety
+/// Only called by the kernel, as the handler of SIGINT.
+unsafe extern "C-unwind" fn cancel(signal: c_int) {
+    CANCELLED.store(true, Ordering::Relaxed);
+    // SAFETY: it is made to be called from here.
+    unsafe { StatementCancelHandler(signal) }
+}
+
+/// # Safety
+/// `handler` may be called at any time.
+unsafe fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(signal as c_int, Some(handler));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal as c_int, Some(handler));
+    }
+}
+
+/// Where Postgres begins a worker.
+///
+/// # Safety
+/// Only Postgres calls it, once, in a process of its own.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) {
+    // SAFETY: signals are blocked until here. The default handler of SIGTERM would end the process wherever it is; this one
+    // waits until it may be interrupted.
+    unsafe {
+        handle(pg_sys::SIGTERM, die);
+        handle(pg_sys::SIGINT, cancel);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+    let assignment = Assignment::of_this_worker();
+    ASSIGNED.set(Some(assignment.export_id));
+    let server = ServerSettings::before_connection();
+    let is_superuser = assignment.connect();
+    caller::fix();
+    // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
+    unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
+    let settled = if is_superuser { become_caller(&assignment, &server) } else { Ok(()) };
+    if let Err(raised) = settled.and_then(|()| serve(&assignment, &server)) {
+        log(format!("worker of export {} failed: {}", assignment.export_id, raised.message));
+    }
+}
+
+/// Makes the session of a superuser the caller's: its user, and none of the superuser's own settings.
+fn become_caller(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
+    let of_superuser = caller::of_superuser();
+    let of_database = in_transaction(table::settings_of_database)?;
+    in_transaction(|| {
+        server.restore(&of_superuser, &of_database);
+        role_name(assignment.login).as_deref().map(become_session_user);
+        Ok(())
+    })
+}
+
+fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
+    if let Some(enqueuer) = assignment.enqueued_by {
+        in_transaction(|| {
+            wait_for_transaction(enqueuer);
+            Ok(())
+        })?;
+    }
+    let has_number = in_transaction(|| {
+        NUMBER.set(queue::take_number());
+        Ok(NUMBER.with_borrow(Option::is_some))
+    })?;
+    if !has_number {
+        // Those who have numbers look at the queue later than this.
+        HANDED_ON.set(true);
+        return Ok(());
+    }
+    let mut claimed = in_transaction(|| claim(assignment))?;
+    if claimed.is_none() {
+        // Those who are committing count on this worker.
+        let _ = in_transaction(|| {
+            queue::wait_for_commits();
+            Ok(())
+        });
+        claimed = in_transaction(|| claim(assignment))?;
+    }
+    let unclaimed = claimed.is_none().then_some(assignment.export_id);
+    if let Some((job, lock)) = claimed {
+        run(assignment, job, &lock, server);
+        CLAIMED.set(None);
+        set_own(None);
+    }
+    hand_on(unclaimed)?;
+    HANDED_ON.set(true);
+    Ok(())
+}
+
+/// The lock is taken before the claim is seen, and kept beyond it.
+fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
+    let Some(job) = table::claim(assignment.export_id, assignment.role, assignment.login)? else { return Ok(None) };
+    let id = job.export_id;
+    CLAIMED.set(Some(id));
+    set_own(Some(id));
+    Ok(Some((job, SessionLock::hold(Lock::Job(id)))))
+}
+
+/// Runs the job to its end, whatever that is.
+fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &ServerSettings) {
+    let id = job.export_id;
+    let settings = in_transaction_of_role(assignment, lock, || {
+        show_activity(id, &job.query);
+        caller::apply(&job.settings, server);
+        Ok(())
+    });
+    let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
+    // The query may have unlocked it, and the transaction has let go of it now.
+    lock.retake();
+    // What comes from here on is not the export any more.
+    let _ignored = CancelsIgnored::begin();
+    if let Err(raised) = ended {
+        log(format!("export {id} failed: {} (SQLSTATE {})", raised.message, raised.sqlstate));
+        let is_cancelled = raised.is_cancel && CANCELLED.load(Ordering::Relaxed);
+        let status = if is_cancelled { Status::Cancelled } else { Status::Error };
+        if let Err(unrecorded) = in_transaction(|| table::end(id, Status::Running, status, &raised, Locked::Wait)) {
+            log(format!("the end of export {id} could not be written down: {}", unrecorded.message));
+        }
+    }
+}
+
+fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
+    let request = Request::from_arguments(stored::to_arguments(job.uri, job.permission, job.query, &job.options))?;
+    let outcome = export::run(&request, id)?;
+    // The caller's settings may make every transaction READ ONLY.
+    let _writable = Writable::begin();
+    table::complete(id, outcome.totals, &outcome.manifest)
+}
+
+/// A transaction of ours.
+fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
+    let ended = catch(|| {
+        let transaction = Transaction::begin_own();
+        let value = work()?;
+        transaction.commit();
+        Ok(value)
+    });
+    ended.inspect_err(|_| Transaction::abort())
+}
+
+/// A transaction of the job's role, from its beginning to its end; the query cannot let go of what says that the job lives.
+fn in_transaction_of_role<T>(assignment: &Assignment, lock: &SessionLock, work: impl FnOnce() -> Result<T>) -> Ended<T> {
+    let ended = catch(|| {
+        let transaction = Transaction::begin();
+        lock.hold_in_transaction();
+        NUMBER.with_borrow(|number| number.as_ref().map(Number::hold_in_transaction));
+        let _role = ActAs::role(assignment.role);
+        let value = work()?;
+        transaction.commit();
+        Ok(value)
+    });
+    ended.inspect_err(|_| Transaction::abort())
+}
+
+/// In `pg_stat_activity`, and where the log says STATEMENT.
+fn show_activity(id: Uuid, query: &str) {
+    let Ok(activity) = to_server(&format!("s3_export job {id}: {query}")).map(CString::into_raw) else { return };
+    // SAFETY: the text is never freed: the process ends with the job.
+    unsafe {
+        pg_sys::debug_query_string = activity;
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity);
+    }
+}
+
+/// Sees to it that what is queued has workers, before this one, which counted as one, is gone. Where this one takes up the last
+/// room that Postgres has, the next who calls or waits has to do it. `unclaimed`: a job that it could not have.
+fn hand_on(unclaimed: Option<Uuid>) -> Ended<()> {
+    let Some(number) = NUMBER.take() else { return Ok(()) };
+    let deadline = Instant::now() + number.patience();
+    drop(number);
+    // After its limit the next who looks finds what is committed by then.
+    let _ = in_transaction(|| {
+        queue::wait_for_commits();
+        Ok(())
+    });
+    let look = || unclaimed.map_or_else(queue::start_queued, queue::start_queued_after);
+    while in_transaction(look)? == Look::NoRoom && in_transaction(table::workers)? == 0 {
+        if Instant::now() > deadline {
+            log("no room for another background worker: what is queued waits for the next call of s3_export");
+            break;
+        }
+        pause(WaitFor::Job, queue::ROOM_PAUSE);
+    }
+    Ok(())
+}
+
+/// How long the end of a process waits for commits that may have counted on it.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// A FATAL error unwinds nothing and passes through here: the job says that it was terminated, and others get their workers.
+///
+/// # Safety
+/// Only Postgres calls it, at the end of the process.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
+    if HANDED_ON.get() || !postmaster_is_alive() {
+        return;
+    }
+    // SAFETY: nothing else runs in this process any more. The callbacks of the abort delete what the export wrote.
+    unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    NUMBER.take();
+    let terminated = Raised {
+        sqlstate: "57P01".to_owned(),
+        message: "the worker of the export was terminated".to_owned(),
+        ..Raised::default()
+    };
+    let claimed = CLAIMED.take();
+    // First, since an error would end both: here it is FATAL.
+    let recorded = in_transaction(|| {
+        set_local(c"synchronous_commit", c"local");
+        claimed.map_or(Ok(true), |id| table::end(id, Status::Running, Status::Error, &terminated, Locked::Skip))
+    });
+    set_own(None);
+    let start = Instant::now();
+    while in_transaction(|| Ok(queue::is_anybody_committing())) == Ok(true) && start.elapsed() < LAST_WAIT {
+        std::thread::sleep(queue::ROOM_PAUSE);
+    }
+    // A job that could not be claimed would be started once more, and so for ever.
+    let unclaimed = ASSIGNED.get().filter(|_| claimed.is_none());
+    let started = in_transaction(|| unclaimed.map_or_else(queue::start_queued, queue::start_queued_after));
+    if let Err(raised) = recorded.map(drop).and(started.map(drop)) {
+        in_callback(&[Report::Log(format!("the end of an export could not be written down: {}", raised.message))]);
+    }
+}

@@ -1,0 +1,178 @@
+//! The query: judged before anything runs, then run straight into a sink.
+//!
+//! SPI would run `SELECT 1; DROP TABLE t` whole, so the raw parse tree decides first: one statement, and one that only
+//! reads. What runs is planned with parallel plans allowed, as the caller, in one snapshot.
+
+mod backpressure;
+mod columns;
+mod origins;
+pub mod receiver;
+pub mod sink;
+
+use std::ffi::{CStr, c_int, c_void};
+
+use pgrx::{PgList, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::request::Statement;
+
+use crate::pg::errors::{QueryErrors, Source};
+use crate::pg::{ActAs, Spi, to_server};
+use crate::query::receiver::{Origin, Receiver, RowSink};
+
+/// One statement that only reads.
+pub struct Query(Source);
+
+impl Query {
+    /// Judges `text`, of the statement that it may be a part of. Raises a syntax error with its position; other errors: 42601,
+    /// 0A000.
+    pub fn parse(text: &str, statement: Option<&Statement>) -> Result<Self> {
+        let statement = match statement {
+            Some(statement) => Some((to_server(&statement.text)?, statement.before)),
+            None => None,
+        };
+        let source = Source::new(to_server(text)?, statement);
+        judge(&source)?;
+        Ok(Query(source))
+    }
+
+    /// Plans and runs it, row by row into `sink`, as the current user and nobody else: who dropped his privileges with SET ROLE
+    /// before he ran a stranger's query must not find that it has taken them back. Raises what Postgres raises.
+    pub fn run(&self, sink: &mut impl RowSink) -> Result<()> {
+        let _errors = QueryErrors::of(&self.0);
+        let _caller = ActAs::caller();
+        let _spi = Spi::connect()?;
+        let mut receiver = Receiver::new(sink);
+        // SAFETY: the text is NUL-terminated; there are no parameters; the plan and the receiver outlive the execution,
+        // and SPI frees the plan when it is disconnected.
+        let outcome = unsafe {
+            let plan = pg_sys::SPI_prepare_cursor(
+                self.0.query().as_ptr(),
+                0,
+                std::ptr::null_mut(),
+                pg_sys::CURSOR_OPT_PARALLEL_OK as c_int,
+            );
+            if plan.is_null() {
+                return Err(Error::new(Code::Internal, "could not prepare the query"));
+            }
+            if let Some((rows, origins)) = expected(plan) {
+                receiver.sink().estimate(rows);
+                receiver.sink().origins(&origins)?;
+            }
+            let options = pg_sys::SPIExecuteOptions {
+                read_only: true,
+                must_return_tuples: true,
+                dest: receiver.as_dest(),
+                ..pg_sys::SPIExecuteOptions::default()
+            };
+            pg_sys::SPI_execute_plan_extended(plan, &options)
+        };
+        match u32::try_from(outcome) {
+            Ok(pg_sys::SPI_OK_SELECT) => Ok(()),
+            _ => Err(Error::new(Code::Internal, "could not run the query").detail(format!("SPI answered {outcome}."))),
+        }
+    }
+}
+
+/// How many rows the planner expects, and where their columns come from. It plans here what is executed next.
+///
+/// # Safety
+/// `plan` was prepared by SPI, which is still connected.
+unsafe fn expected(plan: pg_sys::SPIPlanPtr) -> Option<(f64, Vec<Origin>)> {
+    // SAFETY: by the caller's promise; a plan that was not saved has no owner. Its list holds PlannedStmts.
+    unsafe {
+        let cached = pg_sys::SPI_plan_get_cached_plan(plan);
+        if cached.is_null() {
+            return None;
+        }
+        let statements = PgList::<pg_sys::PlannedStmt>::from_pg((*cached).stmt_list);
+        let planned = statements.iter_ptr().next().filter(|statement| !(**statement).planTree.is_null());
+        let expected = planned.map(|planned| ((*(*planned).planTree).plan_rows, origins::origins(plan, &*planned)));
+        pg_sys::ReleaseCachedPlan(cached, std::ptr::null_mut());
+        expected
+    }
+}
+
+fn judge(source: &Source) -> Result<()> {
+    let _errors = QueryErrors::of(source);
+    // SAFETY: the text is NUL-terminated. The list's members are RawStmts, whose `stmt` is a node.
+    let statements = unsafe {
+        let parsed = pg_sys::raw_parser(source.query().as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        PgList::<pg_sys::RawStmt>::from_pg(parsed)
+    };
+    let mut statements = statements.iter_ptr();
+    let (first, second) = (statements.next(), statements.next());
+    match (first, second) {
+        (None, _) => Err(Error::new(Code::Syntax, "query is empty")),
+        (Some(_), Some(_)) => Err(Error::new(Code::Syntax, "query must be one statement, not several")),
+        // SAFETY: a RawStmt of the list above.
+        (Some(only), None) => judge_statement(unsafe { (*only).stmt }),
+    }
+}
+
+fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
+    // SAFETY: a node of a parse tree that lives in the current memory context.
+    if unsafe { !pgrx::is_a(statement, pg_sys::NodeTag::T_SelectStmt) } {
+        return Err(refused(&command_name(statement)));
+    }
+    // A list of what is still to be looked at, and no recursion: Postgres runs expressions that are thousands of nodes deep.
+    let mut nodes = vec![statement];
+    while let Some(node) = nodes.pop() {
+        // SAFETY: a node of that tree.
+        if let Some(what) = unsafe { offence(node) } {
+            return Err(refused(&what));
+        }
+        // SAFETY: as above. The walker hands what is right below the node to `gather`, and goes no deeper.
+        unsafe { pg_sys::raw_expression_tree_walker(node, Some(gather), std::ptr::from_mut(&mut nodes).cast()) };
+    }
+    Ok(())
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(Code::Unsupported, format!("query must only read: {what} cannot be exported"))
+        .hint("Write one SELECT, VALUES, TABLE, or WITH … SELECT.")
+}
+
+/// As in command tags: `INSERT`, `CREATE TABLE`, …
+fn command_name(statement: *mut pg_sys::Node) -> String {
+    // SAFETY: a statement node; the name is a static string of Postgres's.
+    unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) }.to_string_lossy().into_owned()
+}
+
+/// Returns the name of what this node does other than read.
+///
+/// # Safety
+/// `node` is a node of a raw parse tree.
+unsafe fn offence(node: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: by the caller's promise; each cast follows the node's tag.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_SelectStmt => {
+                let select = node.cast::<pg_sys::SelectStmt>();
+                if !(*select).intoClause.is_null() {
+                    Some("SELECT INTO".to_owned())
+                } else if !(*select).lockingClause.is_null() {
+                    Some("SELECT … FOR UPDATE or FOR SHARE".to_owned())
+                } else {
+                    None
+                }
+            }
+            pg_sys::NodeTag::T_CommonTableExpr => {
+                let inner = (*node.cast::<pg_sys::CommonTableExpr>()).ctequery;
+                (!pgrx::is_a(inner, pg_sys::NodeTag::T_SelectStmt)).then(|| format!("{} in WITH", command_name(inner)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Puts a node on the list that `context` is. It raises nothing and calls nothing of Postgres.
+///
+/// # Safety
+/// Only Postgres's walker calls it, with a node of the tree or NULL, and the context that it was given.
+unsafe extern "C-unwind" fn gather(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if !node.is_null() {
+        // SAFETY: by the caller's promise.
+        unsafe { &mut *context.cast::<Vec<*mut pg_sys::Node>>() }.push(node);
+    }
+    false
+}

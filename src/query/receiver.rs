@@ -1,0 +1,155 @@
+//! Postgres's `DestReceiver` as a Rust trait: start, one row, end.
+//!
+//! The executor hands each row over as it makes it, so nothing is collected: no cursor, no tuplestore. The four C
+//! callbacks only cast and delegate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pgrx::{pg_guard, pg_sys};
+use s3_export_core::error::{Code, Error, Result};
+
+use crate::pg::deform::Deformer;
+use crate::pg::errors::raise_failed;
+use crate::pg::values::PlacedRow;
+
+/// Where a column of a result comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// A table's OID, and the number of its column; `None`: it is worked out.
+    pub column: Option<(pg_sys::Oid, i16)>,
+    /// The query may make it NULL where the table has no NULL.
+    pub may_be_null: bool,
+}
+
+/// The error of a row that comes before its shape is known.
+pub fn early() -> Error {
+    Error::new(Code::Internal, "a row came before its shape")
+}
+
+/// Takes the rows of one query.
+pub trait RowSink {
+    /// May come before all else: how many rows the planner expects.
+    fn estimate(&mut self, _rows: f64) {}
+    /// May come then: where each column of the rows comes from.
+    fn origins(&mut self, _origins: &[Origin]) -> Result<()> {
+        Ok(())
+    }
+    /// Comes first, with the shape of the rows.
+    fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
+    /// Comes for a row that would cost more to take apart than to read; `None`: it is to come as others do.
+    #[inline(always)]
+    fn placed_row(&mut self, _row: &PlacedRow<'_>) -> Option<Result<()>> {
+        None
+    }
+    /// Comes for each other row. The values are readable until it returns.
+    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()>;
+}
+
+/// A `DestReceiver` that delegates to a sink for as long as `'a`. Of each kind of sink it has callbacks of its own, into which that
+/// of a row is compiled whole.
+#[repr(C)]
+pub struct Receiver<'a, S> {
+    /// First, so that a pointer to it is a pointer to the whole.
+    callbacks: pg_sys::DestReceiver,
+    sink: &'a mut S,
+    deformer: Deformer,
+}
+
+impl<'a, S: RowSink> Receiver<'a, S> {
+    /// Delegates to `sink`.
+    pub fn new(sink: &'a mut S) -> Self {
+        let callbacks = pg_sys::DestReceiver {
+            receiveSlot: Some(receive_slot::<S>),
+            rStartup: Some(start_up::<S>),
+            rShutdown: Some(shut_down),
+            rDestroy: Some(destroy),
+            // SPI takes DestNone for a result to throw away; the other kinds are only asked for by their own code.
+            mydest: pg_sys::CommandDest::DestCopyOut,
+        };
+        Receiver { callbacks, sink, deformer: Deformer::new(0) }
+    }
+
+    /// What it delegates to.
+    pub fn sink(&mut self) -> &mut S {
+        self.sink
+    }
+
+    /// For the executor, while `self` stays where it is.
+    pub fn as_dest(&mut self) -> *mut pg_sys::DestReceiver {
+        std::ptr::from_mut(self).cast()
+    }
+
+    /// The receiver that the executor passes to a callback.
+    ///
+    /// # Safety
+    /// `dest` comes from [`Receiver::as_dest`] of a receiver of this kind that is alive.
+    unsafe fn from_dest(dest: *mut pg_sys::DestReceiver) -> &'a mut Self {
+        // SAFETY: `repr(C)` with the callbacks first; the executor runs one callback at a time.
+        unsafe { &mut *dest.cast::<Self>() }
+    }
+
+    fn start(&mut self, shape: pg_sys::TupleDesc) -> Result<()> {
+        // SAFETY: the executor's descriptor outlives this call, and the copy is freed with its wrapper.
+        let shape = unsafe { pgrx::PgTupleDesc::from_pg_copy(shape) };
+        self.deformer = Deformer::new(shape.len());
+        self.sink.start(&shape)
+    }
+
+    #[inline(always)]
+    fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
+        // SAFETY: the executor's slot is valid, and stays as it is, during the call.
+        unsafe {
+            if let Some(row) = self.deformer.placed(slot)
+                && let Some(done) = self.sink.placed_row(&row)
+            {
+                return done;
+            }
+            let (values, nulls) = self.deformer.deform(slot);
+            self.sink.row(values, nulls)
+        }
+    }
+}
+
+/// # Safety
+/// Called by the executor, with what [`Receiver::as_dest`] of a receiver of this kind gave it, and the shape of its rows.
+unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver, _operation: i32, shape: pg_sys::TupleDesc) {
+    // SAFETY: the executor passes back what `as_dest` gave it.
+    let receiver = unsafe { Receiver::<S>::from_dest(dest) };
+    match catch_unwind(AssertUnwindSafe(|| receiver.start(shape))) {
+        Ok(Ok(())) => {}
+        // SAFETY: the executor has called this, and nothing in it needs a drop.
+        failed => unsafe { raise_failed(failed) },
+    }
+}
+
+/// Guarded by hand, since it is called for each row: `pg_guard`'s way out of a call that succeeds takes a tenth of the
+/// instructions that a row of two integers does.
+///
+/// # Safety
+/// As [`start_up`]'s, with a slot that has a row.
+unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
+    slot: *mut pg_sys::TupleTableSlot,
+    dest: *mut pg_sys::DestReceiver,
+) -> bool {
+    // SAFETY: the executor passes back what `as_dest` gave it.
+    let receiver = unsafe { Receiver::<S>::from_dest(dest) };
+    match catch_unwind(AssertUnwindSafe(|| receiver.row(slot))) {
+        Ok(Ok(())) => true,
+        // SAFETY: the executor has called this, and nothing in it needs a drop.
+        failed => unsafe { raise_failed(failed) },
+    }
+}
+
+/// Nothing to do: the caller of the query finishes the sink, and only when the query has succeeded.
+///
+/// # Safety
+/// It touches nothing.
+#[pg_guard]
+unsafe extern "C-unwind" fn shut_down(_dest: *mut pg_sys::DestReceiver) {}
+
+/// Nothing to do: the receiver lives on the stack of [`crate::query`].
+///
+/// # Safety
+/// It touches nothing.
+#[pg_guard]
+unsafe extern "C-unwind" fn destroy(_dest: *mut pg_sys::DestReceiver) {}
