@@ -1,7 +1,7 @@
 //! Exports against scripted stores, without Postgres.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ struct Export {
 impl Export {
     fn begin(server: &Server, concurrency: usize, budget: usize, patience: Patience) -> Self {
         let io = IoThread::start().unwrap();
-        let network = Network::new(Trust::System);
+        let network = Arc::new(Network::new(Trust::System));
         let address = server.clone();
         let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
         let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
