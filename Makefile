@@ -35,7 +35,7 @@ bench: ## side by side with what one would use otherwise, about half an hour (RO
 	@scripts/bench.sh $(or $(ROUNDS),5) $(if $(ROWS),'$(ROWS)')
 
 bench-encoders: ## each encoder by itself, by Criterion
-	@cargo bench --manifest-path benches/encoders/Cargo.toml --target-dir target/bench-encoders
+	@cargo bench -p encoders --target-dir target/bench-encoders
 
 bench-instructions: ## machine instructions of a row or of a file, by valgrind (FORM=wrapped, plain, rows or files)
 	@scripts/instructions.sh $(FORM)

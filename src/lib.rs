@@ -1,9 +1,21 @@
 //! `s3_export`: a PostgreSQL extension that exports a SELECT to Amazon S3.
 //!
 //! ```text
-//! api ──► export ──┬─► integration   may this role write there, and with which credentials
-//!                  ├─► query ──► receiver ──► encode ──► chunk ──► upload
-//!                  └─► transaction ──► manifest
+//! sql_functions ──► export ──┬─► integration   may this role write there, and with which credentials
+//!                            ├─► query ──► receiver ──► encode ──► sink ──► core: files ──► upload
+//!                            └─► transaction ──► core: manifest
+//! ```
+//!
+//! What needs no Postgres is the crate `s3_export_core`. Each room imports only rooms that stand below it here:
+//!
+//! ```text
+//! sql_functions
+//! admin · job
+//! export
+//! query
+//! transaction · integration · progress
+//! settings · encode
+//! pg
 //! ```
 //!
 //! ARCHITECTURE.md draws the path of a row, and of a failure.
@@ -37,7 +49,7 @@ mod pg_tests;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
-    transaction::register_callbacks();
+    transaction::register_callbacks(job::queue::before_commit);
 }
 
 /// What the in-server tests need to know of their server.

@@ -5,38 +5,41 @@
 //! gives rows back to a renamed role, which no policy lets their owner see.
 
 use pgrx::pg_sys;
-use s3_export_core::error::Result;
+use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::seal::Sealed;
+use s3_export_core::integration::settings::{COLUMNS, CredentialSource, Settings};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 
-/// A row of `s3_export.integrations`, as JSON with a member a column, as far as members may see them; and whether a superuser
-/// owns it.
-pub fn visible_integration(name: &str) -> Result<Option<Value>> {
-    read(
-        "SELECT convert_to(jsonb_build_object('integration_id', i.integration_id, 'name', i.name, 'enabled', i.enabled,
-             'credential_source', i.credential_source, 'aws_profile', i.aws_profile, 'aws_role', i.aws_role,
-             'sts_endpoint', i.sts_endpoint, 'region', i.region, 'endpoint', i.endpoint, 'path_style', i.path_style,
-             'allowed_locations', i.allowed_locations, 'expected_bucket_owner', i.expected_bucket_owner, 'sse', i.sse,
-             'kms_key_id', i.kms_key_id, 'storage_class', i.storage_class, 'object_acl', i.object_acl, 'checksum', i.checksum,
-             'superuser_owns', EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)
-             )::text, 'UTF8')
-         FROM s3_export.integrations AS i
+/// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
+pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
+    const SUPERUSER_OWNS: &str =
+        "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
+    let member = |column: &&str| match *column {
+        "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
+        column => format!("'{column}', i.{column}"),
+    };
+    let members: Vec<String> = COLUMNS.iter().map(member).collect();
+    let statement = format!(
+        "SELECT convert_to(jsonb_build_object({})::text, 'UTF8') FROM s3_export.integrations AS i
          WHERE i.name = ($argument ->> 'name')",
-        &json!({ "name": name }),
-    )
+        members.join(", ")
+    );
+    read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
 }
 
-/// The external id of an integration that the caller owns.
-pub fn external_id(name: &str) -> Result<Option<Value>> {
-    read(
+/// The external id of an integration that the caller owns. The inner `None`: the integration has none.
+pub fn external_id(name: &str) -> Result<Option<Option<String>>> {
+    let row = read(
         "SELECT convert_to(jsonb_build_object('aws_external_id', i.aws_external_id)::text, 'UTF8')
          FROM s3_export.owned_identifiers AS i WHERE i.name = ($argument ->> 'name')",
         &json!({ "name": name }),
-    )
+    )?;
+    Ok(row.map(|row| text(&row, "aws_external_id")))
 }
 
 /// What members do not see of an integration.
@@ -149,8 +152,8 @@ pub fn role_exists(name: &str) -> Result<bool> {
 
 /// Sets the public half of the credentials, where the integration has keys of its own. Returns the row's id, source of credentials and
 /// endpoints; `None` when the caller may not change the integration.
-pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value>> {
-    write(
+pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<PlaceRow>> {
+    let row = write(
         Table::Integrations,
         "UPDATE s3_export.integrations AS i
          SET access_key_id = CASE WHEN i.credential_source = 'keys' THEN ($argument ->> 'access_key_id') END
@@ -158,7 +161,19 @@ pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Value
          RETURNING convert_to(jsonb_build_object('integration_id', i.integration_id, 'credential_source', i.credential_source,
                                                  'endpoint', i.endpoint, 'sts_endpoint', i.sts_endpoint)::text, 'UTF8')",
         &json!({ "name": name, "access_key_id": access_key_id }),
-    )
+    )?;
+    let unexpected = |error| Error::new(Code::Internal, "an integration has unexpected columns").detail(format!("{error}."));
+    row.map(|row| serde_json::from_value(row).map_err(unexpected)).transpose()
+}
+
+/// What says where the credentials of an integration belong.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlaceRow {
+    pub integration_id: Uuid,
+    pub credential_source: CredentialSource,
+    pub endpoint: Option<String>,
+    pub sts_endpoint: Option<String>,
 }
 
 /// Writes the new name of the owner of rows whose owner was renamed, where `caller` has the owner's privileges and no role has the

@@ -8,8 +8,8 @@ use s3_export_core::error::unknown_key;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::check;
 use s3_export_core::integration::policy::Purpose;
-use s3_export_core::integration::seal::{Credentials, seal};
-use s3_export_core::integration::settings::Row;
+use s3_export_core::integration::seal::{Credentials, Place, seal};
+use s3_export_core::integration::settings::Settings;
 use s3_export_core::naming::uri::Allowed;
 use s3_export_core::request::{json_object, required};
 use s3_export_core::s3::credentials::check_signing;
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::integration::catalog;
-use crate::integration::credentials::{key_ring, place};
+use crate::integration::credentials::key_ring;
 use crate::pg::{is_superuser, refuse_if_read_only};
 
 /// Columns that `options` may set.
@@ -33,6 +33,9 @@ const OPTIONS: [&str; 9] = [
     "storage_class",
     "sts_endpoint",
 ];
+
+/// Columns of an integration that say nothing about requests to its store.
+const OTHER_COLUMNS: [&str; 4] = ["access_key_id", "aws_external_id", "name", "usage_role"];
 
 /// The arguments of `s3_export.create_integration`: `None` is NULL.
 #[derive(Debug, Default)]
@@ -96,17 +99,19 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
         "usage_role": new.usage_role,
     })));
     check::columns(&columns)?;
-    let columns = Value::Object(columns);
-    let row = Row::new(columns.clone());
+    let mut settings = columns.clone();
+    settings.retain(|column, _| !OTHER_COLUMNS.contains(&column.as_str()));
+    let integration = Settings::from_given(&settings)?;
     if new.aws_role.is_some() {
-        row.grant()?.session_policy(Purpose::Export)?;
+        integration.grant()?.session_policy(Purpose::Export)?;
     }
-    let place = place(&row)?;
+    let place =
+        Place { integration_id, endpoint: integration.endpoint.as_deref(), sts_endpoint: integration.sts_endpoint.as_deref() };
     let sealed = match &keys {
         Some((_, credentials)) => Some(seal(credentials, place, &key_ring()?)?),
         None => None,
     };
-    if !catalog::insert_integration(&columns)? {
+    if !catalog::insert_integration(&Value::Object(columns))? {
         return Err(Error::new(Code::Duplicate, format!("integration \"{name}\" already exists")));
     }
     if let Some(sealed) = sealed {

@@ -7,7 +7,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::file;
 use s3_export_core::integration::keyring::KeyRing;
 use s3_export_core::integration::seal::{Credentials, Place, open as unseal, seal};
-use s3_export_core::integration::settings::Row;
+use s3_export_core::integration::settings::{CredentialSource, Settings};
 use s3_export_core::request::required;
 use s3_export_core::s3::credentials::{Base, check_signing};
 use s3_export_core::secret::Secret;
@@ -18,16 +18,18 @@ use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_r
 use crate::settings;
 
 /// What signs for an integration that the caller was found to see, and the external id of its role.
-pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
-    let place = place(row)?;
+pub fn open(name: &str, integration: &Settings) -> Result<(Base, Option<String>)> {
     let missing = || {
         Error::new(Code::NotReady, format!("integration \"{name}\" has no credentials"))
             .hint("Store them with s3_export.set_credentials; a restored database has lost them.")
     };
-    let hidden = catalog::hidden_half(place.integration_id)?.ok_or_else(missing)?;
-    if row.text("credential_source") != Some("keys") {
-        return Ok((of_the_server(row)?, hidden.aws_external_id));
+    let integration_id = integration.integration_id.ok_or_else(missing)?;
+    let hidden = catalog::hidden_half(integration_id)?.ok_or_else(missing)?;
+    if integration.credential_source != CredentialSource::Keys {
+        return Ok((of_the_server(integration)?, hidden.aws_external_id));
     }
+    let place =
+        Place { integration_id, endpoint: integration.endpoint.as_deref(), sts_endpoint: integration.sts_endpoint.as_deref() };
     let (Some(access_key_id), Some(sealed)) = (hidden.access_key_id, hidden.sealed) else { return Err(missing()) };
     // A standby or a restored cluster may lack the ring: which key is it to be given?
     let ring =
@@ -43,16 +45,11 @@ pub fn open(name: &str, row: &Row) -> Result<(Base, Option<String>)> {
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
 }
 
-/// Where the row's secret belongs.
-pub fn place(row: &Row) -> Result<Place<'_>> {
-    Ok(Place { integration_id: row.id()?, endpoint: row.text("endpoint"), sts_endpoint: row.text("sts_endpoint") })
-}
-
-/// The server's own identity that the row names.
-pub fn of_the_server(row: &Row) -> Result<Base> {
-    match (row.text("credential_source"), row.text("aws_profile")) {
-        (Some("ambient"), _) => Ok(Base::Ambient),
-        (Some("profile"), Some(profile)) => Ok(Base::Profile(profile.to_owned())),
+/// The server's own identity that the integration names. Errors: XX000 for an integration with keys, or a profile without a name.
+pub fn of_the_server(integration: &Settings) -> Result<Base> {
+    match (integration.credential_source, &integration.aws_profile) {
+        (CredentialSource::Ambient, _) => Ok(Base::Ambient),
+        (CredentialSource::Profile, Some(profile)) => Ok(Base::Profile(profile.clone())),
         _ => Err(Error::new(Code::Internal, "an integration has an unknown source of credentials")),
     }
 }
@@ -90,13 +87,17 @@ fn store(name: &str, access_key_id: &str, credentials: &Credentials) -> Result<(
     let session_token = credentials.session_token.as_ref().map(Secret::expose);
     check_signing(access_key_id, credentials.secret_access_key.expose(), session_token)?;
     let ring = key_ring()?;
-    let row = Row::new(catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?);
-    if row.text("credential_source") != Some("keys") {
+    let row = catalog::update_access_key(name, access_key_id)?.ok_or_else(|| unknown(name))?;
+    if row.credential_source != CredentialSource::Keys {
         return Err(Error::new(Code::InvalidParameter, format!("integration \"{name}\" takes no keys"))
             .detail("Its credential_source is \"ambient\" or \"profile\": the server's own identity signs its requests.")
             .hint("To use keys, drop the integration and create it with an access_key_id."));
     }
-    let place = place(&row)?;
+    let place = Place {
+        integration_id: row.integration_id,
+        endpoint: row.endpoint.as_deref(),
+        sts_endpoint: row.sts_endpoint.as_deref(),
+    };
     catalog::store_credentials(place.integration_id, &seal(credentials, place, &ring)?)
 }
 

@@ -6,9 +6,9 @@
 
 use s3_export_core::error::unknown_key;
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::integration::settings::Row;
+use s3_export_core::integration::settings::Settings;
 use s3_export_core::naming::uri::{Allowed, Location};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::settings;
 
@@ -31,18 +31,18 @@ const MEMBERS: [&str; 13] = [
 
 /// The entry that lets the role write there, as an integration. Errors: 42501 when none does, F0000 when the setting is
 /// malformed.
-pub fn allowed(aws_role: &str, location: &Location) -> Result<Row> {
+pub fn allowed(aws_role: &str, location: &Location) -> Result<Settings> {
     entry(settings::inline_roles().as_deref(), aws_role, location)
 }
 
-fn entry(setting: Option<&str>, aws_role: &str, location: &Location) -> Result<Row> {
+fn entry(setting: Option<&str>, aws_role: &str, location: &Location) -> Result<Settings> {
     let entries = match setting {
         Some(text) => parse(text)?,
         None => Vec::new(),
     };
-    let matching = entries.into_iter().map(Row::new).find(|row| {
+    let matching = entries.into_iter().find(|entry| {
         let allows = |allowed: Vec<Allowed>| allowed.iter().any(|allowed| allowed.allows(location));
-        row.text("aws_role") == Some(aws_role) && row.allowed().is_ok_and(allows)
+        entry.aws_role.as_deref() == Some(aws_role) && entry.allowed().is_ok_and(allows)
     });
     matching.ok_or_else(|| {
         Error::new(Code::Privilege, format!("role {aws_role} may not be named inline for {location}"))
@@ -50,14 +50,14 @@ fn entry(setting: Option<&str>, aws_role: &str, location: &Location) -> Result<R
     })
 }
 
-fn parse(text: &str) -> Result<Vec<Value>> {
+fn parse(text: &str) -> Result<Vec<Settings>> {
     let Ok(Value::Array(entries)) = serde_json::from_str(text) else { return Err(malformed("It is no JSON array.")) };
     entries.into_iter().map(integration).collect()
 }
 
 /// An entry with what every integration has.
-fn integration(entry: Value) -> Result<Value> {
-    let Value::Object(members) = entry else { return Err(malformed("An entry is no JSON object.")) };
+fn integration(entry: Value) -> Result<Settings> {
+    let Value::Object(mut members) = entry else { return Err(malformed("An entry is no JSON object.")) };
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
         return Err(malformed(&format!("{}.", unknown_key("member", unknown, &MEMBERS).summary())));
     }
@@ -72,12 +72,9 @@ fn integration(entry: Value) -> Result<Value> {
         return Err(malformed("The allowed_locations of an entry are no array of s3:// locations."));
     }
     let source = if members.contains_key("aws_profile") { "profile" } else { "ambient" };
-    let mut row: Map<String, Value> = Map::new();
-    row.insert("checksum".to_owned(), json!("crc32"));
-    row.extend(members);
-    row.insert("credential_source".to_owned(), json!(source));
-    row.insert("superuser_owns".to_owned(), json!(true));
-    Ok(Value::Object(row))
+    members.insert("credential_source".to_owned(), json!(source));
+    members.insert("superuser_owns".to_owned(), json!(true));
+    Settings::from_given(&members).map_err(|error| malformed(&format!("{}.", error.message())))
 }
 
 fn malformed(why: &str) -> Error {
@@ -126,6 +123,9 @@ mod tests {
             r#"[{"allowed_locations": ["s3://bucket"]}]"#,
             r#"[{"aws_role": "r", "allowed_locations": []}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["x"]}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "region": 1}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "path_style": "yes"}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "checksum": "md5"}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "owner": "me"}]"#,
         ] {
             assert_eq!(code(setting, "r", "s3://bucket"), Some(Code::Configuration), "{setting}");

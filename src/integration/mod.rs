@@ -1,7 +1,7 @@
 //! Integrations: named, administrator-made permissions to write to S3.
 //!
-//! [`authorize`] reads the row as the caller, so that GRANTs and row-level security hold by themselves, and opens the
-//! sealed secret only after that, with the least code. What changes a row ([`create`], [`set_credentials`]) writes it as the
+//! [`authorize`] reads the integration as the caller, so that GRANTs and integration-level security hold by themselves, and opens the
+//! sealed secret only after that, with the least code. What changes a integration ([`create`], [`set_credentials`]) writes it as the
 //! caller too.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
-use s3_export_core::integration::settings::Row;
+use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
 use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
@@ -30,21 +30,21 @@ use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_re
 pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Connection> {
     match permission {
         Permission::Integration(name) => {
-            let row = visible(name)?;
-            if !row.boolean("enabled") {
+            let integration = visible(name)?;
+            if !integration.enabled {
                 return Err(Error::new(Code::NotReady, format!("integration \"{name}\" is disabled")));
             }
             let what = format!("integration \"{name}\"");
-            row.check_owner(&what)?;
-            row.check_location(&what, location)?;
-            let (base, external_id) = credentials::open(name, &row)?;
-            connection(&row, &what, base, external_id, purpose)
+            integration.check_owner(&what)?;
+            integration.check_location(&what, location)?;
+            let (base, external_id) = credentials::open(name, &integration)?;
+            connection(&integration, &what, base, external_id, purpose)
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
-            let row = inline::allowed(aws_role, location)?;
-            let base = credentials::of_the_server(&row)?;
-            connection(&row, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose)
+            let integration = inline::allowed(aws_role, location)?;
+            let base = credentials::of_the_server(&integration)?;
+            connection(&integration, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose)
         }
     }
 }
@@ -69,8 +69,8 @@ pub fn allowed_locations(name: &str) -> Result<Vec<Allowed>> {
 
 /// The least policy that the integration's identity, or its role, needs. Errors: 42704.
 pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
-    let row = visible(name)?;
-    let grant = row.grant()?;
+    let integration = visible(name)?;
+    let grant = integration.grant()?;
     if kind == Kind::Base && grant.role.is_none() {
         return Err(no_role(name));
     }
@@ -89,21 +89,21 @@ pub struct Trusted {
 
 /// Reads them. Errors: 42704 for who does not own it, 55000 for an integration without a role.
 pub fn trusted(name: &str) -> Result<Trusted> {
-    let external_id = Row::new(catalog::external_id(name)?.ok_or_else(|| unknown(name))?).owned("aws_external_id");
-    let row = visible(name)?;
+    let external_id = catalog::external_id(name)?.ok_or_else(|| unknown(name))?;
+    let integration = visible(name)?;
     let what = format!("integration \"{name}\"");
-    row.check_owner(&what)?;
-    if row.text("aws_role").is_none() {
+    integration.check_owner(&what)?;
+    if integration.aws_role.as_deref().is_none() {
         return Err(no_role(name));
     }
-    let (base, _) = credentials::open(name, &row)?;
-    let connection = connection(&row, &what, base, external_id.clone(), Purpose::Export)?;
+    let (base, _) = credentials::open(name, &integration)?;
+    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export)?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
 }
 
-/// Gives integrations back to a role that was renamed, whose privileges the current user has; gives how many. The row's OID is still
-/// the role's. Where another role has the old name by now, a superuser has to say whose the row is: after a restore with triggers
+/// Gives integrations back to a role that was renamed, whose privileges the current user has; gives how many. The integration's OID is still
+/// the role's. Where another role has the old name by now, a superuser has to say whose the integration is: after a restore with triggers
 /// switched off, the OID may be that of a stranger.
 pub fn reclaim() -> Result<u64> {
     refuse_if_read_only(c"s3_export.reclaim_integrations()");
@@ -115,25 +115,37 @@ fn no_role(name: &str) -> Error {
         .hint("Set its aws_role and aws_external_id, or see s3_export.iam_policy for what its own identity needs.")
 }
 
-fn connection(row: &Row, what: &str, base: Base, external_id: Option<String>, purpose: Purpose) -> Result<Connection> {
-    check::requests_can_carry(row, what)?;
-    let role = match row.text("aws_role") {
-        Some(arn) => Some(assumed_role(row, what, arn, external_id, purpose)?),
+fn connection(
+    integration: &Settings,
+    what: &str,
+    base: Base,
+    external_id: Option<String>,
+    purpose: Purpose,
+) -> Result<Connection> {
+    check::requests_can_carry(integration, what)?;
+    let role = match integration.aws_role.as_deref() {
+        Some(arn) => Some(assumed_role(integration, what, arn, external_id, purpose)?),
         None => None,
     };
     Ok(Connection {
-        region: row.region(),
-        endpoint: row.owned("endpoint"),
-        path_style: row.boolean("path_style"),
-        reach: row.reach("endpoint"),
+        region: integration.region(),
+        endpoint: integration.endpoint.clone(),
+        path_style: integration.path_style,
+        reach: integration.reach(integration.endpoint.as_deref()),
         identity: Arc::new(Identity { base, role }),
-        object: row.object_settings()?,
+        object: integration.object_settings(),
     })
 }
 
-fn assumed_role(row: &Row, what: &str, arn: &str, external_id: Option<String>, purpose: Purpose) -> Result<AssumedRole> {
-    let endpoint = row.owned("sts_endpoint");
-    if endpoint.is_none() && row.text("endpoint").is_some() {
+fn assumed_role(
+    integration: &Settings,
+    what: &str,
+    arn: &str,
+    external_id: Option<String>,
+    purpose: Purpose,
+) -> Result<AssumedRole> {
+    let endpoint = integration.sts_endpoint.clone();
+    if endpoint.is_none() && integration.endpoint.is_some() {
         // Amazon's STS cannot know a role of somebody else's, and is not told of it.
         return Err(Error::new(Code::NotReady, format!("{what} has an endpoint and a role, and no sts_endpoint"))
             .hint("Set sts_endpoint; many servers answer STS requests at the same address as S3's."));
@@ -142,16 +154,16 @@ fn assumed_role(row: &Row, what: &str, arn: &str, external_id: Option<String>, p
         arn: arn.to_owned(),
         external_id,
         session_name: session_name::session_name(&current_user_name()),
-        session_policy: row.grant()?.session_policy(purpose)?,
+        session_policy: integration.grant()?.session_policy(purpose)?,
         endpoint,
-        region: row.sts_region(),
-        reach: row.reach("sts_endpoint"),
+        region: integration.sts_region(),
+        reach: integration.reach(integration.sts_endpoint.as_deref()),
     })
 }
 
-/// The row, if the current user sees it.
-fn visible(name: &str) -> Result<Row> {
-    catalog::visible_integration(name)?.map(Row::new).ok_or_else(|| unknown(name))
+/// The integration, if the current user sees it.
+fn visible(name: &str) -> Result<Settings> {
+    catalog::visible_integration(name)?.ok_or_else(|| unknown(name))
 }
 
 /// One message for both, so that nobody learns of integrations that he may not use.

@@ -38,7 +38,6 @@ use s3_export_core::upload::{ExportUpload, Packing};
 use uuid::Uuid;
 
 use self::undo::undo;
-use crate::job::queue;
 use crate::pg::current_subtransaction;
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::{forget_transaction, guard};
@@ -110,6 +109,7 @@ struct Sealed {
 const OTHER_DESCRIPTORS: usize = 8;
 
 thread_local! {
+    static START_JOBS: Cell<Option<StartJobs>> = const { Cell::new(None) };
     static PENDING: RefCell<Pending> = RefCell::default();
     /// The subtransaction in which an export was begun that runs at this moment.
     static EXPORTING: Cell<Option<pg_sys::SubTransactionId>> = const { Cell::new(None) };
@@ -143,8 +143,12 @@ fn leave_export() {
     limit::forget();
 }
 
-/// Registers the callbacks. Called once, when the library is loaded.
-pub fn register_callbacks() {
+/// Starts workers for the jobs that the transaction has enqueued. Errors: what refuses the commit.
+pub type StartJobs = fn(&[Uuid]) -> Result<()>;
+
+/// Registers the callbacks. Called once, when the library is loaded. `start_jobs` runs before the commit.
+pub fn register_callbacks(start_jobs: StartJobs) {
+    START_JOBS.set(Some(start_jobs));
     // SAFETY: both functions live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
@@ -299,8 +303,8 @@ fn quietly(work: impl FnOnce() -> Vec<Report>) {
 /// nothing end by themselves: they wait for this transaction, and find no job when it has aborted.
 fn before_commit() -> Result<()> {
     let jobs: Vec<Uuid> = PENDING.with_borrow(|pending| pending.jobs.iter().map(|job| job.export_id).collect());
-    if !jobs.is_empty() {
-        queue::before_commit(&jobs)?;
+    if let (false, Some(start_jobs)) = (jobs.is_empty(), START_JOBS.get()) {
+        start_jobs(&jobs)?;
     }
     if has_exports() {
         refuse_if_doomed();

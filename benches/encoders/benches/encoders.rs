@@ -1,10 +1,10 @@
 //! Each encoder by itself, a thousand values a measurement, into a buffer that has grown already.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use encoders::encode::block::Append;
-use encoders::encode::interval::{Interval, write_iso8601};
-use encoders::encode::json::JsonBuffer;
-use encoders::encode::{datetime, inet, jsonb, number, numeric};
+use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
+use s3_export_core::text::interval::{Interval, write_iso8601};
+use s3_export_core::text::{datetime, inet, jsonb, number, numeric};
 use std::hint::black_box;
 
 const VALUES: u64 = 1000;
@@ -47,7 +47,7 @@ fn encoders(criterion: &mut Criterion) {
     each(criterion, "time", |out, value| datetime::write_time(out, value.cast_signed() * 86_400_001));
     each(criterion, "timestamp", |out, value| datetime::write_timestamp(out, value.cast_signed() * 123_456_789_123, b'T'));
     each(criterion, "interval", |out, value| {
-        write_iso8601(out, &Interval { months: 1, days: 2, microseconds: value.cast_signed() * 1_000_001 });
+        write_iso8601(out, &Interval { months: 1, days: 2, microseconds: value.cast_signed() * 1_000_001 }, true);
     });
     each(criterion, "inet", |out, value| {
         inet::write_ipv4(out, &[2, 32, 10, 0, (value >> 8) as u8, value as u8]);

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Error, Result};
-use crate::integration::settings::Row;
+use crate::integration::settings::Settings;
 use crate::s3::checksum::Algorithm;
 
 /// Longest name of an integration, in characters.
@@ -18,10 +18,6 @@ const EXTERNAL_ID: std::ops::RangeInclusive<usize> = 2..=1224;
 const MAX_ARN: usize = 2048;
 /// Longest name of a region, a storage class or an ACL, in characters.
 const MAX_WORD: usize = 64;
-
-/// Columns that are sent as they are.
-const SENT: [&str; 8] =
-    ["region", "endpoint", "sts_endpoint", "expected_bucket_owner", "sse", "kms_key_id", "storage_class", "object_acl"];
 
 /// Errors: 22023 for a value that its column does not take. `columns`: of a new integration.
 pub fn columns(columns: &Map<String, Value>) -> Result<()> {
@@ -81,16 +77,18 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// Errors: 22023 for a row with a value that no request can carry: a setting has no constraints.
-pub fn requests_can_carry(row: &Row, what: &str) -> Result<()> {
-    for column in SENT {
-        if row.text(column).is_some_and(|value| !is_sent(value)) {
+/// Errors: 22023 for an integration with a value that no request can carry: s3_export.inline_roles has no constraints.
+pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
+    for (column, value) in settings.sent() {
+        if value.is_some_and(|value| !is_sent(value)) {
             return Err(Error::new(Code::InvalidParameter, format!("{what} has a {column} that no request can carry"))
                 .detail("It holds a control character, or one that is not ASCII, or nothing."));
         }
     }
-    for (column, may_have_path) in [("endpoint", true), ("sts_endpoint", false)] {
-        if let Some(url) = row.text(column) {
+    for (column, url, may_have_path) in
+        [("endpoint", &settings.endpoint, true), ("sts_endpoint", &settings.sts_endpoint, false)]
+    {
+        if let Some(url) = url {
             url_of_a_server(url, may_have_path)
                 .map_err(|why| invalid(column, url).detail(format!("It is that of {what}. {why}")).hint(ENDPOINT_HINT))?;
         }
@@ -196,6 +194,7 @@ fn url_of_a_server(url: &str, may_have_path: bool) -> std::result::Result<(), &'
 
 #[cfg(test)]
 mod tests {
+    use crate::integration::settings::tests::settings;
     use serde_json::json;
 
     use super::*;
@@ -283,9 +282,9 @@ mod tests {
 
     #[test]
     fn a_row_that_no_request_can_carry_is_refused_wherever_it_came_from() {
-        let row = |members: Value| requests_can_carry(&Row::new(members), "role x").map_err(|error| error.code());
+        let row = |members: Value| requests_can_carry(&settings(members), "role x").map_err(|error| error.code());
         assert_eq!(row(json!({ "region": "eu-1", "endpoint": "https://x/y", "kms_key_id": "k" })), Ok(()));
-        for column in SENT {
+        for (column, _) in settings(json!({})).sent() {
             for value in ["a\n", "", "a\u{7f}", "é"] {
                 assert_eq!(row(json!({ column: value })), Err(Code::InvalidParameter), "{column} {value:?}");
             }

@@ -1,7 +1,10 @@
-//! One integration, as the catalog or a setting gives it: a JSON object with a member a column.
+//! The settings of one integration, as the catalog or `s3_export.inline_roles` gives them.
+//!
+//! A column that is missing, unknown or of another type is an error, so that a misspelt name can never be read as a permission.
 #![forbid(unsafe_code)]
 
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::{Code, Error, Result};
@@ -16,40 +19,121 @@ use crate::s3::network::Reach;
 /// The region requests to other servers than Amazon's are signed for, where the integration names none.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Columns of an integration.
-pub struct Row(Value);
+/// The columns of an integration that members may see, and whether a superuser owns it: the members of [`Settings`].
+pub const COLUMNS: [&str; 17] = [
+    "integration_id",
+    "enabled",
+    "credential_source",
+    "aws_profile",
+    "aws_role",
+    "sts_endpoint",
+    "region",
+    "endpoint",
+    "path_style",
+    "allowed_locations",
+    "expected_bucket_owner",
+    "sse",
+    "kms_key_id",
+    "storage_class",
+    "object_acl",
+    "checksum",
+    "superuser_owns",
+];
 
-impl Row {
-    pub fn new(value: Value) -> Self {
-        Row(value)
+/// Whose credentials sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialSource {
+    /// Keys that are sealed in the catalog.
+    Keys,
+    /// The server's own identity.
+    Ambient,
+    /// A profile of the server's AWS configuration.
+    Profile,
+}
+
+/// One integration. Each member is the column of its name; the README describes them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Settings {
+    /// `None`: a role that the caller names.
+    #[serde(deserialize_with = "present")]
+    pub integration_id: Option<Uuid>,
+    pub enabled: bool,
+    pub credential_source: CredentialSource,
+    #[serde(deserialize_with = "present")]
+    pub aws_profile: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub aws_role: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub sts_endpoint: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub region: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub endpoint: Option<String>,
+    pub path_style: bool,
+    pub allowed_locations: Vec<String>,
+    #[serde(deserialize_with = "present")]
+    pub expected_bucket_owner: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub sse: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub kms_key_id: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub storage_class: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub object_acl: Option<String>,
+    pub checksum: Algorithm,
+    pub superuser_owns: bool,
+}
+
+/// A value that may be null and may not be missing.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+impl Settings {
+    /// The settings of a whole row. Errors: XX000 for a row that has other columns, or other types of values.
+    pub fn from_row(row: Value) -> Result<Self> {
+        serde_json::from_value(row)
+            .map_err(|error| Error::new(Code::Internal, "an integration has unexpected columns").detail(format!("{error}.")))
     }
 
-    pub fn text(&self, column: &str) -> Option<&str> {
-        self.0.get(column).and_then(Value::as_str)
+    /// The settings of an integration with these columns; the columns that are not given have their defaults. Errors: 22023 for a
+    /// column that is unknown, or has a value of another type.
+    pub fn from_given(given: &Map<String, Value>) -> Result<Self> {
+        let mut row: Map<String, Value> = COLUMNS.iter().map(|&column| (column.to_owned(), Value::Null)).collect();
+        let defaults = [
+            ("enabled", true.into()),
+            ("path_style", false.into()),
+            ("checksum", "crc32".into()),
+            ("superuser_owns", false.into()),
+        ];
+        let defaults = defaults.map(|(column, value): (&str, Value)| (column.to_owned(), value));
+        let given = given.iter().filter(|(_, value)| !value.is_null()).map(|(column, value)| (column.clone(), value.clone()));
+        row.extend(defaults.into_iter().chain(given));
+        serde_json::from_value(Value::Object(row)).map_err(|error| Error::new(Code::InvalidParameter, error.to_string()))
     }
 
-    pub fn owned(&self, column: &str) -> Option<String> {
-        self.text(column).map(str::to_owned)
-    }
-
-    pub fn boolean(&self, column: &str) -> bool {
-        self.0.get(column).and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    pub fn id(&self) -> Result<Uuid> {
-        let id = self.text("integration_id").and_then(|text| Uuid::parse_str(text).ok());
-        id.ok_or_else(|| Error::new(Code::Internal, "an integration has no id"))
-    }
-
-    /// `allowed_locations`, as they are written.
-    fn entries(&self) -> impl Iterator<Item = &str> {
-        let entries = self.0.get("allowed_locations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        entries.iter().filter_map(Value::as_str)
+    /// The columns that requests carry, with their names.
+    pub fn sent(&self) -> [(&'static str, Option<&str>); 8] {
+        [
+            ("region", &self.region),
+            ("sse", &self.sse),
+            ("kms_key_id", &self.kms_key_id),
+            ("expected_bucket_owner", &self.expected_bucket_owner),
+            ("storage_class", &self.storage_class),
+            ("object_acl", &self.object_acl),
+            ("endpoint", &self.endpoint),
+            ("sts_endpoint", &self.sts_endpoint),
+        ]
+        .map(|(column, value)| (column, value.as_deref()))
     }
 
     /// `allowed_locations`. Errors: 22023.
     pub fn allowed(&self) -> Result<Vec<Allowed>> {
-        self.entries().map(Allowed::parse).collect()
+        self.allowed_locations.iter().map(|entry| Allowed::parse(entry)).collect()
     }
 
     /// Errors: 42501 when it lies in no allowed location; `what` is the integration, for the message.
@@ -57,21 +141,20 @@ impl Row {
         if self.allowed()?.iter().any(|allowed| allowed.allows(location)) {
             return Ok(());
         }
-        let allowed: Vec<&str> = self.entries().collect();
         Err(Error::new(Code::Privilege, format!("{what} does not allow {location}"))
-            .detail(format!("It allows: {}.", allowed.join(", "))))
+            .detail(format!("It allows: {}.", self.allowed_locations.join(", "))))
     }
 
     /// Errors: 42501 for what only a superuser may give, in a row that none owns: the table's policies let no
     /// administrator write such a row, and whoever got past them gains nothing.
     pub fn check_owner(&self, what: &str) -> Result<()> {
-        if self.boolean("superuser_owns") {
+        if self.superuser_owns {
             return Ok(());
         }
-        let plain = |column| self.text(column).is_some_and(|url| !url.starts_with("https://"));
-        let why = if self.text("credential_source") != Some("keys") {
+        let plain = |url: &Option<String>| url.as_ref().is_some_and(|url| !url.starts_with("https://"));
+        let why = if self.credential_source != CredentialSource::Keys {
             "It uses the server's own credentials, which are a superuser's to give."
-        } else if plain("endpoint") || plain("sts_endpoint") {
+        } else if plain(&self.endpoint) || plain(&self.sts_endpoint) {
             "It has a plain-http endpoint, which is a superuser's to give."
         } else {
             return Ok(());
@@ -79,14 +162,15 @@ impl Row {
         Err(Error::new(Code::Privilege, format!("{what} must be owned by a superuser")).detail(why))
     }
 
-    /// How far requests to the endpoint in `column` may go. Amazon's own, where none is named, may well have private addresses.
-    pub fn reach(&self, column: &str) -> Reach {
-        if self.text(column).is_none() || self.boolean("superuser_owns") { Reach::Private } else { Reach::Public }
+    /// How far requests to `endpoint` may go, which is the integration's `endpoint` or `sts_endpoint`. Amazon's own, where none is named,
+    /// may well have private addresses.
+    pub fn reach(&self, endpoint: Option<&str>) -> Reach {
+        if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
     }
 
     /// The region, or where to begin to ask for it. Other servers than Amazon's are not asked.
     pub fn region(&self) -> BucketRegion {
-        match (self.text("region"), self.text("endpoint")) {
+        match (self.region.as_deref(), self.endpoint.as_deref()) {
             (Some(region), _) => BucketRegion::Known(region.to_owned()),
             (None, Some(_)) => BucketRegion::Known(DEFAULT_REGION.to_owned()),
             (None, None) => BucketRegion::AskedFrom(first_region(self.partition()).to_owned()),
@@ -95,12 +179,12 @@ impl Row {
 
     /// The region that STS requests are signed for, where it is not the bucket's.
     pub fn sts_region(&self) -> Option<String> {
-        self.text("sts_endpoint").and_then(sts_signing_region)
+        self.sts_endpoint.as_deref().and_then(sts_signing_region)
     }
 
     fn partition(&self) -> &str {
-        let of_role = self.text("aws_role").and_then(partition_of_arn);
-        of_role.unwrap_or_else(|| partition_of_region(self.text("region").unwrap_or(DEFAULT_REGION)))
+        let of_role = self.aws_role.as_deref().and_then(partition_of_arn);
+        of_role.unwrap_or_else(|| partition_of_region(self.region.as_deref().unwrap_or(DEFAULT_REGION)))
     }
 
     /// What its policies are made from. Errors: 22023 for a location that is none.
@@ -108,23 +192,81 @@ impl Row {
         Ok(Grant {
             partition: self.partition(),
             locations: self.allowed()?,
-            kms: self.text("sse").is_some_and(|sse| sse.starts_with("aws:kms")),
-            kms_key: self.text("kms_key_id"),
-            amazon: self.text("endpoint").is_none(),
-            role: self.text("aws_role"),
-            acl: self.text("object_acl").is_some(),
+            kms: self.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms")),
+            kms_key: self.kms_key_id.as_deref(),
+            amazon: self.endpoint.as_deref().is_none(),
+            role: self.aws_role.as_deref(),
+            acl: self.object_acl.as_deref().is_some(),
         })
     }
 
-    pub fn object_settings(&self) -> Result<ObjectSettings> {
-        let checksum = self.text("checksum").and_then(Algorithm::from_name);
-        Ok(ObjectSettings {
-            expected_bucket_owner: self.owned("expected_bucket_owner"),
-            sse: self.owned("sse"),
-            kms_key_id: self.owned("kms_key_id"),
-            storage_class: self.owned("storage_class"),
-            acl: self.owned("object_acl"),
-            checksum: checksum.ok_or_else(|| Error::new(Code::Internal, "an integration has an unknown checksum algorithm"))?,
-        })
+    /// What each object is written with.
+    pub fn object_settings(&self) -> ObjectSettings {
+        ObjectSettings {
+            expected_bucket_owner: self.expected_bucket_owner.clone(),
+            sse: self.sse.clone(),
+            kms_key_id: self.kms_key_id.clone(),
+            storage_class: self.storage_class.clone(),
+            acl: self.object_acl.clone(),
+            checksum: self.checksum,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// An integration with these columns.
+    pub fn settings(given: Value) -> Settings {
+        let Value::Object(mut columns) = given else { unreachable!("{given} is an object") };
+        columns.entry("credential_source").or_insert_with(|| json!("keys"));
+        columns.entry("allowed_locations").or_insert_with(|| json!(["s3://bucket"]));
+        Settings::from_given(&columns).unwrap()
+    }
+
+    fn whole_row() -> Map<String, Value> {
+        let mut row: Map<String, Value> = COLUMNS.iter().map(|&column| (column.to_owned(), Value::Null)).collect();
+        for (column, value) in [
+            ("enabled", json!(true)),
+            ("credential_source", json!("profile")),
+            ("path_style", json!(true)),
+            ("allowed_locations", json!(["s3://bucket"])),
+            ("checksum", json!("sha256")),
+            ("superuser_owns", json!(false)),
+        ] {
+            row.insert(column.to_owned(), value);
+        }
+        row
+    }
+
+    #[test]
+    fn each_column_is_needed_and_no_other_is_taken() {
+        let parse = |row: Map<String, Value>| Settings::from_row(Value::Object(row)).map_err(|error| error.code());
+        let whole = parse(whole_row()).unwrap();
+        assert_eq!(
+            (whole.credential_source, whole.checksum, whole.path_style),
+            (CredentialSource::Profile, Algorithm::Sha256, true)
+        );
+        for column in COLUMNS {
+            let mut row = whole_row();
+            row.remove(column);
+            assert_eq!(parse(row).err(), Some(Code::Internal), "without {column}");
+        }
+        for (column, value) in [
+            ("supperuser_owns", json!(true)),
+            ("superuser_owns", json!("true")),
+            ("superuser_owns", Value::Null),
+            ("allowed_locations", Value::Null),
+            ("allowed_locations", json!("s3://")),
+            ("checksum", json!("md5")),
+            ("credential_source", json!("Keys")),
+            ("endpoint", json!(1)),
+        ] {
+            let mut row = whole_row();
+            row.insert(column.to_owned(), value.clone());
+            assert_eq!(parse(row).err(), Some(Code::Internal), "{column} {value}");
+        }
     }
 }

@@ -4,9 +4,11 @@
 
 use base64_simd::STANDARD;
 use ring::digest;
+use serde::Deserialize;
 
 /// Which checksum S3 is asked to verify, and the manifest to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// CRC-32 (ISO 3309), the fastest that every S3 knows.
     Crc32,
