@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help all demo demo-stop test test-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop unit test test-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -12,6 +12,9 @@ demo: ## export a million rows to a local S3 server (KEEP=1: leave both servers 
 
 demo-stop: ## stop what `make demo KEEP=1` left running
 	@. scripts/common.sh && use_kind demo && scripts/servers.sh stop "$$RUN_DIR"
+
+unit: ## the tests that need no Postgres and no server, in seconds (TESTS=name: those that match)
+	@scripts/unit.sh $(TESTS)
 
 test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh

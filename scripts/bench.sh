@@ -11,7 +11,7 @@ use_kind bench
 
 say "Building s3_export (release) and installing it into $PG_COPY"
 cd "$ROOT"
-cargo pgrx install --release --no-default-features --features "pg$PG_MAJOR bench" -c "$PG_CONFIG"
+install_extension release "pg$PG_MAJOR bench"
 say "Building the sink, an S3 server that counts what it is sent and keeps none of it"
 cargo build --release --locked -p sink --target-dir target/bench-sink
 

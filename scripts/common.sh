@@ -87,9 +87,13 @@ pg$1 = \"$PGRX_PG_CONFIG_PATH\""
 	[ "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" = "$content" ] || printf '%s\n' "$content" >"$PGRX_HOME/config.toml"
 }
 
-need_cargo_pgrx() {
+need_compilers() {
 	command -v cargo >/dev/null || die "Rust is missing: install it with rustup first"
 	command -v cc >/dev/null || die "a C compiler is missing (Debian: build-essential)"
+}
+
+# For the tests that run inside Postgres alone.
+need_cargo_pgrx() {
 	if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX_VERSION" ]; then
 		say "Installing cargo-pgrx $PGRX_VERSION"
 		cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
@@ -139,6 +143,25 @@ private_dir() { install -d -m 700 ${PG_OS_USER:+-o "$PG_OS_USER"} "$1"; }
 private_file() {
 	install -m 600 ${PG_OS_USER:+-o "$PG_OS_USER"} /dev/null "$1"
 	cat >"$1"
+}
+
+# extension_version: the version that Cargo.toml has, which Postgres installs by default.
+extension_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1; }
+
+# install_extension PROFILE FEATURES [TREE]: builds the library, and installs it with its control file and its SQL into the Postgres of
+# PG_CONFIG; with TREE, below that folder instead. The SQL is written by hand, so that no tool has to make it.
+install_extension() {
+	local profile=$1 features=$2 tree=${3:-} built=${CARGO_TARGET_DIR:-$ROOT/target} libraries extension
+	libraries=$tree$("$PG_CONFIG" --pkglibdir) extension=$tree$("$PG_CONFIG" --sharedir)/extension
+	cargo build --lib -p s3_export --locked --profile "$profile" --no-default-features --features "$features"
+	# Cargo's folder of the profile dev has another name.
+	[ "$profile" != dev ] || profile=debug
+	mkdir -p "$libraries" "$extension"
+	# A new file each, as install(1) makes them: overwriting a library in place would crash sessions that run from it.
+	install -m 755 "$built/$profile/libs3_export.so" "$libraries/s3_export.so"
+	sed "s/@CARGO_VERSION@/$(extension_version)/" "$ROOT/s3_export.control" | install -m 644 /dev/stdin "$extension/s3_export.control"
+	install -m 644 "$ROOT/sql/catalog.sql" "$extension/s3_export--$(extension_version).sql"
+	install -m 644 -t "$extension" "$ROOT"/sql/s3_export--*.sql
 }
 
 # find_postgres PG_CONFIG: sets pg_config and major for a build against a Postgres that is there.

@@ -10,7 +10,7 @@ use_kind demo
 
 say "Building s3_export (release) and installing it into $PG_COPY"
 cd "$ROOT"
-cargo pgrx install --release --no-default-features --features "pg$PG_MAJOR" -c "$PG_CONFIG"
+install_extension release "pg$PG_MAJOR"
 
 stop() { "$scripts/servers.sh" stop "$RUN_DIR"; }
 finish() {

@@ -11,11 +11,11 @@ libraries=$("$pg_config" --pkglibdir)
 extension=$("$pg_config" --sharedir)/extension
 
 if command -v cargo >/dev/null || [ ! -e "$tree$libraries/s3_export.so" ]; then
-	need_cargo_pgrx
+	need_compilers
 	pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
 	write_pgrx_config "$major"
 	say "Building s3_export for $("$pg_config" --version)"
-	cargo pgrx package --no-default-features --features "pg$major" -c "$pg_config" --out-dir "$tree"
+	PG_CONFIG=$pg_config install_extension release "pg$major" "$tree"
 fi
 [ "${1:-}" != build ] || exit 0
 

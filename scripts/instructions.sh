@@ -10,7 +10,7 @@ form=${1:-wrapped}
 use_kind bench
 command -v valgrind >/dev/null || die "valgrind is missing"
 cd "$ROOT"
-cargo pgrx install --release --no-default-features --features "pg$PG_MAJOR bench" -c "$PG_CONFIG"
+install_extension release "pg$PG_MAJOR bench"
 
 bin=${PG_CONFIG%/pg_config}
 home=$(mktemp -d /tmp/s3_export.XXXXXX)

@@ -74,5 +74,5 @@ undecorated=$(grep -rlE '^ *unsafe extern "C(-unwind)?" \{' src | grep -vE "$UNG
 [ -z "$undecorated" ] || die "functions of Postgres declared without pgrx's guard:
 $undecorated"
 say "META.json"
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+version=$(extension_version)
 [ "$(grep -c "\"version\": \"$version\"" META.json)" = 2 ] || die "META.json has another version than Cargo.toml's $version"

@@ -12,7 +12,7 @@ for tool in dpkg-shlibdeps readelf objcopy strip python3; do
 	command -v "$tool" >/dev/null || die "$tool is missing (Debian: dpkg-dev, binutils, python3)"
 done
 find_postgres "${PG_CONFIG:-/usr/lib/postgresql/$DEBIAN_MAJOR/bin/pg_config}"
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1)
+version=$(extension_version)
 architecture=$(dpkg --print-architecture)
 name=postgresql-$major-s3-export
 out=$ROOT/target/package
@@ -21,13 +21,13 @@ library=$("$pg_config" --pkglibdir)/s3_export.so
 extension=$("$pg_config" --sharedir)/extension
 
 cd "$ROOT"
-need_cargo_pgrx
+need_compilers
 pgrx_env "$out/pgrx" "$pg_config"
 write_pgrx_config "$major"
 rm -rf "$work"
 mkdir -p "$work"
 say "Building s3_export $version for $("$pg_config" --version)"
-cargo pgrx package --profile packaged --no-default-features --features "pg$major" -c "$pg_config" --out-dir "$work/whole"
+PG_CONFIG=$pg_config install_extension packaged "pg$major" "$work/whole"
 
 say "Splitting debug symbols off"
 build_id=$(readelf -n "$work/whole$library" | sed -n 's/.*Build ID: //p')

@@ -120,9 +120,10 @@ fi
 need_packages "${packages[@]}"
 use_kind "$kind"
 [ "${RUN_DIR%/*}" = "$ROOT/target" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
-need_cargo_pgrx
+need_compilers
 need_seaweedfs
 if [ "$kind" = test ]; then
+	need_cargo_pgrx
 	need_python_packages aws-stand-ins "ministack and moto, the stand-ins for AWS"
 	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
 	need_old_readers

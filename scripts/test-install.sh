@@ -70,7 +70,7 @@ under_a_session
 
 if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then
 	env -u PG_CONFIG "$scripts/package.sh"
-	version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1)
+	version=$(extension_version)
 	name=postgresql-$PG_MAJOR-s3-export
 	package=$(echo "$ROOT/target/package/${name}_${version}"_*.deb)
 	symbols=$(echo "$ROOT/target/package/$name-dbgsym_${version}"_*.deb)

@@ -1,0 +1,145 @@
+//! The backend's side of an export, without a backend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use s3_export_core::error::Result;
+use s3_export_core::files::chunker::{Body, Piece, Totals};
+use s3_export_core::format::{FileType, Format, Wrapping};
+use s3_export_core::io::task::Task;
+use s3_export_core::io::thread::IoThread;
+use s3_export_core::manifest::Manifest;
+use s3_export_core::naming::keys::{Destination, Naming};
+use s3_export_core::naming::uri::Location;
+use s3_export_core::s3::checksum::Algorithm;
+use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
+use s3_export_core::s3::credentials::{Base, Identity};
+use s3_export_core::s3::network::{Network, Reach, Trust};
+use s3_export_core::s3::retry::Patience;
+use s3_export_core::s3::{Patiences, Throttle};
+use s3_export_core::secret::Secret;
+use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing, Remains};
+use uuid::Uuid;
+
+use super::store::MemoryStore;
+
+/// Documents of one piece.
+const DOCUMENTS: &[u8] = b"{}\n";
+
+pub struct Export {
+    io: IoThread,
+    upload: ExportUpload,
+    destination: Destination,
+}
+
+impl Export {
+    pub fn begin(store: &MemoryStore, patience: Patience) -> Self {
+        let io = IoThread::start().unwrap();
+        let network = Arc::new(Network::new(Trust::System));
+        let connection = connection(store.endpoint());
+        let opened = wait(&io, &io.spawn(async move { Store::open(&connection, "bucket", &network).await })).unwrap();
+        let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
+        let destination = destination();
+        let throttle = (4, Throttle::new(4));
+        let upload = ExportUpload::start(&io, opened, destination.clone(), packing, throttle, Patiences::all(patience));
+        Export { io, upload, destination }
+    }
+
+    fn wait_until(&self, ready: impl Fn() -> Result<bool>) -> Result<()> {
+        loop {
+            self.upload.wake().clear();
+            if ready()? {
+                return Ok(());
+            }
+            self.upload.wake().wait(Duration::from_secs(60));
+        }
+    }
+
+    /// Writes two files, each of that number of pieces; a file of several pieces is a multipart upload.
+    pub fn write_files(&self, pieces: u64) -> Result<()> {
+        for file in 1..=2 {
+            for piece in 1..=pieces {
+                let body = Body::Bytes(Bytes::from_static(DOCUMENTS));
+                let documents = (piece == pieces).then_some(pieces);
+                self.upload.send(Piece { file, body, room: DOCUMENTS.len(), documents })?;
+            }
+        }
+        self.upload.close();
+        self.wait_until(|| self.upload.is_stored())
+    }
+
+    /// Whether all files are stored. Errors: the first upload's.
+    pub fn outcome(&self) -> Result<bool> {
+        self.upload.is_stored()
+    }
+
+    /// Writes the manifest, as the commit does.
+    pub fn commit(&self) -> Result<()> {
+        let manifest = Manifest {
+            destination: self.destination.clone(),
+            files: self.upload.records()?,
+            totals: Totals::default(),
+            columns: Vec::new(),
+            algorithm: Algorithm::Crc32,
+            wrap_types: true,
+            query_sha256: String::new(),
+            query: None,
+        };
+        self.upload.write_manifest(&self.io, Arc::new(manifest));
+        self.wait_until(|| self.upload.is_manifest_written())
+    }
+
+    /// Takes everything back, as an abort does.
+    pub fn roll_back(&self, limit: Duration) -> Remains {
+        wait(&self.io, &self.upload.clean_up(&self.io, limit))
+    }
+
+    /// The keys of a committed export, and what its files hold.
+    pub fn expected(&self, pieces: u64) -> Vec<(String, Option<Vec<u8>>)> {
+        let body = DOCUMENTS.repeat(usize::try_from(pieces).unwrap());
+        let mut objects: Vec<_> = (1..=2).map(|file| (self.destination.file_key(file), Some(body.clone()))).collect();
+        objects.push((self.destination.manifest_key(), None));
+        objects.sort();
+        objects
+    }
+}
+
+fn wait<T>(io: &IoThread, task: &Task<T>) -> T {
+    loop {
+        io.wake().clear();
+        match task.take().unwrap() {
+            Some(value) => return value,
+            None => io.wake().wait(Duration::from_secs(60)),
+        }
+    }
+}
+
+fn destination() -> Destination {
+    let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
+    let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
+    Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
+}
+
+fn connection(endpoint: String) -> Connection {
+    let base = Base::Keys {
+        access_key_id: "AKID".to_owned(),
+        secret_access_key: Secret::new("secret".to_owned()),
+        session_token: None,
+    };
+    Connection {
+        region: BucketRegion::Known("us-east-1".to_owned()),
+        endpoint: Some(endpoint),
+        path_style: true,
+        reach: Reach::Private,
+        identity: Arc::new(Identity { base, role: None }),
+        object: ObjectSettings {
+            expected_bucket_owner: None,
+            sse: None,
+            kms_key_id: None,
+            storage_class: None,
+            acl: None,
+            checksum: Algorithm::Crc32,
+        },
+    }
+}

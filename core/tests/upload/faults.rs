@@ -1,0 +1,215 @@
+//! Every fault at every step, once and for ever.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use s3_export_core::error::Code;
+use s3_export_core::s3::retry::Patience;
+
+use super::export::Export;
+use super::store::{Action, MemoryStore, Step};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    SlowDown,
+    InternalError,
+    Aborted,
+    /// No attempt changes this answer.
+    Denied,
+    /// The answer ends within its status line.
+    CutEarly,
+    /// The answer ends within its headers.
+    CutLate,
+    Break,
+    LoseAnswer,
+    Hang,
+    /// S3 may answer so where the answer takes long.
+    ErrorWithin200,
+    Delay,
+}
+
+const FAULTS: [Fault; 11] = [
+    Fault::SlowDown,
+    Fault::InternalError,
+    Fault::Aborted,
+    Fault::Denied,
+    Fault::CutEarly,
+    Fault::CutLate,
+    Fault::Break,
+    Fault::LoseAnswer,
+    Fault::Hang,
+    Fault::ErrorWithin200,
+    Fault::Delay,
+];
+
+impl Fault {
+    fn action(self) -> Action {
+        match self {
+            Fault::SlowDown => Action::Refuse("503 Slow Down", "SlowDown"),
+            Fault::InternalError => Action::Refuse("500 Internal Server Error", "InternalError"),
+            Fault::Aborted => Action::Refuse("409 Conflict", "OperationAborted"),
+            Fault::Denied => Action::Refuse("403 Forbidden", "AccessDenied"),
+            Fault::CutEarly => Action::Cut(7),
+            Fault::CutLate => Action::Cut(22),
+            Fault::Break => Action::Break,
+            Fault::LoseAnswer => Action::LoseAnswer,
+            Fault::Hang => Action::Hang,
+            Fault::ErrorWithin200 => Action::Refuse("200 OK", "InternalError"),
+            Fault::Delay => Action::DoLate(Duration::from_millis(20)),
+        }
+    }
+
+    /// Whether S3 may do this at the step.
+    fn may_happen_at(self, step: Step) -> bool {
+        self != Fault::ErrorWithin200 || matches!(step, Step::Create | Step::Complete)
+    }
+
+    /// Whether the step ends well where the fault happens that number of times.
+    fn is_survived(self, times: u32) -> bool {
+        self == Fault::Delay || (times == 1 && self != Fault::Denied)
+    }
+
+    /// A fault that lasts uses up all the time that there is, and one that hangs the time of an attempt. What goes well has time for a
+    /// slow machine.
+    fn patience(self, times: u32) -> Patience {
+        let total = if self.is_survived(times) && self != Fault::Hang { GENEROUS } else { Duration::from_secs(2) };
+        Patience { attempts: 3, total }
+    }
+}
+
+/// Time for what goes well, on a slow machine too.
+const GENEROUS: Duration = Duration::from_secs(60);
+
+/// A store in which the fault happens to the first `times` requests of the step.
+fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
+    let met = AtomicU32::new(0);
+    MemoryStore::start(
+        move |asked| {
+            if asked == step && met.fetch_add(1, Ordering::Relaxed) < times { fault.action() } else { Action::Do }
+        },
+    )
+}
+
+/// Runs `case` with each fault, once and for ever, all at the same time.
+fn cross(step: Step, case: fn(Step, Fault, u32)) {
+    thread::scope(|scope| {
+        for fault in FAULTS.into_iter().filter(|fault| fault.may_happen_at(step)) {
+            for times in [1, u32::MAX] {
+                scope.spawn(move || case(step, fault, times));
+            }
+        }
+    });
+}
+
+/// An export to a store with a fault: all of it is there afterwards, or nothing of it.
+fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
+    let what = format!("{step:?}, {fault:?}, {times} times");
+    let store = faulty(step, fault, times);
+    let export = Export::begin(&store, fault.patience(times));
+    let pieces = if matches!(step, Step::Put | Step::Manifest) { 1 } else { 3 };
+    let outcome = export.write_files(pieces).and_then(|()| export.commit());
+    assert!(store.content().requests.contains(&step), "{what}: the step was not met");
+    if fault.is_survived(times) {
+        outcome.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let content = store.content();
+        let expected = export.expected(pieces);
+        let keys: Vec<&String> = expected.iter().map(|(key, _)| key).collect();
+        assert_eq!(content.objects.keys().collect::<Vec<_>>(), keys, "{what}");
+        for (key, body) in &expected {
+            assert!(body.as_ref().is_none_or(|body| *body == content.objects[key]), "{what}: {key} holds something else");
+        }
+        assert!(content.uploads.is_empty(), "{what}: {:?}", content.uploads);
+    } else {
+        let error = outcome.expect_err(&what);
+        assert!([Code::Connection, Code::Privilege, Code::Io, Code::Timeout].contains(&error.code()), "{what}: {error:?}");
+        // Who asks again is told the same.
+        if step != Step::Manifest {
+            assert_eq!(export.outcome(), Err(error), "{what}");
+        }
+        let remains = export.roll_back(GENEROUS);
+        let content = store.content();
+        assert!(
+            content.objects.is_empty() && content.uploads.is_empty(),
+            "{what}: {:?} {:?} {remains:?}",
+            content.objects,
+            content.uploads
+        );
+        assert!(remains.count <= 3, "{what}: {remains:?}");
+    }
+}
+
+/// A rollback at a store with a fault: nothing is left, or what is left is named.
+fn is_taken_back_or_named(step: Step, fault: Fault, times: u32) {
+    let what = format!("{step:?}, {fault:?}, {times} times");
+    let store = faulty(step, fault, times);
+    let export = Export::begin(&store, Patience { attempts: 3, total: GENEROUS });
+    export.write_files(3).unwrap();
+    export.commit().unwrap();
+    let limit = if fault.is_survived(times) { GENEROUS } else { Duration::from_millis(300) };
+    let remains = export.roll_back(limit);
+    assert!(store.content().requests.contains(&step), "{what}: the step was not met");
+    let left = store.content().objects.len();
+    if fault.is_survived(times) {
+        assert!(left == 0 && remains.is_empty(), "{what}: {left} {remains:?}");
+    } else {
+        assert!(remains.count >= left, "{what}: {left} are left and {remains:?} told");
+        assert!(left == 0 || !remains.named.is_empty(), "{what}: {remains:?}");
+    }
+}
+
+#[test]
+fn faults_of_a_put() {
+    cross(Step::Put, is_complete_or_absent);
+}
+
+#[test]
+fn faults_of_the_manifest() {
+    cross(Step::Manifest, is_complete_or_absent);
+}
+
+#[test]
+fn faults_of_the_beginning_of_a_multipart_upload() {
+    cross(Step::Create, is_complete_or_absent);
+}
+
+#[test]
+fn faults_of_a_part() {
+    cross(Step::Part, is_complete_or_absent);
+}
+
+#[test]
+fn faults_of_the_completion_of_a_multipart_upload() {
+    cross(Step::Complete, is_complete_or_absent);
+}
+
+#[test]
+fn faults_of_a_rollbacks_deletions() {
+    cross(Step::Delete, is_taken_back_or_named);
+}
+
+/// Multipart uploads are aborted where a completion was refused.
+#[test]
+fn faults_of_a_rollbacks_aborts() {
+    cross(Step::Abort, |step, fault, times| {
+        let what = format!("{step:?}, {fault:?}, {times} times");
+        let met = AtomicU32::new(0);
+        let store = MemoryStore::start(move |asked| match asked {
+            Step::Complete => Action::Refuse("403 Forbidden", "AccessDenied"),
+            _ if asked == step && met.fetch_add(1, Ordering::Relaxed) < times => fault.action(),
+            _ => Action::Do,
+        });
+        let export = Export::begin(&store, fault.patience(times));
+        assert_eq!(export.write_files(3).unwrap_err().code(), Code::Privilege, "{what}");
+        let limit = if fault.is_survived(times) { GENEROUS } else { Duration::from_millis(600) };
+        let remains = export.roll_back(limit);
+        assert!(store.content().requests.contains(&step), "{what}: the step was not met");
+        let left = store.content().uploads.len();
+        if fault.is_survived(times) {
+            assert!(left == 0, "{what}: {left} {remains:?}");
+        } else {
+            assert!(left == 0 || !remains.is_empty(), "{what}: {left} uploads are left, and nobody is told");
+        }
+    });
+}

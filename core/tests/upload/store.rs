@@ -1,0 +1,267 @@
+//! An S3 store in the memory of the test, which does to requests what the test's script says.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Put,
+    Manifest,
+    Create,
+    Part,
+    Complete,
+    Abort,
+    Delete,
+    ListUploads,
+    Head,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Action {
+    /// The store does it and says so.
+    Do,
+    /// The store does it and says so after a while.
+    DoLate(Duration),
+    /// The store answers with this status line and this code of an error, and does nothing.
+    Refuse(&'static str, &'static str),
+    /// The answer ends after that number of bytes; the store has done what was asked.
+    Cut(usize),
+    /// The connection breaks before the store has done anything.
+    Break,
+    /// The store does it, and the connection breaks before the answer.
+    LoseAnswer,
+    /// Nothing happens any more on this connection.
+    Hang,
+}
+
+/// The objects and multipart uploads of the bucket.
+#[derive(Debug, Default)]
+pub struct Content {
+    pub objects: BTreeMap<String, Vec<u8>>,
+    /// By upload id: the key, and the parts by number.
+    pub uploads: BTreeMap<String, (String, BTreeMap<u32, Vec<u8>>)>,
+    uploads_so_far: usize,
+    /// How many requests asked for each step.
+    pub requests: Vec<Step>,
+}
+
+/// Listens until the test's process ends.
+#[derive(Clone)]
+pub struct MemoryStore {
+    address: SocketAddr,
+    content: Arc<Mutex<Content>>,
+}
+
+impl MemoryStore {
+    /// `script` is asked about each request, and given the step.
+    pub fn start(script: impl Fn(Step) -> Action + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let store = MemoryStore { address: listener.local_addr().unwrap(), content: Arc::default() };
+        let (content, script) = (Arc::clone(&store.content), Arc::new(script));
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (content, script) = (Arc::clone(&content), Arc::clone(&script));
+                thread::spawn(move || serve(client, &content, &*script));
+            }
+        });
+        store
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap()
+    }
+}
+
+struct Request {
+    method: String,
+    key: String,
+    query: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn step(&self) -> Step {
+        match (self.method.as_str(), self.query.as_str()) {
+            ("POST", "uploads") => Step::Create,
+            ("POST", query) if query.contains("uploadId=") => Step::Complete,
+            ("POST", _) => Step::Delete,
+            ("PUT", query) if query.contains("partNumber=") => Step::Part,
+            ("PUT", _) if self.key.ends_with(".manifest") => Step::Manifest,
+            ("PUT", _) => Step::Put,
+            ("DELETE", query) if query.contains("uploadId=") => Step::Abort,
+            ("DELETE", _) => Step::Delete,
+            ("GET", query) if query.contains("uploads") => Step::ListUploads,
+            ("HEAD", _) => Step::Head,
+            other => panic!("the store knows no request {other:?}"),
+        }
+    }
+
+    /// The value of a member of the query.
+    fn member(&self, name: &str) -> Option<&str> {
+        self.query.split('&').find_map(|member| member.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
+    }
+}
+
+/// A client that goes away in the middle is nobody's concern.
+fn serve(mut client: TcpStream, content: &Mutex<Content>, script: &impl Fn(Step) -> Action) -> Option<()> {
+    client.set_nodelay(true).ok()?;
+    let mut bytes = Vec::new();
+    loop {
+        let request = read(&mut client, &mut bytes)?;
+        let step = request.step();
+        content.lock().unwrap().requests.push(step);
+        let answer = match script(step) {
+            Action::Do => act(&request, content),
+            Action::DoLate(time) => {
+                thread::sleep(time);
+                act(&request, content)
+            }
+            Action::Refuse(status, code) => {
+                answer(status, &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>scripted</Message></Error>"))
+            }
+            Action::Cut(bytes) => {
+                let answer = act(&request, content);
+                client.write_all(&answer.as_bytes()[..bytes]).ok()?;
+                return None;
+            }
+            Action::Break => return None,
+            Action::LoseAnswer => {
+                act(&request, content);
+                return None;
+            }
+            Action::Hang => {
+                thread::sleep(Duration::from_secs(600));
+                return None;
+            }
+        };
+        client.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
+    let mut buffer = vec![0; 64 << 10];
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let read = client.read(&mut buffer).ok().filter(|&read| read > 0)?;
+        bytes.extend_from_slice(&buffer[..read]);
+    };
+    let rest = bytes.split_off(end);
+    let head = String::from_utf8(std::mem::replace(bytes, rest)).unwrap();
+    let header = |name: &str| {
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    };
+    let length: usize = header("content-length").map_or(0, |value| value.parse().unwrap());
+    if header("expect").is_some() {
+        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+    }
+    while bytes.len() < length {
+        let read = client.read(&mut buffer).ok().filter(|&read| read > 0)?;
+        bytes.extend_from_slice(&buffer[..read]);
+    }
+    let rest = bytes.split_off(length);
+    let body = std::mem::replace(bytes, rest);
+    let mut line = head.split(' ');
+    let (method, target) = (line.next()?.to_owned(), line.next()?.to_owned());
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+    // The SDK names its operations in the query too.
+    let query = query.split('&').filter(|member| !member.starts_with("x-id=")).collect::<Vec<_>>().join("&");
+    Some(Request { method, key, query: query.trim_end_matches('=').to_owned(), body })
+}
+
+/// Does what is asked, and gives S3's answer.
+fn act(request: &Request, content: &Mutex<Content>) -> String {
+    let mut content = content.lock().unwrap();
+    let stored = "200 OK\r\netag: \"1\"";
+    let id = request.member("uploadId").unwrap_or_default().to_owned();
+    match request.step() {
+        Step::Put | Step::Manifest => {
+            content.objects.insert(request.key.clone(), request.body.clone());
+            answer(stored, "")
+        }
+        Step::Create => {
+            content.uploads_so_far += 1;
+            let id = format!("upload{}", content.uploads_so_far);
+            content.uploads.insert(id.clone(), (request.key.clone(), BTreeMap::new()));
+            answer(
+                "200 OK",
+                &format!(
+                    "<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>{}</Key><UploadId>{id}</UploadId></InitiateMultipartUploadResult>",
+                    request.key
+                ),
+            )
+        }
+        Step::Part => match content.uploads.get_mut(&id) {
+            Some((_, parts)) => {
+                parts.insert(request.member("partNumber").unwrap().parse().unwrap(), request.body.clone());
+                answer(stored, "")
+            }
+            None => no_such_upload(),
+        },
+        Step::Complete => match content.uploads.remove(&id) {
+            Some((key, parts)) => {
+                content.objects.insert(key, parts.into_values().flatten().collect());
+                answer(
+                    "200 OK",
+                    "<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><ETag>\"1\"</ETag></CompleteMultipartUploadResult>",
+                )
+            }
+            None => no_such_upload(),
+        },
+        Step::Abort => match content.uploads.remove(&id) {
+            Some(_) => answer("204 No Content", ""),
+            None => no_such_upload(),
+        },
+        Step::Delete if request.method == "DELETE" => {
+            content.objects.remove(&request.key);
+            answer("204 No Content", "")
+        }
+        Step::Delete => {
+            let body = String::from_utf8(request.body.clone()).unwrap();
+            for key in body.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>")).map(|(key, _)| key) {
+                content.objects.remove(key);
+            }
+            answer("200 OK", "<DeleteResult></DeleteResult>")
+        }
+        Step::ListUploads => {
+            let prefix = request.member("prefix").unwrap_or_default().replace("%2F", "/");
+            let upload = |(id, (key, _)): (&String, &(String, _))| {
+                let upload = format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>");
+                key.starts_with(&prefix).then_some(upload)
+            };
+            let uploads: String = content.uploads.iter().filter_map(upload).collect();
+            answer(
+                "200 OK",
+                &format!("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{uploads}</ListMultipartUploadsResult>"),
+            )
+        }
+        Step::Head => match content.objects.get(&request.key) {
+            Some(body) => format!("HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: {}\r\n\r\n", body.len()),
+            None => "HTTP/1.1 404 Not Found\r\n\r\n".to_owned(),
+        },
+    }
+}
+
+fn no_such_upload() -> String {
+    answer("404 Not Found", "<Error><Code>NoSuchUpload</Code></Error>")
+}
+
+fn answer(status: &str, body: &str) -> String {
+    let length = if status.starts_with("204") { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    format!("HTTP/1.1 {status}\r\n{length}\r\n{body}")
+}
