@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::fixture::{
-    Action, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, private_memory, refused, threads,
-    unreachable_endpoint, wait_for,
+    Action, Cluster, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, private_memory, refused,
+    threads, unreachable_endpoint, wait_for,
 };
 
 const ANSWERS: Duration = Duration::from_secs(20);
@@ -419,6 +419,29 @@ fn cancels_that_are_answered_inside_a_notice_leave_the_session_as_it_was() {
     }
 }
 
+/// Each savepoint took the whole time of a clean-up, with the transaction's locks held.
+#[test]
+fn a_rollback_of_many_savepoints_takes_the_time_of_one_clean_up() {
+    let db = Database::new("clean_up_savepoints");
+    let proxy = Proxy::to(&Integration::local().endpoint);
+    db.create(&Integration { name: "slow", endpoint: proxy.endpoint(), ..Integration::local() });
+    for end in ["ROLLBACK", "ROLLBACK TO s; ROLLBACK", "SELECT pg_terminate_backend(pg_backend_pid())"] {
+        let mut client = db.client();
+        client.batch_execute("SET s3_export.cleanup_timeout = '1s'; BEGIN; SAVEPOINT s").unwrap();
+        for _ in 0..6 {
+            let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'slow'");
+            client.batch_execute(&format!("SAVEPOINT s; SELECT {call}")).unwrap();
+        }
+        proxy.hang();
+        let start = std::time::Instant::now();
+        let (client, outcome) = client.start(end).join();
+        assert_eq!(outcome.is_ok(), end.starts_with("ROLLBACK"), "{outcome:?}");
+        wait_for("the session to be free", || (threads(client.pid) <= 1).then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(4), "{end}: {:?}", start.elapsed());
+        proxy.heal();
+    }
+}
+
 /// DROP DATABASE waits until every backend has closed its files, whatever that backend does.
 #[test]
 fn a_clean_up_that_hangs_shows_a_wait_event_and_holds_up_no_drop_of_another_database() {
@@ -440,4 +463,36 @@ fn a_clean_up_that_hangs_shows_a_wait_event_and_holds_up_no_drop_of_another_data
     assert!(!running.is_finished(), "the clean-up ended too early for the test to show anything");
     proxy.release();
     running.join().1.unwrap();
+}
+
+/// The end of the transaction waited for the read for ever, and passed no barrier meanwhile.
+#[test]
+fn a_file_server_that_hangs_holds_up_no_session_and_no_drop_of_another_database() {
+    let db = Database::new("hung_file");
+    let endpoint = Integration::local().endpoint;
+    db.client()
+        .batch_execute(&format!(
+            "SELECT s3_export.create_integration('profile', credential_source => 'profile', options => '{{\"aws_profile\": \"x\"}}',
+                 endpoint => '{endpoint}', path_style => true, allowed_locations => '{{s3://exports}}')"
+        ))
+        .unwrap();
+    let fifo = db.environment().run_dir.join(format!("{}.fifo", db.name));
+    assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&fifo).status().unwrap().success());
+    let files = [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", fifo.to_str().unwrap())];
+    let cluster = Cluster::copy_in(&files);
+    let (mut client, mut witness) = (cluster.session(&db.name, "postgres"), cluster.session(&db.name, "postgres"));
+    witness.batch_execute("CREATE DATABASE other").unwrap();
+    client.batch_execute("SET statement_timeout = '1s'").unwrap();
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'profile'");
+    let running = client.start(&format!("SELECT {call}"));
+    std::thread::sleep(Duration::from_secs(3));
+    let start = std::time::Instant::now();
+    witness.batch_execute("DROP DATABASE other").unwrap();
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(!running.is_finished(), "the read ended too early for the test to show anything");
+    // Nobody ever writes into the file; the session is free all the same.
+    let (mut client, outcome) = running.join_within(Duration::from_secs(60));
+    refused(outcome).sqlstate("57014");
+    assert_eq!(client.text("SELECT 1"), "1");
+    std::fs::remove_file(&fifo).unwrap();
 }
