@@ -4,6 +4,7 @@
 // As in every test, a panic is the report; clippy does not see that these are tests.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod callback;
 mod documents;
 mod encoding;
 mod query;

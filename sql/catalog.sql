@@ -124,7 +124,8 @@ CREATE TABLE s3_export.integrations (
     checksum text NOT NULL DEFAULT 'crc32'
         CONSTRAINT checksum_is_known CHECK (checksum OPERATOR(pg_catalog.=) ANY (ARRAY['crc32', 'sha256', 'none'])),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    owner_cluster bigint
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -160,6 +161,8 @@ COMMENT ON COLUMN s3_export.integrations.object_acl IS 'canned ACL of every obje
 COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum S3 verifies: crc32, sha256, none (for stores that refuse them)';
 COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the row was made';
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the row was last changed';
+COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
+    'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'what secrets are bound to';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'a name means one integration';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -188,6 +191,7 @@ BEGIN
         RAISE EXCEPTION 'integration_id of an integration never changes' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     NEW.owner_oid := OLD.owner_oid;
+    NEW.owner_cluster := OLD.owner_cluster;
     NEW.usage_role_oid := OLD.usage_role_oid;
     NEW.updated_at := pg_catalog.now();
     RETURN NEW;
@@ -207,6 +211,7 @@ DECLARE
 BEGIN
     IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner' THEN
         NEW.owner_oid := found;
+        NEW.owner_cluster := (SELECT system_identifier FROM pg_catalog.pg_control_system() WHERE found IS NOT NULL);
     ELSE
         NEW.usage_role_oid := found;
     END IF;

@@ -25,6 +25,61 @@ CREATE TRIGGER a_keep_what_superusers_own BEFORE UPDATE OR DELETE ON s3_export.i
 COMMENT ON TRIGGER a_keep_what_superusers_own ON s3_export.integrations IS
     'refuses changes of a superuser''s integration by others';
 
+-- Rows that came without the triggers, such as those of a restore with triggers switched off, have the OIDs of another cluster.
+ALTER TABLE s3_export.integrations ADD COLUMN owner_cluster bigint;
+COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
+    'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
+-- Name and OID of an owner that exists are of this cluster. No trigger runs meanwhile, since default privileges may have let others make
+-- one.
+SET LOCAL session_replication_role = 'replica';
+UPDATE ONLY s3_export.integrations AS i SET owner_cluster = s.system_identifier
+    FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_roles AS r
+    WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner;
+SET LOCAL session_replication_role = 'origin';
+
+CREATE OR REPLACE FUNCTION s3_export.before_integration_update() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.integration_id IS DISTINCT FROM OLD.integration_id THEN
+        RAISE EXCEPTION 'integration_id of an integration never changes' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    NEW.owner_oid := OLD.owner_oid;
+    NEW.owner_cluster := OLD.owner_cluster;
+    NEW.usage_role_oid := OLD.usage_role_oid;
+    NEW.updated_at := pg_catalog.now();
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION s3_export.resolve_role() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted pg_catalog.name := CASE TG_ARGV[0] WHEN 'owner' THEN NEW.owner ELSE NEW.usage_role END;
+    found pg_catalog.oid := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted);
+BEGIN
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner' THEN
+        NEW.owner_oid := found;
+        NEW.owner_cluster := (SELECT system_identifier FROM pg_catalog.pg_control_system() WHERE found IS NOT NULL);
+    ELSE
+        NEW.usage_role_oid := found;
+    END IF;
+    -- The policies say the same, and do not bind roles with BYPASSRLS.
+    IF TG_ARGV[0] OPERATOR(pg_catalog.=) 'owner'
+       AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user)
+       AND NOT coalesce(pg_catalog.pg_has_role(found, 'USAGE'), false) THEN
+        RAISE EXCEPTION 'permission denied to make role "%" the owner of an integration', wanted
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    -- No error: a restore may well come before its roles.
+    IF found IS NULL AND wanted OPERATOR(pg_catalog.<>) 'public' THEN
+        RAISE WARNING '% of integration "%" does not exist: role "%"', TG_ARGV[0], NEW.name, wanted
+            USING HINT = pg_catalog.format('Once it does: UPDATE s3_export.integrations SET %I = %L WHERE name = %L.',
+                                           TG_ARGV[0], wanted, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+
 CREATE FUNCTION s3_export.reclaim_integrations() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_reclaim_integrations';

@@ -177,15 +177,16 @@ pub struct PlaceRow {
 }
 
 /// Writes the new name of the owner of rows whose owner was renamed, where `caller` has the owner's privileges and no role has the
-/// old name; gives how many.
+/// old name; gives how many. Rows whose owner was resolved in another cluster stay as they are: their OIDs are somebody else's here.
 pub fn reclaim(caller: pg_sys::Oid) -> Result<u64> {
     let _superuser = ActAs::superuser();
     let count = write(
         Table::Integrations,
         "WITH reclaimed AS (
              UPDATE s3_export.integrations AS i SET owner = r.rolname
-             FROM pg_roles AS r
-             WHERE r.oid = i.owner_oid AND r.rolname <> i.owner AND pg_has_role(($argument ->> 'caller')::oid, r.oid, 'USAGE')
+             FROM pg_roles AS r, pg_control_system() AS s
+             WHERE r.oid = i.owner_oid AND s.system_identifier = i.owner_cluster AND r.rolname <> i.owner
+                   AND pg_has_role(($argument ->> 'caller')::oid, r.oid, 'USAGE')
                    AND NOT EXISTS (SELECT FROM pg_roles AS o WHERE o.rolname = i.owner)
              RETURNING 1)
          SELECT convert_to(to_jsonb(count(*))::text, 'UTF8') FROM reclaimed",

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{Datum, Oid};
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::request::{Arguments, Request};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::table::{Locked, NewJob, State};
@@ -75,7 +75,7 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     let options = stored::to_options(arguments);
     export::check(request, export_id)?;
     look_at_queue()?;
-    let mut settings: Map<_, _> = caller::settings().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let mut settings = stored::of_settings(&caller::settings());
     settings.insert(table::SESSION_USER.to_owned(), Value::String(session_user().to_u32().to_string()));
     table::insert(&NewJob {
         export_id,

@@ -13,10 +13,11 @@ use s3_export_core::request::{Permission, PermissionArguments};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::job::Status;
+use crate::job::{Status, stored};
 use crate::pg::ActAs;
+use crate::pg::caller::Carried;
 use crate::pg::encoding::storable;
-use crate::pg::lock::WORKER_KIND;
+use crate::pg::lock::{Lock, WORKER_KIND};
 use crate::pg::raised::Raised;
 use crate::pg::sql;
 use crate::pg::sql::{Table, read_latest, write_latest};
@@ -80,7 +81,7 @@ pub struct Claimed {
     pub permission: PermissionArguments,
     pub query: String,
     pub options: Value,
-    pub settings: Vec<(String, String)>,
+    pub settings: Vec<(String, Carried)>,
 }
 
 /// Makes a QUEUED job this process's, RUNNING: the one of that id, or else, so that the process is not there for nothing, the oldest
@@ -112,16 +113,11 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
         },
         query: text(&row, "query").unwrap_or_default(),
         options: row.get("options").cloned().unwrap_or_default(),
-        settings: pairs(row.get("settings")),
+        settings: stored::to_settings(row.get("settings")),
     }))
 }
 
-fn pairs(settings: Option<&Value>) -> Vec<(String, String)> {
-    let members = settings.and_then(Value::as_object).into_iter().flatten();
-    members.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
-}
-
-/// COMPLETED, once the current transaction commits. Errors: 55000 when the job is not RUNNING any more.
+/// COMPLETED, once the current transaction commits. Errors: 55000 when the job is not RUNNING any more, or is another process's.
 pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
     let _superuser = ActAs::superuser();
     let completed = write_latest(
@@ -129,7 +125,7 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
         "UPDATE s3_export.jobs SET status = 'COMPLETED', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
              pid = NULL, documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
              bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest'
-         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = 'RUNNING'
+         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = 'RUNNING' AND pid = pg_backend_pid()
          RETURNING convert_to('{}', 'UTF8')",
         &json!({
             "export_id": export_id.to_string(), "documents": totals.documents, "files": totals.files, "bytes": totals.bytes,
@@ -141,6 +137,16 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
 
 /// Ends a job that is `from` without a result; `false`: it is not any more, or was locked and is to be skipped.
 pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Locked) -> Result<bool> {
+    end_where("true", export_id, (from, to), error, locked)
+}
+
+/// Ends the RUNNING job that this process has claimed, as [`end`]; a job that another process has claimed since is left alone.
+pub fn end_own(export_id: Uuid, to: Status, error: &Raised, locked: Locked) -> Result<bool> {
+    end_where("pid = pg_backend_pid()", export_id, (Status::Running, to), error, locked)
+}
+
+/// `condition`: what must hold of the row besides.
+fn end_where(condition: &str, export_id: Uuid, (from, to): (Status, Status), error: &Raised, locked: Locked) -> Result<bool> {
     const THE_JOB: &str = "SELECT j.export_id FROM s3_export.jobs AS j WHERE j.export_id = ($argument ->> 'export_id')::uuid";
     let the_job = match locked {
         Locked::Wait => THE_JOB.to_owned(),
@@ -151,11 +157,11 @@ pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Lo
         "UPDATE s3_export.jobs SET status = $argument ->> 'to', finished_at = clock_timestamp(), settings = NULL,
              aws_external_id = NULL, pid = NULL, error_sqlstate = $argument ->> 'sqlstate', error_message = $argument ->> 'message',
              error_detail = $argument ->> 'detail', error_hint = $argument ->> 'hint', error_context = $argument ->> 'context'
-         WHERE export_id = (THE_JOB) AND status = $argument ->> 'from'
+         WHERE export_id = (THE_JOB) AND status = $argument ->> 'from' AND CONDITION
          RETURNING convert_to('{}', 'UTF8')";
     let row = write_latest(
         Table::Jobs,
-        &statement.replace("THE_JOB", &the_job),
+        &statement.replace("THE_JOB", &the_job).replace("CONDITION", condition),
         &json!({
             "export_id": export_id.to_string(), "from": from.name(), "to": to.name(), "sqlstate": error.sqlstate,
             "message": storable(&error.message), "detail": error.detail.as_deref().map(storable),
@@ -204,17 +210,22 @@ pub fn state(export_id: Uuid) -> Result<Option<State>> {
     }))
 }
 
-/// Cancels the process that holds the lock of a job, if any.
+/// Cancels the process that runs a job, if it holds the lock of that job: by now the number may be another process's.
 pub fn signal(export_id: Uuid, pid: i32) -> Result<bool> {
     let _superuser = ActAs::superuser();
-    // The number may be another's by now; who holds the lock is asked where the lock's tag is known.
+    let (field2, field3, kind) = Lock::of_job_as_shown(export_id);
+    // Locks are looked at anew each time; pg_stat_activity is as it was when the transaction first looked.
     let row = read_latest(
-        "SELECT convert_to(to_jsonb(pg_cancel_backend(a.pid))::text, 'UTF8')
-         FROM pg_stat_get_activity(($argument ->> 'pid')::int) AS a
-         WHERE a.pid IN (SELECT j.pid FROM s3_export.jobs AS j
+        "SELECT convert_to(to_jsonb(pg_cancel_backend(l.pid))::text, 'UTF8')
+         FROM pg_locks AS l
+         WHERE l.pid IN (SELECT j.pid FROM s3_export.jobs AS j
                          WHERE j.export_id = ($argument ->> 'export_id')::uuid AND j.status = 'RUNNING')
-               AND a.backend_type = 's3_export worker'",
-        &json!({ "export_id": export_id.to_string(), "pid": pid }),
+               AND l.pid = ($argument ->> 'pid')::int AND l.locktype = 'advisory' AND l.granted
+               AND l.mode = 'RowExclusiveLock' AND l.objsubid = ($argument ->> 'kind')::int
+               AND l.classid = ($argument ->> 'field2')::oid AND l.objid = ($argument ->> 'field3')::oid
+               AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+         LIMIT 1",
+        &json!({ "export_id": export_id.to_string(), "pid": pid, "kind": kind, "field2": field2, "field3": field3 }),
     )?;
     Ok(row.and_then(|sent| sent.as_bool()).unwrap_or(false))
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
-use s3_export_core::error::Result;
+use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::request::Request;
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ use crate::pg::worker_transaction::{
 };
 use crate::pg::{ActAs, caller, role_name, to_server};
 
-/// Whether somebody sent a cancel: the error that follows may also be one that the query raised by itself.
+/// Whether somebody has sent a cancel since the job was claimed: the error that follows may also be one that the query raised by itself.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -115,7 +115,9 @@ fn become_caller(assignment: &Assignment, server: &ServerSettings) -> Ended<()> 
     let of_database = in_transaction(table::settings_of_database)?;
     in_transaction(|| {
         server.restore(&of_superuser, &of_database);
-        role_name(assignment.login).as_deref().map(become_session_user);
+        // As the superuser that the worker is connected as, nothing of the job may run.
+        let gone = || Error::new(Code::Undefined, "the user whose session enqueued the export does not exist any more");
+        become_session_user(role_name(assignment.login).as_deref().ok_or_else(gone)?);
         Ok(())
     })
 }
@@ -160,6 +162,8 @@ fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
 fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
     let Some(job) = table::claim(assignment.export_id, assignment.role, assignment.login)? else { return Ok(None) };
     let id = job.export_id;
+    // What came before was not meant for this job, which nobody can cancel before the commit.
+    CANCELLED.store(false, Ordering::Relaxed);
     CLAIMED.set(Some(id));
     set_own(Some(id));
     Ok(Some((job, SessionLock::hold(Lock::Job(id)))))
@@ -174,6 +178,7 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
         Ok(())
     });
     let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
+    caller::fix_again();
     // The query may have unlocked it, and the transaction has let go of it now.
     lock.retake();
     // What comes from here on is not the export any more.
@@ -182,7 +187,7 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
         log(format!("export {id} failed: {} (SQLSTATE {})", raised.message, raised.sqlstate));
         let is_cancelled = raised.is_cancel && CANCELLED.load(Ordering::Relaxed);
         let status = if is_cancelled { Status::Cancelled } else { Status::Error };
-        if let Err(unrecorded) = in_transaction(|| table::end(id, Status::Running, status, &raised, Locked::Wait)) {
+        if let Err(unrecorded) = in_transaction(|| table::end_own(id, status, &raised, Locked::Wait)) {
             log(format!("the end of export {id} could not be written down: {}", unrecorded.message));
         }
     }
@@ -277,7 +282,7 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
     // First, since an error would end both: here it is FATAL.
     let recorded = in_transaction(|| {
         set_local(c"synchronous_commit", c"local");
-        claimed.map_or(Ok(true), |id| table::end(id, Status::Running, Status::Error, &terminated, Locked::Skip))
+        claimed.map_or(Ok(true), |id| table::end_own(id, Status::Error, &terminated, Locked::Skip))
     });
     set_own(None);
     let start = Instant::now();

@@ -252,14 +252,19 @@ pub unsafe fn guard<T: Copy>(body: impl FnOnce() -> Result<T>) -> T {
     }
 }
 
+/// Runs `body`; gives the error that it failed with as Postgres raises it.
 #[inline(never)]
-fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, *mut pg_sys::ErrorData> {
-    attempt(body).map_err(|failure| match failure {
-        Failure::Ours(error) => report::error_data(&Raised::from(&error)),
-        Failure::Raised(caught) => match limit::take_exceeded().filter(|_| is_cancel(&caught)) {
-            Some(limit) => report::error_data(&Raised::from(&limit)),
-            None => data_of(&caught),
-        },
+pub fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, *mut pg_sys::ErrorData> {
+    attempt(body).map_err(|failure| {
+        // Taken whatever the failure is: it must not be told of what comes after.
+        let limit = limit::take_exceeded();
+        match failure {
+            Failure::Ours(error) => report::error_data(&Raised::from(&error)),
+            Failure::Raised(caught) => match limit.filter(|_| is_cancel(&caught)) {
+                Some(limit) => report::error_data(&Raised::from(&limit)),
+                None => data_of(&caught),
+            },
+        }
     })
 }
 

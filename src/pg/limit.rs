@@ -42,8 +42,9 @@ pub struct TimeLimit {
 }
 
 impl TimeLimit {
-    /// From now on.
+    /// From now on. What became of an earlier limit is forgotten.
     pub fn start(io: &IoThread, limit: Duration) -> Self {
+        EXCEEDED.take();
         let state = Arc::new(Mutex::new(State::Armed));
         let armed = Arc::clone(&state);
         let sleeper = io.spawn(async move {

@@ -59,6 +59,12 @@ impl Lock {
         }
     }
 
+    /// A job's lock as `pg_locks` shows it: classid, objid and objsubid. The mode is RowExclusiveLock.
+    pub fn of_job_as_shown(id: Uuid) -> (u32, u32, u16) {
+        let (field2, field3) = by_id(id);
+        (field2, field3, JOB_KIND)
+    }
+
     /// Whether anybody of this cluster holds it, as a [`SessionLock`] or by [`Self::hold`].
     pub fn is_held(self) -> bool {
         // What is acquired is released at once: of thousands of ids the table of locks would overflow.

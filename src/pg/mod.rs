@@ -5,6 +5,7 @@
 
 pub mod background;
 pub mod call;
+pub mod callback;
 pub mod caller;
 pub mod deform;
 pub mod descriptors;

@@ -14,6 +14,7 @@ use nix::libc;
 use pgrx::pg_sys;
 use s3_export_core::error::Error;
 
+use crate::pg::callback::contained;
 use crate::pg::encoding::{self, Reader};
 use crate::pg::errors::keep;
 use crate::pg::raised::{Raised, packed};
@@ -65,12 +66,14 @@ fn emit(level: u32, raised: &Raised, reader: Reader) {
 /// more; the log has the full text. Comes last: what must happen has happened.
 pub fn in_callback(reports: &[Report]) {
     for report in reports {
-        let _quiet = Quiet::begin();
         // By construction nothing is raised; what is raised all the same must not leave the callback.
-        let _ = catch_unwind(AssertUnwindSafe(|| match report {
-            Report::Warning(error) => warn_in_callback(&Raised::from(error)),
-            Report::Log(text) => emit(pg_sys::LOG_SERVER_ONLY, &said(text.clone()), Reader::Log),
-        }));
+        let _ = contained(|| {
+            let _quiet = Quiet::begin();
+            match report {
+                Report::Warning(error) => warn_in_callback(&Raised::from(error)),
+                Report::Log(text) => emit(pg_sys::LOG_SERVER_ONLY, &said(text.clone()), Reader::Log),
+            }
+        });
     }
 }
 

@@ -1,12 +1,14 @@
 //! Waiting for the I/O thread: on the backend's latch and the thread's eventfd at once, never blocking.
 
 use std::ffi::c_int;
-use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use s3_export_core::error::Result;
+use s3_export_core::io::thread::{IoThread, SHUTDOWN_TIMEOUT};
 use s3_export_core::io::wake::Wake;
+
+use crate::pg::callback::contained;
 
 /// What is waited for, as `pg_stat_activity.wait_event` names it from Postgres 17 on; before that it is `Extension`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,11 +134,14 @@ fn wait_for_latch_or(wake: Option<&Wake>, timeout: Option<Duration>, what: WaitF
     }
 }
 
+/// How long a dead postmaster, or a barrier, may go unnoticed.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// How long the end of the I/O thread may take: what it waits for itself, and a moment.
+const LONGEST_END: Duration = SHUTDOWN_TIMEOUT.saturating_add(Duration::from_secs(1));
+
 /// As [`wait_until`], for transaction callbacks: calls nothing of Postgres that can raise, answers no interrupt but barriers,
 /// which other backends may be waiting for, and gives up when the postmaster is dead.
 pub fn wait_until_quietly<T>(what: WaitFor, wake: &Wake, deadline: Instant, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    /// How long a dead postmaster, or a barrier, may go unnoticed.
-    const LOOK_AROUND: Duration = Duration::from_millis(100);
     let _shown = ShownWait::begin(what);
     loop {
         wake.clear();
@@ -152,11 +157,29 @@ pub fn wait_until_quietly<T>(what: WaitFor, wake: &Wake, deadline: Instant, mut 
     }
 }
 
+/// Ends the I/O thread, for transaction callbacks. Reads of the operating system's files may hold up the end; other backends need not
+/// wait for it. A thread that does not end in time is left behind.
+pub fn stop_quietly(io: &IoThread) {
+    let deadline = Instant::now() + LONGEST_END;
+    let _shown = ShownWait::begin(WaitFor::CleanUp);
+    io.begin_stop();
+    while !io.is_ending() {
+        if Instant::now() > deadline {
+            io.abandon();
+            return;
+        }
+        io.wake().wait(LOOK_AROUND);
+        pass_barriers();
+        io.wake().clear();
+    }
+    io.stop();
+}
+
 /// Does what another backend waits for every backend to do, such as DROP DATABASE, which waits for files to be closed.
 fn pass_barriers() {
     // SAFETY: flags of the backend's own, which its signal handler sets. Postgres does the same wherever it answers interrupts.
     // It closes files, and raises nothing; what it raised all the same would not leave this function.
-    let _ = catch_unwind(|| unsafe {
+    let _ = contained(|| unsafe {
         if std::ptr::read_volatile(&raw const pg_sys::ProcSignalBarrierPending) != 0 {
             pg_sys::ProcessProcSignalBarrier();
         }

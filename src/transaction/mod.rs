@@ -12,7 +12,6 @@
 mod undo;
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +37,7 @@ use s3_export_core::upload::{ExportUpload, Packing};
 use uuid::Uuid;
 
 use self::undo::undo;
+use crate::pg::callback::contained;
 use crate::pg::current_subtransaction;
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::errors::{forget_transaction, guard};
@@ -45,7 +45,7 @@ use crate::pg::limit::{self, TimeLimit};
 use crate::pg::lock;
 use crate::pg::report::{Report, in_callback};
 use crate::pg::serializable::refuse_if_doomed;
-use crate::pg::wait::{WaitFor, wait_until};
+use crate::pg::wait::{WaitFor, stop_quietly, wait_until};
 use crate::settings;
 
 /// The exports of the current top-level transaction.
@@ -193,6 +193,7 @@ impl<T> Drop for AbortOnDrop<T> {
 pub fn begin(store: Store, destination: Destination, packing: Packing) -> Result<Rc<ExportUpload>> {
     io_thread()?;
     WaitFor::CleanUp.prepare();
+    undo::forget_abort();
     lock::hold_export(destination.export_id(), PENDING.with_borrow(|pending| pending.exports.len()));
     PENDING.with_borrow_mut(|pending| {
         let io = pending.io.get().ok_or_else(lost_task)?;
@@ -293,7 +294,7 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
 /// A panic in a callback would raise where Postgres cannot take an error any more. What `work` has to say is said when all of
 /// it is done, its drops included.
 fn quietly(work: impl FnOnce() -> Vec<Report>) {
-    let reports = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+    let reports = contained(work).unwrap_or_else(|_| {
         vec![Report::Warning(Error::new(Code::Internal, "s3_export could not clean up after a transaction"))]
     });
     in_callback(&reports);
@@ -428,8 +429,9 @@ impl Drop for Ending {
     fn drop(&mut self) {
         leave_export();
         forget_transaction();
+        undo::forget_abort();
         if let Some(io) = self.0.io.get() {
-            io.thread.stop();
+            stop_quietly(&io.thread);
         }
     }
 }

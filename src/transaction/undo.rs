@@ -1,5 +1,6 @@
 //! Taking back what aborted exports have written, and saying what could not be taken back.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,18 +13,55 @@ use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until_quietly};
 use crate::settings;
 
-/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout`. Postgres still
+/// Stops uploads and deletes what they wrote, all exports at once, for at most `s3_export.cleanup_timeout` in the whole abort. Postgres still
 /// holds the transaction's locks meanwhile, and answers no interrupt. Gives what is to be said when all else is done.
 pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Report> {
     let Some(io) = io else { return Vec::new() };
-    let limit = if postmaster_is_alive() { settings::cleanup_timeout() } else { Duration::ZERO };
-    let deadline = Instant::now() + limit;
+    if exports.is_empty() {
+        return Vec::new();
+    }
+    let deadline = deadline_of_abort();
+    let limit = deadline.saturating_duration_since(Instant::now());
     let jobs: Vec<Task<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
     let remains = jobs.iter().map(|job| {
         let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || job.take().transpose());
         answer.and_then(Result::ok).unwrap_or_else(Remains::unknown)
     });
-    remains.zip(exports).filter_map(|(remains, export)| warning_of(&remains, export)).collect()
+    let reports = remains.zip(exports).filter_map(|(remains, export)| warning_of(&remains, export)).collect();
+    LAST.set(Some(Last { deadline, ended: Instant::now() }));
+    reports
+}
+
+thread_local! {
+    /// The last clean-up of the transaction.
+    static LAST: Cell<Option<Last>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+struct Last {
+    deadline: Instant,
+    ended: Instant,
+}
+
+/// How soon after a clean-up the next one belongs to the same abort. Postgres aborts nested savepoints one after the other, each with
+/// a callback of its own, and runs little between two of them.
+const SAME_ABORT: Duration = Duration::from_secs(1);
+
+/// The deadline of this clean-up: that of the whole abort, which would else take the time of a clean-up for each savepoint, with all
+/// locks held.
+fn deadline_of_abort() -> Instant {
+    let now = Instant::now();
+    if !postmaster_is_alive() {
+        return now;
+    }
+    LAST.get()
+        .filter(|last| last.ended.elapsed() < SAME_ABORT)
+        .map_or_else(|| now + settings::cleanup_timeout(), |last| last.deadline)
+}
+
+/// What is aborted from here on is aborted by another abort: the transaction has ended, or another export begins.
+pub fn forget_abort() {
+    LAST.set(None);
 }
 
 /// The clean-up keeps to its limit by itself; so much later it is taken for lost.

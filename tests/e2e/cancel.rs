@@ -2,12 +2,16 @@
 //!
 //! The limits here are generous: they tell an answer from none, on the slowest machine, not a fast one from a slow one.
 
-use std::path::Path;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::fixture::{
-    Action, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, private_memory, refused, threads,
-    unreachable_endpoint, wait_for,
+    Action, Cluster, Database, Gateway, Integration, Proxy, Running, Session, hung_endpoint, messages, private_memory, refused,
+    threads, unreachable_endpoint, wait_for,
 };
 
 const ANSWERS: Duration = Duration::from_secs(20);
@@ -339,22 +343,102 @@ fn no_encoder_outlives_its_transaction() {
     refused(too_large).sqlstate("53400").message("too large for zstd of level 19").hint("compression_level");
 }
 
-/// A message below ERROR answers interrupts, and a jump out of it must not skip what has to be undone.
+/// A way to the database by a Unix socket, whose buffers a few hundred messages fill, for one client, that stops reading while
+/// `hang` says so: then the backend waits within the message that it sends.
+struct SlowReader {
+    folder: PathBuf,
+    hang: Arc<AtomicBool>,
+}
+
+impl SlowReader {
+    /// Also gives the client.
+    fn connect(db: &Database) -> (Self, Session) {
+        let environment = db.environment();
+        let socket = |folder: &Path| folder.join(format!(".s.PGSQL.{}", environment.port));
+        let reader = SlowReader { folder: std::env::temp_dir().join(&db.name), hang: Arc::default() };
+        std::fs::create_dir(&reader.folder).unwrap();
+        let listener = UnixListener::bind(socket(&reader.folder)).unwrap();
+        let (server, hang) = (socket(environment.host.as_ref()), Arc::clone(&reader.hang));
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut server = UnixStream::connect(server).unwrap();
+            let (mut requests, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut requests, &mut to_server));
+            let mut buffer = [0; 8192];
+            while let Ok(count @ 1..) = server.read(&mut buffer) {
+                while hang.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                if client.write_all(&buffer[..count]).is_err() {
+                    break;
+                }
+            }
+        });
+        let client =
+            environment.try_session_at(reader.folder.to_str().unwrap(), environment.port, &db.name, "postgres").unwrap();
+        (reader, client)
+    }
+}
+
+impl Drop for SlowReader {
+    fn drop(&mut self) {
+        self.hang.store(false, Ordering::Relaxed);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A message below ERROR answers interrupts, and a jump out of it must not skip what has to be undone. A cancel that comes while
+/// the message is being sent is answered at the end of the message, and nowhere else.
 #[test]
 fn cancels_that_are_answered_inside_a_notice_leave_the_session_as_it_was() {
     let db = Database::new("cancel_notice");
     let gateway = Gateway::to(&Integration::local().endpoint, |_| Action::Hang);
     db.create(&Integration { name: "hung", endpoint: gateway.endpoint(), ..Integration::local() });
-    let mut client = db.client();
+    let (reader, mut client) = SlowReader::connect(&db);
     client.batch_execute("SET s3_export.cleanup_timeout = 0; SET s3_export.progress_interval = '1ms'").unwrap();
-    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'hung'");
-    for _ in 0..15 {
-        client.batch_execute("SET statement_timeout = '60ms'").unwrap();
-        refused(client.batch_execute(&format!("SELECT {call}"))).sqlstate("57014");
-        client.settle();
-        client.batch_execute("RESET statement_timeout").unwrap();
-        db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
-        assert_eq!(threads(client.pid), 1);
+    let mut witness = db.client();
+    // Nothing but notices is sent to the client. While files are waited for; with a piece that finds no room.
+    for query in ["SELECT 1 AS a", "SELECT repeat('x', 1000000) AS t FROM generate_series(1, 10000)"] {
+        let mut memory = Vec::new();
+        for round in 0..4 {
+            let call = db.call(&db.prefix(), query, r#"options => '{"timeout": "1h"}'"#).replace("'local'", "'hung'");
+            reader.hang.store(true, Ordering::Relaxed);
+            let running = client.start(&format!("SELECT {call}"));
+            let sends = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'ClientWrite'";
+            wait_for("the backend to wait within a notice", || witness.query_opt(sends, &[&running.pid]).unwrap());
+            send(&db, "pg_cancel_backend", running.pid);
+            reader.hang.store(false, Ordering::Relaxed);
+            let outcome;
+            (client, outcome) = running.join_within(ANSWERS);
+            refused(outcome).sqlstate("57014").message("user request");
+            assert_eq!(threads(client.pid), 1);
+            db.export_in(&mut client, "SELECT 1 AS a", "").unwrap_or_else(|error| panic!("{query}, {round}: {error:?}"));
+            memory.push(private_memory(client.pid).unwrap());
+        }
+        assert!(memory[3] < memory[0] + 10 * 1024, "{query}: {memory:?} kB after each");
+    }
+}
+
+/// Each savepoint took the whole time of a clean-up, with the transaction's locks held.
+#[test]
+fn a_rollback_of_many_savepoints_takes_the_time_of_one_clean_up() {
+    let db = Database::new("clean_up_savepoints");
+    let proxy = Proxy::to(&Integration::local().endpoint);
+    db.create(&Integration { name: "slow", endpoint: proxy.endpoint(), ..Integration::local() });
+    for end in ["ROLLBACK", "ROLLBACK TO s; ROLLBACK", "SELECT pg_terminate_backend(pg_backend_pid())"] {
+        let mut client = db.client();
+        client.batch_execute("SET s3_export.cleanup_timeout = '1s'; BEGIN; SAVEPOINT s").unwrap();
+        for _ in 0..6 {
+            let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'slow'");
+            client.batch_execute(&format!("SAVEPOINT s; SELECT {call}")).unwrap();
+        }
+        proxy.hang();
+        let start = std::time::Instant::now();
+        let (client, outcome) = client.start(end).join();
+        assert_eq!(outcome.is_ok(), end.starts_with("ROLLBACK"), "{outcome:?}");
+        wait_for("the session to be free", || (threads(client.pid) <= 1).then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(4), "{end}: {:?}", start.elapsed());
+        proxy.heal();
     }
 }
 
@@ -379,4 +463,36 @@ fn a_clean_up_that_hangs_shows_a_wait_event_and_holds_up_no_drop_of_another_data
     assert!(!running.is_finished(), "the clean-up ended too early for the test to show anything");
     proxy.release();
     running.join().1.unwrap();
+}
+
+/// The end of the transaction waited for the read for ever, and passed no barrier meanwhile.
+#[test]
+fn a_file_server_that_hangs_holds_up_no_session_and_no_drop_of_another_database() {
+    let db = Database::new("hung_file");
+    let endpoint = Integration::local().endpoint;
+    db.client()
+        .batch_execute(&format!(
+            "SELECT s3_export.create_integration('profile', credential_source => 'profile', options => '{{\"aws_profile\": \"x\"}}',
+                 endpoint => '{endpoint}', path_style => true, allowed_locations => '{{s3://exports}}')"
+        ))
+        .unwrap();
+    let fifo = db.environment().run_dir.join(format!("{}.fifo", db.name));
+    assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&fifo).status().unwrap().success());
+    let files = [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", fifo.to_str().unwrap())];
+    let cluster = Cluster::copy_in(&files);
+    let (mut client, mut witness) = (cluster.session(&db.name, "postgres"), cluster.session(&db.name, "postgres"));
+    witness.batch_execute("CREATE DATABASE other").unwrap();
+    client.batch_execute("SET statement_timeout = '1s'").unwrap();
+    let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'profile'");
+    let running = client.start(&format!("SELECT {call}"));
+    std::thread::sleep(Duration::from_secs(3));
+    let start = std::time::Instant::now();
+    witness.batch_execute("DROP DATABASE other").unwrap();
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(!running.is_finished(), "the read ended too early for the test to show anything");
+    // Nobody ever writes into the file; the session is free all the same.
+    let (mut client, outcome) = running.join_within(Duration::from_secs(60));
+    refused(outcome).sqlstate("57014");
+    assert_eq!(client.text("SELECT 1"), "1");
+    std::fs::remove_file(&fifo).unwrap();
 }

@@ -22,6 +22,18 @@ fn cancel_stops_a_job_that_runs_and_leaves_nothing_behind() {
     refused(client.query("SELECT s3_export.cancel('01a20fdb-b929-7267-a31a-d4ee50573122')", &[])).sqlstate("42704");
 }
 
+/// The statistics of a transaction are those of its first look, in which the worker was not there yet.
+#[test]
+fn cancel_stops_a_job_that_began_after_the_transaction_had_looked_at_the_sessions() {
+    let db = Database::new("job_cancel_stale");
+    let (mut client, mut other, prefix) = (db.client(), db.client(), db.prefix());
+    client.batch_execute("BEGIN; SELECT count(*) FROM pg_stat_activity").unwrap();
+    let (id, _) = under_way(&db, &mut other, &prefix);
+    assert!(cancel_job(&mut client, &id));
+    client.batch_execute("COMMIT").unwrap();
+    refused(ended(&mut other, &id)).sqlstate("57014");
+}
+
 #[test]
 fn cancel_stops_a_job_that_is_queued() {
     let db = Database::new("job_cancel_queued");
@@ -103,4 +115,17 @@ fn sigterm_to_a_worker_leaves_nothing_behind_and_the_queue_goes_on() {
     refused(ended(&mut client, &id)).sqlstate("57P01");
     db.bucket.nothing_left(&prefix);
     assert_eq!(db.bucket.manifests(&other).len(), 1);
+}
+
+/// A worker whose claim was lost ended the job of the worker that had claimed it since.
+#[test]
+fn a_worker_ends_no_job_that_another_process_has_claimed() {
+    let db = Database::new("job_claimed_since");
+    let (mut client, prefix) = (db.client(), db.prefix());
+    let (id, pid) = under_way(&db, &mut client, &prefix);
+    client.batch_execute(&format!("UPDATE s3_export.jobs SET pid = 1 WHERE export_id = '{id}'")).unwrap();
+    client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    wait_for("the worker to be gone", || (threads(pid) == 0).then_some(()));
+    // Nobody holds its lock: whoever waits says so.
+    refused(ended(&mut client, &id)).sqlstate("57P02");
 }

@@ -294,6 +294,67 @@ fn settings_that_only_a_superuser_may_set_are_not_lent() {
     assert_eq!((said["a"].as_str().unwrap(), said["s"].as_str().unwrap()), ("origin", &*member));
 }
 
+/// A table whose column has the name of a variable, and a function that must be told which of both is meant. The function answers 1
+/// where that is the column, and is in an error (42702) where nobody has said so.
+fn ambiguous(db: &Database) {
+    db.client()
+        .batch_execute(
+            "CREATE TABLE t AS SELECT 1 AS a; GRANT SELECT ON t TO PUBLIC;
+             CREATE FUNCTION ambiguous() RETURNS int LANGUAGE plpgsql AS $$
+             DECLARE a int := 2; r int; BEGIN SELECT a INTO r FROM public.t; RETURN r; END $$",
+        )
+        .unwrap();
+}
+
+/// A job accepted them as the superuser's own, where the session of whoever had set them refuses them.
+#[test]
+fn settings_of_a_library_that_is_not_loaded_yet_have_the_rights_of_whoever_set_them() {
+    let db = Database::new("job_placeholder");
+    ambiguous(&db);
+    let member = db.role("member", &["s3_export_member"]);
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "CREATE FUNCTION lent(uri text) RETURNS uuid LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+                 AS $$ SELECT s3_export_async(uri, 'local', 'SELECT current_setting(''app.tenant'') AS t, public.ambiguous() AS a') $$;
+             GRANT EXECUTE ON FUNCTION lent TO {member}"
+        ))
+        .unwrap();
+    let set = "SET plpgsql.variable_conflict = 'use_column'; SET app.tenant = 'acme'";
+    let prefix = db.prefix();
+    let lent = format!("SELECT lent({})", literal(&db.bucket.uri(&prefix)));
+    let mut client = db.client_as(&member);
+    client.batch_execute(set).unwrap();
+    let id = client.text(&lent);
+    refused(ended(&mut superuser, &id)).sqlstate("42702");
+    refused(client.query("SELECT ambiguous()", &[])).sqlstate("42702");
+    // The login of the session is a superuser, and somebody else has set them.
+    let mut client = db.client();
+    client.batch_execute(&format!("SET ROLE {member}; {set}; RESET ROLE")).unwrap();
+    let id = client.text(&lent);
+    refused(ended(&mut superuser, &id)).sqlstate("42702");
+    // The superuser itself has set them.
+    let mut client = db.client();
+    client.batch_execute(set).unwrap();
+    let id = client.text(&lent);
+    ended(&mut superuser, &id).unwrap();
+    assert_eq!(db.bucket.documents(&prefix), [r#"{"t":"acme","a":1}"#]);
+}
+
+/// The worker, which had not loaded the library yet, took the setting for one that the role might have set, and emptied it.
+#[test]
+fn settings_that_a_superuser_has_given_to_a_role_are_its_jobs_too() {
+    let db = Database::new("job_suset_role");
+    ambiguous(&db);
+    let member = db.role("member", &["s3_export_member"]);
+    db.client().batch_execute(&format!("ALTER ROLE {member} SET plpgsql.variable_conflict = 'use_column'")).unwrap();
+    let mut client = db.client_as(&member);
+    let query = "SELECT public.ambiguous() AS a";
+    assert_eq!(document(&db, &mut client, query)["a"], 1, "before the session has loaded the library");
+    client.batch_execute("DO $$ BEGIN NULL; END $$").unwrap();
+    assert_eq!(document(&db, &mut client, query)["a"], 1, "and afterwards");
+}
+
 #[test]
 fn a_job_whose_role_or_integration_is_gone_says_so() {
     let db = Database::new("job_dropped");

@@ -47,5 +47,6 @@ mod settings;
 mod soak;
 mod standby;
 mod statements;
+mod stores;
 mod transactions;
 mod upgrade;

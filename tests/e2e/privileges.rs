@@ -177,6 +177,33 @@ fn an_owner_who_was_renamed_takes_its_integrations_back() {
     refused(db.client_as(&db.role("member", &["s3_export_member"])).query(reclaim, &[])).sqlstate("42501");
 }
 
+/// Rows that come without the triggers bring the OIDs of the cluster that they come from, which are somebody else's here.
+#[test]
+fn nobody_takes_an_integration_whose_owner_was_resolved_in_another_cluster() {
+    let db = Database::new("foreign_owner");
+    let stranger = db.role("stranger", &["s3_export_admin", "s3_export_member"]);
+    let mut superuser = db.client();
+    let restored = |name: &str, cluster: &str| {
+        format!(
+            "SET session_replication_role = 'replica';
+             INSERT INTO s3_export.integrations (name, owner, owner_oid, owner_cluster, allowed_locations)
+                 VALUES ('{name}', 'of_elsewhere', '{stranger}'::regrole::oid, {cluster}, '{{s3://exports}}');
+             RESET session_replication_role"
+        )
+    };
+    superuser.batch_execute(&restored("foreign", "1")).unwrap();
+    superuser.batch_execute(&restored("unknown", "NULL")).unwrap();
+    let mut client = db.client_as(&stranger);
+    assert_eq!(client.text("SELECT s3_export.reclaim_integrations()"), "0");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.owned_identifiers"), "0");
+    // Nor does an administrator say where its own rows come from.
+    client.batch_execute(&format!("{CREATE})")).unwrap();
+    let known = "SELECT owner_cluster = (SELECT system_identifier FROM pg_control_system()) FROM s3_export.integrations WHERE name = 'mine'";
+    assert_eq!(superuser.text(known), "t");
+    client.batch_execute("UPDATE s3_export.integrations SET owner_cluster = 7 WHERE name = 'mine'").unwrap();
+    assert_eq!(superuser.text(known), "t");
+}
+
 #[test]
 fn plain_http_and_the_servers_own_credentials_need_a_superuser() {
     let db = Database::new("superuser_only");

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use super::wake::Wake;
 use crate::error::{Code, Error, Result};
 
 /// Longest wait, at the end, for work on the runtime's blocking threads. It is compression, which looks at the cancel far more
-/// often, and files of the operating system's user, which a dead file server may keep from us for ever.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// often.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The thread and its runtime.
 pub struct IoThread {
@@ -32,8 +33,23 @@ pub struct IoThread {
 
 struct Running {
     /// Dropped to end the thread.
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
     thread: thread::JoinHandle<()>,
+    /// Whether nothing is left to wait for.
+    is_ending: Arc<AtomicBool>,
+}
+
+/// Says at its drop, whatever the cause, that the thread ends, and raises the wake.
+struct EndSignal {
+    is_ending: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+}
+
+impl Drop for EndSignal {
+    fn drop(&mut self) {
+        self.is_ending.store(true, Ordering::Release);
+        self.wake.raise();
+    }
 }
 
 impl IoThread {
@@ -47,26 +63,46 @@ impl IoThread {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| unavailable("a runtime", &error))?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let signal = EndSignal { is_ending: Arc::clone(&is_ending), wake: Arc::clone(&wake) };
         let _mask = BlockedSignals::all().map_err(|error| unavailable("a signal mask", &error))?;
         let thread = thread::Builder::new()
             .name("s3_export io".to_owned())
             .spawn(move || {
+                let _signal = signal;
                 // Ends with the sender, whether that was used or dropped.
                 let _ = runtime.block_on(stopped);
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             })
             .map_err(|error| unavailable("a thread", &error))?;
-        Ok(IoThread { runtime: handle, wake, running: RefCell::new(Some(Running { stop, thread })) })
+        Ok(IoThread { runtime: handle, wake, running: RefCell::new(Some(Running { stop: Some(stop), thread, is_ending })) })
     }
 
-    /// Ends the thread, and with it all work and connections. A FATAL error leaves owners of this behind that are never
-    /// dropped, so the end of a transaction says it in so many words.
+    /// Tells the thread to end, and with it all work and connections. [`Self::is_ending`] says when it does; its wake is raised then.
+    pub fn begin_stop(&self) {
+        if let Some(running) = self.running.borrow_mut().as_mut() {
+            running.stop = None;
+        }
+    }
+
+    /// Whether [`Self::stop`] has nothing to wait for.
+    pub fn is_ending(&self) -> bool {
+        self.running.borrow().as_ref().is_none_or(|running| running.is_ending.load(Ordering::Acquire))
+    }
+
+    /// Ends the thread, and waits for the end. A FATAL error leaves owners of this behind that are never dropped, so the end of a
+    /// transaction says it in so many words.
     pub fn stop(&self) {
-        if let Some(Running { stop, thread }) = self.running.take() {
+        if let Some(Running { stop, thread, .. }) = self.running.take() {
             drop(stop);
             // A panic of the thread was reported through the jobs it ended.
             let _ = thread.join();
         }
+    }
+
+    /// Leaves the thread to end by itself, when what keeps it lets go of it. Nothing can end a read that a dead file server keeps.
+    pub fn abandon(&self) {
+        self.running.take();
     }
 
     /// Raised whenever something that a backend may wait for has changed.
@@ -168,6 +204,27 @@ mod tests {
         let hung = io.spawn(std::future::pending::<()>());
         drop(io);
         assert!(hung.take().is_err());
+    }
+
+    #[test]
+    fn a_thread_that_does_not_end_can_be_left_behind() {
+        let io = IoThread::start().unwrap();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        // As the SDK reads files: without letting anything else of the thread run.
+        let (started, has_started) = std::sync::mpsc::channel();
+        let job = io.spawn(async move {
+            started.send(()).unwrap();
+            let _ = released.recv();
+        });
+        has_started.recv().unwrap();
+        io.begin_stop();
+        thread::sleep(Duration::from_millis(20));
+        assert!(!io.is_ending());
+        io.abandon();
+        assert!(io.is_ending());
+        drop(io);
+        drop(release);
+        drop(job);
     }
 
     #[test]

@@ -16,7 +16,6 @@ use s3_export_core::s3::checksum::Algorithm;
 use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
 use s3_export_core::s3::network::{Network, Reach, Trust};
-use s3_export_core::s3::retry::Patience;
 use s3_export_core::s3::{Patiences, Throttle};
 use s3_export_core::secret::Secret;
 use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing, Remains};
@@ -34,7 +33,7 @@ pub struct Export {
 }
 
 impl Export {
-    pub fn begin(store: &MemoryStore, patience: Patience) -> Self {
+    pub fn begin(store: &MemoryStore, patience: Patiences) -> Self {
         let io = IoThread::start().unwrap();
         let network = Arc::new(Network::new(Trust::System));
         let connection = connection(store.endpoint());
@@ -42,7 +41,7 @@ impl Export {
         let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
         let destination = destination();
         let throttle = (4, Throttle::new(4));
-        let upload = ExportUpload::start(&io, opened, destination.clone(), packing, throttle, Patiences::all(patience));
+        let upload = ExportUpload::start(&io, opened, destination.clone(), packing, throttle, patience);
         Export { io, upload, destination }
     }
 

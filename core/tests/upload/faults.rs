@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use s3_export_core::error::Code;
+use s3_export_core::s3::Patiences;
 use s3_export_core::s3::retry::Patience;
 
 use super::export::Export;
@@ -71,16 +72,19 @@ impl Fault {
         self == Fault::Delay || (times == 1 && self != Fault::Denied)
     }
 
-    /// A fault that lasts uses up all the time that there is, and one that hangs the time of an attempt. What goes well has time for a
-    /// slow machine.
+    /// The attempts at requests to which the fault happens: a fault that lasts uses up all the time that there is, and one that hangs
+    /// the time of an attempt. What goes well has time for a slow machine.
     fn patience(self, times: u32) -> Patience {
-        let total = if self.is_survived(times) && self != Fault::Hang { GENEROUS } else { Duration::from_secs(2) };
-        Patience { attempts: 3, total }
+        match self {
+            _ if !self.is_survived(times) => Patience { attempts: 3, total: Duration::from_secs(2) },
+            Fault::Hang => Patience { attempts: 9, total: Duration::from_secs(9) },
+            _ => GENEROUS,
+        }
     }
 }
 
-/// Time for what goes well, on a slow machine too.
-const GENEROUS: Duration = Duration::from_secs(60);
+/// Attempts at what goes well, on a slow machine too.
+const GENEROUS: Patience = Patience { attempts: 3, total: Duration::from_secs(60) };
 
 /// A store in which the fault happens to the first `times` requests of the step.
 fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
@@ -107,11 +111,12 @@ fn cross(step: Step, case: fn(Step, Fault, u32)) {
 fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
-    let export = Export::begin(&store, fault.patience(times));
+    let faulty = fault.patience(times);
+    let export = Export::begin(&store, Patiences { files: faulty, manifest: faulty, clean_up: GENEROUS });
     let pieces = if matches!(step, Step::Put | Step::Manifest) { 1 } else { 3 };
     let outcome = export.write_files(pieces).and_then(|()| export.commit());
-    assert!(store.content().requests.contains(&step), "{what}: the step was not met");
     if fault.is_survived(times) {
+        assert!(store.content().requests.contains(&step), "{what}: the step was not met");
         outcome.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let content = store.content();
         let expected = export.expected(pieces);
@@ -128,7 +133,7 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
         if step != Step::Manifest {
             assert_eq!(export.outcome(), Err(error), "{what}");
         }
-        let remains = export.roll_back(GENEROUS);
+        let remains = export.roll_back(GENEROUS.total);
         let content = store.content();
         assert!(
             content.objects.is_empty() && content.uploads.is_empty(),
@@ -144,10 +149,10 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
 fn is_taken_back_or_named(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
-    let export = Export::begin(&store, Patience { attempts: 3, total: GENEROUS });
+    let export = Export::begin(&store, Patiences { clean_up: fault.patience(times), ..Patiences::all(GENEROUS) });
     export.write_files(3).unwrap();
     export.commit().unwrap();
-    let limit = if fault.is_survived(times) { GENEROUS } else { Duration::from_millis(300) };
+    let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(300) };
     let remains = export.roll_back(limit);
     assert!(store.content().requests.contains(&step), "{what}: the step was not met");
     let left = store.content().objects.len();
@@ -200,9 +205,9 @@ fn faults_of_a_rollbacks_aborts() {
             _ if asked == step && met.fetch_add(1, Ordering::Relaxed) < times => fault.action(),
             _ => Action::Do,
         });
-        let export = Export::begin(&store, fault.patience(times));
+        let export = Export::begin(&store, Patiences { clean_up: fault.patience(times), ..Patiences::all(GENEROUS) });
         assert_eq!(export.write_files(3).unwrap_err().code(), Code::Privilege, "{what}");
-        let limit = if fault.is_survived(times) { GENEROUS } else { Duration::from_millis(600) };
+        let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(600) };
         let remains = export.roll_back(limit);
         assert!(store.content().requests.contains(&step), "{what}: the step was not met");
         let left = store.content().uploads.len();

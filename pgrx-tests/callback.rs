@@ -1,0 +1,76 @@
+//! Errors where Postgres can take none, and what a transaction leaves to the next.
+
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use crate::pg::callback::contained;
+    use crate::pg::errors::attempt;
+    use crate::pg::report::{Report, in_callback};
+    use crate::pg::worker_transaction::set_local;
+    use crate::pg::{caller, limit};
+    use s3_export_core::error::{Code, Error};
+    use s3_export_core::io::thread::IoThread;
+
+    fn counters() -> (u32, u32) {
+        // SAFETY: reads counters of the backend's own.
+        unsafe { (pg_sys::InterruptHoldoffCount, pg_sys::QueryCancelHoldoffCount) }
+    }
+
+    fn set_counters((interrupts, cancels): (u32, u32)) {
+        // SAFETY: as an abort counts them up; each test puts back what was before.
+        unsafe {
+            pg_sys::InterruptHoldoffCount = interrupts;
+            pg_sys::QueryCancelHoldoffCount = cancels;
+        }
+    }
+
+    /// Postgres counted down from zero afterwards, and the session answered nothing any more.
+    #[pg_test]
+    fn an_error_that_a_callback_catches_leaves_interrupts_held_off() {
+        let fail = || set_local(c"work_mem", c"nonsense");
+        let before = counters();
+        let held = (before.0 + 2, before.1 + 1);
+        set_counters(held);
+        let bare = std::panic::catch_unwind(fail);
+        let after_bare = counters();
+        set_counters(held);
+        let caught = contained(fail);
+        let after = counters();
+        in_callback(&[Report::Log("a line".to_owned())]);
+        let reported = counters();
+        set_counters(before);
+        assert!(bare.is_err() && caught.is_err());
+        assert_eq!(after_bare, (0, 0), "what this is about");
+        assert_eq!((after, reported), (held, held));
+    }
+
+    /// A later export of the transaction was told of it.
+    #[pg_test]
+    fn a_time_limit_that_was_exceeded_beside_another_error_is_forgotten() {
+        let io = IoThread::start().unwrap();
+        let exceed = || {
+            let limit = limit::TimeLimit::start(&io, std::time::Duration::from_millis(1));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(limit);
+        };
+        exceed();
+        limit::TimeLimit::start(&io, std::time::Duration::from_secs(60)).end().unwrap();
+        exceed();
+        let failed: Result<(), _> = crate::pg::errors::run(|| Err(Error::new(Code::Io, "a store")));
+        assert!(failed.is_err() && limit::take_exceeded().is_none());
+        assert!(attempt(|| Ok(())).is_ok());
+    }
+
+    /// What a job's code had set stayed for what the worker does afterwards.
+    #[pg_test]
+    fn settings_that_would_harm_a_worker_are_put_back_after_the_job() {
+        let value = || Spi::get_one::<String>("SHOW exit_on_error").unwrap().unwrap();
+        Spi::run("SELECT set_config('exit_on_error', 'on', false)").unwrap();
+        let before = value();
+        caller::fix();
+        let overridden = value();
+        caller::fix_again();
+        assert_eq!((before.as_str(), overridden.as_str(), value().as_str()), ("on", "on", "off"));
+    }
+}
