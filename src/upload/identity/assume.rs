@@ -11,7 +11,7 @@ use aws_sdk_sts::config::{BehaviorVersion, Config, Region};
 
 use super::{AssumedRole, Identity, Provider};
 use crate::error::{Code, Error};
-use crate::upload::connection::timeouts;
+use crate::upload::connection::{stalled_streams, timeouts};
 use crate::upload::failure::Failure;
 use crate::upload::network::{Network, Reach};
 use crate::upload::retry::{Patience, retry};
@@ -74,6 +74,7 @@ fn client(base: Credentials, region: &str, endpoint: Option<&str>, reach: Reach,
         .credentials_provider(base)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts())
+        .stalled_stream_protection(stalled_streams())
         .http_client(network.within(reach));
     config.set_endpoint_url(endpoint.map(str::to_owned));
     Client::from_conf(config.build())
