@@ -51,12 +51,11 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     let progress = Progress::start(export_id);
 
     let algorithm = connection.object.checksum;
-    let is_amazon = connection.endpoint.is_none();
     let store = open(connection, request.location.bucket())?;
     if request.existing == Existing::Error {
         refuse_existing(&store, &request.location)?;
     }
-    refuse_taken_names(&store, &destination, is_amazon)?;
+    refuse_taken_names(&store, &destination)?;
     let (limits, packing) = cut(request, export_id)?;
     let upload = transaction::begin(store, destination.clone(), packing)?;
     let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
@@ -194,16 +193,14 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
 }
 
 /// Errors: 42710 and 0A000 for names that the user has given, better before the query than after hours.
-fn refuse_taken_names(store: &Store, destination: &Destination, is_amazon: bool) -> Result<()> {
+fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
     if !destination.has_names() {
         return Ok(());
     }
     let patience = Patiences::all(transaction::request_patience());
     let bucket = Bucket::new(store.clone(), destination.bucket(), patience, Throttle::new(1));
     let destination = destination.clone();
-    transaction::request(|_| async move {
-        bucket.refuse_taken_names(&destination, is_amazon).await.map_err(|failure| failure.error)
-    })
+    transaction::request(|_| async move { bucket.refuse_taken_names(&destination).await.map_err(|failure| failure.error) })
 }
 
 /// More files than readers and listings handle well.

@@ -58,7 +58,9 @@ const STEPS: [Step; 8] = [
 ];
 
 /// The contents of the probe.
-const BODY: &[u8] = b"s3_export.validate_integration wrote this and deletes it again\n";
+pub const BODY: &str = "s3_export.validate_integration wrote this and deletes it again\n";
+/// The contents of an upload that is to be refused: of another length, so that the probe is not taken for what the upload has made.
+const OTHER_BODY: &str = "s3_export.validate_integration wrote this\n";
 
 /// Tries all of them, as far as each makes sense without those before it. What it writes is deleted again; a cancel in the
 /// middle leaves one small object.
@@ -102,10 +104,10 @@ impl Outcomes {
     }
 
     async fn write(&mut self, bucket: &Bucket, object: &Object) {
-        let body = Bytes::from_static(BODY);
+        let body = Bytes::from_static(BODY.as_bytes());
         // In a versioned bucket, each write makes one.
         let mut versions = Vec::new();
-        let put = bucket.put(object, body.clone(), &bucket.checksum().of(BODY)).await;
+        let put = bucket.put(object, body.clone(), &bucket.checksum().of(&body)).await;
         let mut may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
         versions.extend(put.as_ref().ok().map(|written| written.version_id.clone()));
         if self.record(Step::Put, put.map(|_| bucket.url(&object.key))) {
@@ -116,7 +118,7 @@ impl Outcomes {
         let multipart = multipart(bucket, object, body.clone(), &mut versions).await;
         may_exist |= multipart.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
         if self.record(Step::Multipart, multipart) {
-            let conditional = conditional_multipart(bucket, object, body, &mut versions).await;
+            let conditional = conditional_multipart(bucket, object, &mut versions).await;
             self.record(Step::ConditionalMultipart, conditional);
         }
         if may_exist {
@@ -188,9 +190,9 @@ async fn multipart(
 async fn conditional_multipart(
     bucket: &Bucket,
     object: &Object,
-    body: Bytes,
     versions: &mut Vec<Option<String>>,
 ) -> Result<String, Failure> {
+    let body = Bytes::from_static(OTHER_BODY.as_bytes());
     let upload_id = bucket.create_multipart(object).await?.upload_id;
     let checksum = bucket.checksum().of(&body);
     let completed = match bucket.put_part(object, &upload_id, 1, body.clone(), &checksum).await {

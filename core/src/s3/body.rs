@@ -1,7 +1,7 @@
 //! A body that is handed over in frames, as the network takes them.
 //!
-//! Given whole, it would count as sent at once, and the SDK's stalled-stream protection could not tell an upload that is slow
-//! from one that stands still.
+//! Given whole, a body would count as sent at once, and the throttle could not tell an upload that is slow from one that stands
+//! still.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;
@@ -19,26 +19,42 @@ use crate::sync::lock;
 /// Bytes a frame.
 const FRAME: usize = 64 << 10;
 
-/// Tells when the network last took a piece of a body.
+/// Tells when the network last took a piece of a body, and whether the piece was the last.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<Option<Instant>>>);
+pub struct Meter(Arc<Mutex<Moved>>);
+
+#[derive(Debug, Default)]
+struct Moved {
+    at: Option<Instant>,
+    has_ended: bool,
+}
 
 impl Meter {
-    /// The network has taken a piece.
+    /// The network has taken a piece that another will follow.
     pub fn moved(&self) {
-        *lock(&self.0) = Some(Instant::now());
+        *lock(&self.0) = Moved { at: Some(Instant::now()), has_ended: false };
+    }
+
+    /// The network has taken the last piece.
+    pub fn ended(&self) {
+        *lock(&self.0) = Moved { at: Some(Instant::now()), has_ended: true };
+    }
+
+    /// Whether the network has taken all of the body. The store makes no object of less.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.0).has_ended
     }
 
     /// Whether the network has taken a piece since then.
     pub fn has_moved_since(&self, time: Instant) -> bool {
-        lock(&self.0).is_some_and(|moved| moved >= time)
+        lock(&self.0).at.is_some_and(|moved| moved >= time)
     }
 }
 
 /// A body of these bytes, which the SDK can still hash and repeat. `meter`: told of each frame that the network takes.
 pub fn in_frames(bytes: Bytes, meter: &Meter) -> ByteStream {
     if bytes.len() <= FRAME {
-        meter.moved();
+        meter.ended();
         return ByteStream::from(bytes);
     }
     let frames = Frames { left: bytes.clone(), meter: meter.clone() };
@@ -60,9 +76,14 @@ impl Body for Frames {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
-        self.meter.moved();
         let length = self.left.len().min(FRAME);
-        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(length)))))
+        let frame = self.left.split_to(length);
+        if self.left.is_empty() {
+            self.meter.ended()
+        } else {
+            self.meter.moved()
+        }
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -90,6 +111,7 @@ mod tests {
             let start = Instant::now();
             assert_eq!(runtime.block_on(stream.collect()).unwrap().into_bytes(), bytes);
             assert_eq!(meter.has_moved_since(start), length > FRAME);
+            assert!(meter.has_ended());
         }
     }
 }

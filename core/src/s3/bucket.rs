@@ -138,6 +138,11 @@ impl Bucket {
         &self.store.settings
     }
 
+    /// Whether the store is known to obey `If-None-Match` wherever it is sent.
+    pub fn knows_condition(&self) -> bool {
+        self.store.is_amazon
+    }
+
     /// Whether signatures leave the payload out.
     pub fn unsigned_payload(&self) -> bool {
         self.store.unsigned_payload
@@ -196,12 +201,16 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let meter = pace.meter();
         let unanswered = |end| {
-            lost.store(true, Ordering::Relaxed);
-            self.noted(match end {
-                Unanswered::Silent(time) | Unanswered::MadeRoom(time) => Failure::unanswered(step, url, time),
+            let failure = match end {
+                Unanswered::Silent(time) => Failure::unanswered(step, url, time),
                 Unanswered::TooSlow(time) => Failure::too_slow(step, url, time),
-            })
+                // The store makes no object of a part of a body.
+                Unanswered::MadeRoom(time) => Failure { maybe_done: meter.has_ended(), ..Failure::unanswered(step, url, time) },
+            };
+            lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+            self.noted(failure)
         };
         retry_at_pace(patience, Some(pace), unanswered, || self.noting(lost, attempt())).await
     }
@@ -210,7 +219,7 @@ impl Bucket {
     async fn noting<T>(&self, lost: &AtomicBool, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let sent = Instant::now();
         let answer = renewing(&self.store.provider, answer).await;
-        if answer.as_ref().map_or_else(|failure| failure.status.is_some(), |_| true) {
+        if answer.as_ref().map_or_else(|failure| failure.status.is_some() && !failure.is_of_gateway(), |_| true) {
             self.has_answered.store(true, Ordering::Relaxed);
         }
         let failure = match answer {
@@ -225,7 +234,8 @@ impl Bucket {
             self.throttle.lower(sent);
         }
         // An endpoint that has never answered may be the wrong one.
-        let went_away = failure.disconnected && failure.transient && self.has_answered.load(Ordering::Relaxed);
+        let is_away = failure.disconnected || failure.is_of_gateway();
+        let went_away = is_away && failure.transient && self.has_answered.load(Ordering::Relaxed);
         Err(self.noted(Failure { time_bound: failure.time_bound || went_away, ..failure }))
     }
 
@@ -265,13 +275,8 @@ impl Bucket {
                 self.send_put(&mut pace, object, (body, checksum), None, &lost).await
             }
             Err(failure) if condition.is_some() && failure.status == Some(412) => {
-                // After a lost answer it may be an attempt of ours that has made it.
-                let unknown = |failure| Failure { maybe_done: true, ..failure };
-                let head = if lost.load(Ordering::Relaxed) { self.head(&object.key).await.map_err(unknown)? } else { None };
-                match head.filter(|head| head.is_of(object)) {
-                    Some(head) => Ok(Written { version_id: head.version_id, answer_lost: false }),
-                    None => Err(self.taken(object)),
-                }
+                let version_id = self.resolve_conflict(object, lost.load(Ordering::Relaxed)).await?;
+                Ok(Written { version_id, answer_lost: false })
             }
             other => other,
         }
@@ -380,8 +385,13 @@ impl Bucket {
 
     /// Looks at an object; `None`: there is none.
     pub async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
+        self.head_within(self.patience.files, key).await
+    }
+
+    /// As [`Self::head`], with that patience.
+    pub async fn head_within(&self, patience: Patience, key: &str) -> Result<Option<Head>, Failure> {
         let url = self.url(key);
-        self.send(self.patience.files, LOOK, &url, || self.head_once(key)).await
+        self.send(patience, LOOK, &url, || self.head_once(key)).await
     }
 
     /// As [`Self::head`], one attempt.

@@ -14,7 +14,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{
     BehaviorVersion, Builder, Config, ConfigBag, IdentityCache, Intercept, Region, RequestChecksumCalculation,
-    ResponseChecksumValidation, RuntimeComponents,
+    ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
 use aws_smithy_runtime_api::box_error::BoxError;
 
@@ -88,6 +88,8 @@ pub struct Store {
     pub settings: ObjectSettings,
     /// Only over TLS may the signature leave the payload out.
     pub unsigned_payload: bool,
+    /// Whether it is Amazon's S3, which needs no endpoint.
+    pub is_amazon: bool,
 }
 
 impl Store {
@@ -118,8 +120,8 @@ impl Store {
             .http_client(network.within(connection.reach));
         config.set_endpoint_url(connection.endpoint.as_deref().map(as_folder));
         let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
-        let settings = connection.object.clone();
-        Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload })
+        let (settings, is_amazon) = (connection.object.clone(), connection.endpoint.is_none());
+        Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload, is_amazon })
     }
 }
 
@@ -134,6 +136,12 @@ pub fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
 }
 
+/// Stalled-stream protection of every client: none of uploads. The SDK's gives an upload up that has to wait for a slow link some
+/// seconds, and says that the connection broke; the throttle (`overtime`) judges silence instead.
+pub fn stalled_streams() -> StalledStreamProtectionConfig {
+    StalledStreamProtectionConfig::enabled().upload_enabled(false).build()
+}
+
 /// What all clients of S3 have in common.
 pub fn plain_config(region: &str) -> Builder {
     Config::builder()
@@ -141,6 +149,7 @@ pub fn plain_config(region: &str) -> Builder {
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts())
+        .stalled_stream_protection(stalled_streams())
         .interceptor(LengthOfEmptyBodies)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)

@@ -125,6 +125,11 @@ impl Failure {
         Self::answered(&Asked { service: "S3", step, url: Some(url) }, 200, None, None, None)
     }
 
+    /// Whether a gateway gave the answer for want of one of the store's.
+    pub fn is_of_gateway(&self) -> bool {
+        matches!(self.status, Some(502 | 504))
+    }
+
     /// Whether the answer had the status of a success, and its body tells of none: a failure, or what nobody can read.
     pub fn is_unreadable(&self) -> bool {
         self.transient && self.status.is_some_and(|status| (200..300).contains(&status)) && !self.disconnected

@@ -25,7 +25,7 @@ const STEP: &str = "list the bucket";
 pub const PAGE: i32 = 1000;
 
 /// An object in a listing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Listed {
     /// Its key.
     pub key: String,
@@ -34,7 +34,7 @@ pub struct Listed {
 }
 
 /// A multipart upload in a listing, neither completed nor aborted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct ListedUpload {
     /// The key that it would make.
     pub key: String,
@@ -65,10 +65,12 @@ impl Bucket {
                     let answer = request.set_expected_bucket_owner(self.owner()).customize().interceptor(ending.clone()).send();
                     let answer = answer.await.map_err(|error| unreadable(Failure::new(STEP, &url, &error)))?;
                     let read = objects(answer, prefix, ending.was_seen());
-                    read.and_then(|(objects, next)| Ok((objects, place.check(next)?))).map_err(|why| not_whole(&url, why))
+                    read.and_then(|(objects, next)| place.check(&next, objects.first()).map(|()| (objects, next)))
+                        .map_err(|why| not_whole(&url, why))
                 })
                 .await?;
-            if objects.into_iter().any(|object| visit(object).is_break()) || !place.turn(next) {
+            let goes_on = place.turn(next, objects.first());
+            if objects.into_iter().any(|object| visit(object).is_break()) || !goes_on {
                 return Ok(());
             }
         }
@@ -108,16 +110,21 @@ impl Bucket {
                     let answer = request.set_expected_bucket_owner(self.owner()).customize().interceptor(ending.clone()).send();
                     let answer = answer.await.map_err(|error| unreadable(Failure::new(STEP, &url, &error)))?;
                     let read = uploads(answer, prefix, ending.was_seen());
-                    read.and_then(|(uploads, next)| Ok((uploads, place.check(next)?))).map_err(|why| not_whole(&url, why))
+                    read.and_then(|(uploads, next)| place.check(&next, uploads.first()).map(|()| (uploads, next)))
+                        .map_err(|why| not_whole(&url, why))
                 })
                 .await?;
+            let goes_on = place.turn(next, uploads.first());
             uploads.into_iter().for_each(&mut visit);
-            if !place.turn(next) {
+            if !goes_on {
                 return Ok(());
             }
         }
     }
 }
+
+/// Most pages without an entry in a row. A page may have none, but a store that has only such pages may have them for ever.
+const MOST_EMPTY_PAGES: usize = 10_000;
 
 /// How far a listing was read.
 struct Place<M> {
@@ -125,36 +132,47 @@ struct Place<M> {
     after: Option<M>,
     /// Hashes of all markers, since a listing may come back to any page.
     seen: HashSet<u64>,
+    /// Hashes of each page's first entry, since a store that ignores a marker may have a new one for the same page.
+    begun_with: HashSet<u64>,
+    /// Pages without an entry since the last one with any.
+    empty_pages: usize,
 }
 
 impl<M> Default for Place<M> {
     fn default() -> Self {
-        Place { after: None, seen: HashSet::new() }
+        Place { after: None, seen: HashSet::new(), begun_with: HashSet::new(), empty_pages: 0 }
     }
 }
 
 impl<M: Hash> Place<M> {
-    /// Errors, as part of a sentence: `next` leads back to a page that was read.
-    fn check(&self, next: Option<M>) -> Result<Option<M>, String> {
-        match &next {
-            Some(marker) if self.seen.contains(&hash(marker)) => {
-                Err("it names a page that was read already as the next".into())
+    /// Errors, as part of a sentence: a page that begins with `first` was read already, `next` leads back to one, or nothing follows
+    /// for ever.
+    fn check(&self, next: &Option<M>, first: Option<&impl Hash>) -> Result<(), String> {
+        if next.as_ref().is_some_and(|marker| self.seen.contains(&hash(marker))) {
+            return Err("it names a page that was read already as the next".into());
+        }
+        match first {
+            Some(first) if self.begun_with.contains(&hash(first)) => Err("it is a page that was read already".into()),
+            None if next.is_some() && self.empty_pages >= MOST_EMPTY_PAGES => {
+                Err(format!("it is empty, as the {MOST_EMPTY_PAGES} before it are, and says that more follows"))
             }
-            _ => Ok(next),
+            _ => Ok(()),
         }
     }
 
     /// Goes on to the next page, if there is one.
-    fn turn(&mut self, next: Option<M>) -> bool {
+    fn turn(&mut self, next: Option<M>, first: Option<&impl Hash>) -> bool {
         self.seen.extend(next.as_ref().map(hash));
+        self.begun_with.extend(first.map(hash));
+        self.empty_pages = if first.is_some() { 0 } else { self.empty_pages + 1 };
         self.after = next;
         self.after.is_some()
     }
 }
 
-fn hash(marker: &impl Hash) -> u64 {
+fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    marker.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -297,11 +315,29 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_that_comes_again_is_a_failure() {
+    fn a_page_that_comes_again_is_a_failure() {
         let mut place = Place::default();
-        assert!(place.turn(place.check(Some("1")).unwrap()));
-        assert!(place.turn(place.check(Some("2")).unwrap()));
-        assert!(place.check(Some("2")).is_err() && place.check(Some("1")).is_err());
-        assert!(!place.turn(place.check(None).unwrap()));
+        for marker in [1, 2] {
+            place.check(&Some(marker), Some(&(marker * 10))).unwrap();
+            assert!(place.turn(Some(marker), Some(&(marker * 10))));
+        }
+        for marker in [1, 2] {
+            assert!(place.check(&Some(marker), Some(&30)).unwrap_err().contains("as the next"));
+            assert!(place.check(&Some(3), Some(&(marker * 10))).unwrap_err().contains("it is a page"));
+        }
+        place.check(&Some(3), Some(&30)).unwrap();
+        assert!(!place.turn(None, None::<&u32>));
+    }
+
+    #[test]
+    fn a_listing_of_empty_pages_comes_to_an_end() {
+        let mut place = Place::default();
+        for marker in 0..MOST_EMPTY_PAGES {
+            place.check(&Some(marker), None::<&u32>).unwrap();
+            assert!(place.turn(Some(marker), None::<&u32>));
+        }
+        assert!(place.check(&Some(MOST_EMPTY_PAGES), None::<&u32>).unwrap_err().contains("it is empty"));
+        place.check(&None, None::<&u32>).unwrap();
+        place.check(&Some(MOST_EMPTY_PAGES), Some(&1)).unwrap();
     }
 }

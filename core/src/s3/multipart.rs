@@ -148,7 +148,7 @@ impl Bucket {
             return self.complete_once(object, upload_id, parts, bytes, false).await;
         }
         // Some stores obey the condition at a PUT and ignore it here.
-        self.refuse_taken(object, Blind::Go).await?;
+        self.refuse_taken(object, self.blind()).await?;
         match self.complete_once(object, upload_id, parts.clone(), bytes, true).await {
             Err(failure) if failure.status == Some(501) => {
                 self.refuse_taken(object, Blind::Refuse).await?;
@@ -199,10 +199,9 @@ impl Bucket {
             Err(failure)
         };
         match self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await {
-            Err(failure) if object.claim.is_some() && failure.status == Some(412) => match lost.load(Ordering::Relaxed) {
-                true => self.completed_already(object, bytes).await,
-                false => Err(self.taken(object)),
-            },
+            Err(failure) if object.claim.is_some() && failure.status == Some(412) => {
+                self.resolve_conflict(object, lost.load(Ordering::Relaxed)).await
+            }
             other => other,
         }
     }

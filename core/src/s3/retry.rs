@@ -74,7 +74,8 @@ where
 }
 
 /// As [`retry`], of an upload. Each attempt has a permit; the time for all does not include waits for permits while other
-/// uploads succeed, nor periods in which the upload shared a slow link with others.
+/// uploads succeed, nor periods in which the upload shared a slow link with others. So an upload beside others may take the time of
+/// one attempt longer.
 pub async fn retry_at_pace<T, F>(
     patience: Patience,
     mut pace: Option<&mut Pace>,
@@ -85,7 +86,8 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let mut left = patience.total;
-    let mut attempts = 1;
+    // All attempts, for the length of pauses, and those that count against `patience.attempts`.
+    let (mut attempts, mut counted) = (1, 0);
     let mut maybe_done = false;
     if let Some(pace) = &mut pace {
         pace.begin().await;
@@ -113,11 +115,13 @@ where
         };
         maybe_done |= failure.maybe_done;
         let failure = Failure { maybe_done, ..failure };
-        let pause = pause(attempts, fastrand::f64()).max(asked_pause(&failure, left));
-        // Time alone ends these, so a pause that was drawn too long must not.
-        let (pause, is_over) = match failure.time_bound {
-            true => (pause.min(left / 2), left < FIRST_PAUSE),
-            false => (pause, attempts >= patience.attempts || pause >= left),
+        let drawn = pause(attempts, fastrand::f64());
+        // Time alone ends the time-bound ones, so a pause that was drawn too long must not.
+        let (pause, is_over) = if failure.time_bound {
+            (drawn.min(left / 2).max(asked_pause(&failure, left)), left < FIRST_PAUSE)
+        } else {
+            counted += 1;
+            (drawn, counted >= patience.attempts || drawn >= left)
         };
         if !failure.transient || is_over {
             return Err(failure);
@@ -143,7 +147,10 @@ async fn one_attempt<T>(
 ) -> Result<T, Unanswered> {
     let began = Instant::now();
     loop {
-        let (start, limit) = (Instant::now(), patience.attempt().min(*left));
+        // A period of a few milliseconds would say nothing of the link.
+        let is_shared = pace.as_ref().is_some_and(|pace| pace.is_shared());
+        let limit = if is_shared { patience.attempt() } else { patience.attempt().min(*left) };
+        let start = Instant::now();
         if let Ok(answer) = timeout(limit, &mut request).await {
             *left = left.saturating_sub(start.elapsed());
             return Ok(answer);
@@ -304,6 +311,64 @@ mod tests {
                 assert!((least..=most).contains(&seconds), "{seconds}");
             });
         }
+    }
+
+    #[test]
+    fn attempts_that_time_bounds_do_not_count_among_the_others() {
+        let calls = Cell::new(0);
+        let result = paused(retry(PATIENCE, unanswered, || async {
+            calls.set(calls.get() + 1);
+            match calls.get() {
+                1..=8 => Err(Failure { time_bound: true, ..failure(true, false) }),
+                9..=12 => Err(failure(true, false)),
+                _ => Ok(()),
+            }
+        }));
+        assert!(result.is_ok(), "{} calls", calls.get());
+    }
+
+    #[test]
+    fn a_pause_that_is_asked_for_is_kept_in_full_where_it_fits() {
+        paused(async {
+            let (calls, start) = (Cell::new(0), Instant::now());
+            let answered = retry(PATIENCE, unanswered, || async {
+                calls.set(calls.get() + 1);
+                let retry_after = Some(PATIENCE.total - Duration::from_secs(20));
+                let asks = Failure { time_bound: true, retry_after, ..failure(true, false) };
+                if calls.get() == 1 { Err(asks) } else { Ok(()) }
+            });
+            answered.await.unwrap();
+            assert!(start.elapsed() >= PATIENCE.total - Duration::from_secs(20), "{:?}", start.elapsed());
+        });
+    }
+
+    #[test]
+    fn an_upload_beside_others_has_the_period_of_an_attempt_however_little_time_is_left() {
+        paused(async {
+            let throttle = super::super::throttle::Throttle::new(4);
+            let _other = throttle.permit().await;
+            let mut pace = Pace::new(&throttle, None);
+            let (calls, meter) = (Cell::new(0), pace.meter());
+            let sent = retry_at_pace(
+                PATIENCE,
+                Some(&mut pace),
+                |end| unanswered(end.time()),
+                || async {
+                    calls.set(calls.get() + 1);
+                    // Each asks for more than there is, and has half of the time that is left: 0.3 s of it remain.
+                    if calls.get() <= 10 {
+                        return Err(Failure { time_bound: true, retry_after: Some(PATIENCE.total), ..failure(true, false) });
+                    }
+                    for _ in 0..PATIENCE.attempt().as_secs() - 10 {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        meter.moved();
+                    }
+                    Ok(())
+                },
+            );
+            let ended = tokio::time::timeout(PATIENCE.total * 10, sent).await;
+            assert!(ended.is_ok_and(|sent| sent.is_ok()), "{} calls", calls.get());
+        });
     }
 
     /// A link that takes so many frames a second, shared by the uploads under way.

@@ -167,6 +167,11 @@ impl Pace {
         self.permit = None;
     }
 
+    /// Whether other uploads are under way.
+    pub fn is_shared(&self) -> bool {
+        lock(&self.throttle.state).in_use > 1
+    }
+
     /// Returns the fate of an attempt that `began` then and has not ended within the period since `start`. Where uploads end no
     /// more, the limit falls to half of those under way, so that the other half does.
     pub fn overtime(&mut self, began: Instant, start: Instant) -> Overtime {

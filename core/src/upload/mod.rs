@@ -15,10 +15,6 @@ mod ledger;
 mod leftovers;
 mod object_writer;
 mod rollback;
-#[cfg(test)]
-mod scripted;
-#[cfg(test)]
-mod tests;
 
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;

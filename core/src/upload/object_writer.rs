@@ -69,11 +69,12 @@ impl ObjectWriter {
     }
 
     async fn part(&mut self, body: Bytes, lease: Option<Lease>) -> Result<()> {
-        let permit = self.shared.requests.permit().await;
+        // Before the permit, which others can use in the pauses between attempts.
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => self.multipart.insert(Multipart::create(&self.shared, &self.object).await?),
         };
+        let permit = self.shared.requests.permit().await;
         let checksum = self.checksum.add(&body);
         self.bytes += body.len() as u64;
         multipart.send(&self.shared, &self.object, (body, checksum), permit, lease)

@@ -171,7 +171,8 @@ async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, remains: &
     if object.claim.is_none() {
         return true;
     }
-    let cause = match timeout_at(deadline, shared.bucket.head_once(&object.key)).await {
+    let look = shared.bucket.head_within(shared.bucket.patience().clean_up, &object.key);
+    let cause = match timeout_at(deadline, look).await {
         Ok(Ok(head)) => return head.is_some_and(|head| head.is_of(object)),
         Ok(Err(failure)) => Some(failure.error),
         Err(_) => None,

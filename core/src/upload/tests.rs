@@ -1,6 +1,6 @@
 //! Exports against scripted stores, without Postgres.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::naming::keys::Naming;
 use crate::naming::uri::Location;
 use crate::s3::network::{Network, Trust};
 use crate::s3::retry::Patience;
-use crate::upload::scripted::{Reply, Server};
+use crate::upload::scripted::{Reply, Request, Server};
 
 const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(60) };
 
@@ -32,8 +32,14 @@ fn wait<T>(io: &IoThread, job: &Task<T>) -> T {
 }
 
 fn destination() -> Destination {
+    destination_of(None)
+}
+
+/// Where the only file has the name of a user's choice.
+fn destination_of(file: Option<&str>) -> Destination {
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
-    let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
+    let file = file.map(str::to_owned);
+    let naming = Naming { in_folder: false, file_type, file, manifest_copy: None, success_marker: None };
     Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
 }
 
@@ -47,13 +53,17 @@ struct Export {
 
 impl Export {
     fn begin(server: &Server, concurrency: usize, budget: usize, patience: Patience) -> Self {
+        Self::begin_at(server, destination(), (concurrency, budget), patience)
+    }
+
+    fn begin_at(server: &Server, destination: Destination, (concurrency, budget): (usize, usize), patience: Patience) -> Self {
         let io = IoThread::start().unwrap();
         let network = Arc::new(Network::new(Trust::System));
         let address = server.clone();
         let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
         let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
         let throttle = (concurrency, Throttle::new(concurrency));
-        let upload = ExportUpload::start(&io, store, destination(), packing, throttle, Patiences::all(patience));
+        let upload = ExportUpload::start(&io, store, destination, packing, throttle, Patiences::all(patience));
         Export { io, upload, budget }
     }
 
@@ -152,7 +162,13 @@ fn a_store_that_asks_for_less_is_not_left_after_a_few_attempts() {
 
 #[test]
 fn an_outage_of_a_store_that_has_answered_is_outlived_and_a_wrong_endpoint_is_told_soon() {
-    for status in [None, Some("HTTP/1.1 429 Too Many Requests"), Some("HTTP/1.1 500 Internal Server Error\r\nretry-after: 1")] {
+    for status in [
+        None,
+        Some("HTTP/1.1 429 Too Many Requests"),
+        Some("HTTP/1.1 500 Internal Server Error\r\nretry-after: 1"),
+        Some("HTTP/1.1 502 Bad Gateway"),
+        Some("HTTP/1.1 504 Gateway Timeout"),
+    ] {
         let start = OnceLock::new();
         let server = Server::start(move |request| {
             let start: &Instant = start.get_or_init(Instant::now);
@@ -170,6 +186,11 @@ fn an_outage_of_a_store_that_has_answered_is_outlived_and_a_wrong_endpoint_is_to
     let export = Export::begin(&server, 1, 1 << 20, Patience { attempts: 2, ..PATIENCE });
     let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
     assert_eq!((error.code(), server.requests().len()), (Code::Connection, 2), "{error:?}");
+    // A gateway's word is none of the store behind it.
+    let server = Server::start(|_| Reply::Answer("HTTP/1.1 502 Bad Gateway", ""));
+    let export = Export::begin(&server, 1, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
+    assert_eq!(server.requests().len(), 2);
 }
 
 /// Two parts, so that the file is a multipart upload of six bytes.
@@ -247,4 +268,227 @@ fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
     let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
     assert!(remains.is_empty(), "{remains:?}");
     assert_eq!(server.requests().len(), 1, "nothing is deleted");
+}
+
+/// More than what goes through a template, and more than the buffers of the kernel take.
+fn large() -> Bytes {
+    Bytes::from(vec![b'x'; 8 << 20])
+}
+
+#[test]
+fn an_upload_that_has_to_wait_for_the_network_goes_on() {
+    // Longer than the SDK's own protection against streams that stall bears: a period of grace of 5 s.
+    let server = Server::slow(Duration::from_secs(8), |_| Reply::Usual);
+    let export = Export::begin(&server, 2, 1 << 30, Patience { attempts: 1, total: Duration::from_secs(300) });
+    export.files(2, &large()).unwrap();
+    assert_eq!(server.requests().len(), 2, "each body was sent once");
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_given_up_and_the_error_says_so() {
+    let server = Server::slow(Duration::from_secs(600), |_| Reply::Usual);
+    let export = Export::begin(&server, 1, 1 << 30, Patience { attempts: 1, total: Duration::from_secs(3) });
+    let error = export.files(1, &large()).unwrap_err();
+    assert_eq!(error.code(), Code::Connection, "{error:?}");
+    assert!(error.summary().contains("no answer within 1.0 s"), "{error:?}");
+}
+
+/// Head of the answer to a look at an object that carries the mark of the export `id`.
+fn marked(id: Uuid) -> &'static str {
+    Box::leak(format!("HTTP/1.1 200 OK\r\netag: \"1\"\r\nx-amz-meta-s3-export-id: {id}").into_boxed_str())
+}
+
+const NOT_FOUND: Reply = Reply::Answer("HTTP/1.1 404 Not Found", "");
+const FORBIDDEN: Reply = Reply::Answer("HTTP/1.1 403 Forbidden", "");
+const FAILED: Reply = Reply::Answer("HTTP/1.1 500 Internal Server Error", "");
+const PRECONDITION_FAILED: Reply = Reply::Answer("HTTP/1.1 412 Precondition Failed", "");
+
+/// Whether the request makes an object under a condition.
+fn makes_object(request: &Request, in_parts: bool) -> bool {
+    if in_parts { request.is("POST", "uploadId=") } else { request.is("PUT", "all.json") }
+}
+
+/// One export of a file with a user's name. The store says 412 to the request that makes the object, and has `looks` for those
+/// who look at the object afterwards, the last one again and again.
+fn refused_with_412(in_parts: bool, looks: Vec<Reply>, destination: Destination) -> (Export, Result<()>) {
+    let (made, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let server = Server::start(move |request| match () {
+        () if makes_object(request, in_parts) => {
+            made.fetch_add(1, Ordering::Relaxed);
+            PRECONDITION_FAILED
+        }
+        () if request.is("HEAD", "") && made.load(Ordering::Relaxed) == 0 => NOT_FOUND,
+        () if request.is("HEAD", "") => looks[looked.fetch_add(1, Ordering::Relaxed).min(looks.len() - 1)].clone(),
+        () => Reply::Usual,
+    });
+    let patience = Patience { attempts: 2, ..PATIENCE };
+    let export = Export::begin_at(&server, destination, (4, 1 << 20), patience);
+    let outcome = if in_parts { two_parts(&export) } else { export.files(1, &Bytes::from_static(b"{}\n{}\n")) };
+    (export, outcome)
+}
+
+/// A proxy sends a request again whose answer was lost behind it: the 412 is then about what the request itself has made.
+#[test]
+fn a_conflict_over_a_name_of_the_users_is_resolved_by_a_look() {
+    for in_parts in [false, true] {
+        let made = |id| Reply::Answer(marked(id), "{}\n{}\n");
+        let destination = destination_of(Some("all.json"));
+        let id = destination.export_id();
+        // One look that fails is not the last.
+        let (_, outcome) = refused_with_412(in_parts, vec![FAILED, made(id)], destination);
+        outcome.unwrap_or_else(|error| panic!("in parts: {in_parts}: {error:?}"));
+        for (looks, code, is_known) in
+            [(made(Uuid::now_v7()), Code::Duplicate, true), (FORBIDDEN, Code::Duplicate, false), (FAILED, Code::Io, false)]
+        {
+            let (export, outcome) = refused_with_412(in_parts, vec![looks.clone()], destination_of(Some("all.json")));
+            let error = outcome.unwrap_err();
+            assert_eq!(error.code(), code, "in parts: {in_parts}, {looks:?}: {error:?}");
+            let files = export.upload.shared.leftovers().files;
+            assert_eq!(files.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {files:?}");
+        }
+    }
+}
+
+#[test]
+fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
+    let destination = destination_of(Some("all.json"));
+    let (looked, mark) = (AtomicUsize::new(0), marked(destination.export_id()));
+    let server = Server::start(move |request| match () {
+        () if request.is("HEAD", "") && looked.fetch_add(1, Ordering::Relaxed) == 0 => FAILED,
+        () if request.is("HEAD", "") => Reply::Answer(mark, "{}\n"),
+        () => Reply::Usual,
+    });
+    let export = Export::begin_at(&server, destination, (4, 1 << 20), PATIENCE);
+    export.files(1, &Bytes::from_static(b"{}\n")).unwrap();
+    let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(60)));
+    assert!(remains.is_empty(), "{remains:?}");
+    assert!(server.requests().iter().any(|request| request.is("POST", "?delete")));
+}
+
+/// The bucket of a store behind `server`, with a thread for its requests.
+fn bucket(server: &Server) -> (IoThread, Bucket) {
+    let io = IoThread::start(Trust::System).unwrap();
+    let (network, address) = (Arc::clone(io.network()), server.clone());
+    let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
+    let bucket = Bucket::new(store, "bucket", Patiences::all(Patience { attempts: 2, ..PATIENCE }), Throttle::new(1));
+    (io, bucket)
+}
+
+#[test]
+fn a_name_that_may_not_be_looked_at_is_refused_where_the_store_may_ignore_the_condition() {
+    let server = Server::start(|request| if request.is("HEAD", "") { FORBIDDEN } else { Reply::Usual });
+    let (io, bucket) = bucket(&server);
+    let destination = destination_of(Some("all.json"));
+    let refused = wait(&io, &io.spawn(async move { bucket.refuse_taken_names(&destination).await }));
+    let error = refused.unwrap_err().error;
+    assert_eq!(error.code(), Code::Unsupported, "{error:?}");
+    assert!(server.requests().iter().all(|request| request.is("HEAD", "")), "nothing is written: {:?}", server.requests());
+    // The same before the end of a multipart upload, whose condition more stores ignore.
+    let export = Export::begin_at(&server, destination_of(Some("all.json")), (4, 1 << 20), PATIENCE);
+    assert_eq!(two_parts(&export).unwrap_err().code(), Code::Unsupported);
+    assert!(server.requests().iter().all(|request| !makes_object(request, true)));
+}
+
+#[test]
+fn a_multipart_upload_whose_beginning_is_tried_again_holds_up_no_other_file() {
+    let (asked, others) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let server = Server::start(move |request| match () {
+        // SlowDown leaves one permit, which the other file needs.
+        () if request.is("POST", "?uploads") && others.load(Ordering::Relaxed) == 0 => {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Reply::Answer("HTTP/1.1 503 Slow Down", "<Error><Code>SlowDown</Code></Error>")
+        }
+        () if request.is("PUT", "-000002.json") => {
+            others.fetch_add(1, Ordering::Relaxed);
+            Reply::Usual
+        }
+        () => Reply::Usual,
+    });
+    let export = Export::begin(&server, 2, 1 << 20, Patience { attempts: 2, total: Duration::from_secs(10) });
+    let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
+    export.upload.send(part(None)).unwrap();
+    export.upload.send(part(Some(2))).unwrap();
+    while asked.load(Ordering::Relaxed) < 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    export.file(2, Bytes::from_static(b"{}\n")).unwrap();
+    export.upload.close();
+    export.wait_until(|| export.upload.is_stored()).unwrap();
+}
+
+/// The answer to the completion is lost, and the upload is gone at the next attempt.
+#[test]
+fn a_probe_does_not_take_the_object_of_one_step_for_that_of_the_next() {
+    let completions = AtomicUsize::new(0);
+    let server = Server::start(move |request| match () {
+        () if request.is("POST", "uploadId=") => match completions.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::Usual,
+            1 => Reply::Break,
+            _ => Reply::Answer("HTTP/1.1 404 Not Found", "<Error><Code>NoSuchUpload</Code></Error>"),
+        },
+        () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 200 OK\r\netag: \"1\"", super::probe::BODY),
+        () => Reply::Usual,
+    });
+    let io = IoThread::start(Trust::System).unwrap();
+    let (network, connection) = (Arc::clone(io.network()), server.connection());
+    let tried = wait(&io, &io.spawn(async move { super::probe::probe(&connection, destination(), &network).await }));
+    let step = tried.iter().find(|tried| tried.step == super::probe::Step::ConditionalMultipart).unwrap();
+    let error = step.outcome.clone().unwrap().unwrap_err();
+    assert!(error.summary().contains("the multipart upload is gone"), "{error:?}");
+}
+
+#[test]
+fn a_listing_that_goes_round_in_circles_with_new_tokens_is_a_failure() {
+    let server = Server::start(|request| {
+        let (is_last, number) = (request.number > 50, request.number);
+        let objects = "<Contents><Key>x/1</Key><Size>1</Size></Contents><Contents><Key>x/2</Key><Size>1</Size></Contents>";
+        let more = format!("<IsTruncated>{}</IsTruncated><NextContinuationToken>{number}</NextContinuationToken>", !is_last);
+        let page = format!("<ListBucketResult>{more}{objects}</ListBucketResult>");
+        Reply::Answer("HTTP/1.1 200 OK", Box::leak(page.into_boxed_str()))
+    });
+    let (io, bucket) = bucket(&server);
+    let listing = async move { bucket.each_object("x/", 2, |_| std::ops::ControlFlow::Continue(())).await };
+    let error = wait(&io, &io.spawn(listing)).unwrap_err().error;
+    assert!(error.summary().contains("a page that was read already"), "{error:?}");
+}
+
+/// An upload over a slow link is cut off in favour of others. `is_whole`: the network has taken all of its body by then.
+async fn cut_off(is_whole: bool) -> bool {
+    let server = Server::start(|_| Reply::Usual);
+    let io = IoThread::start(Trust::System).unwrap();
+    let throttle = Throttle::new(2);
+    let store = server.store(io.network()).await;
+    let bucket = Bucket::new(store, "bucket", Patiences::all(PATIENCE), Arc::clone(&throttle));
+    let other = throttle.permit().await;
+    tokio::spawn(async move {
+        tokio::time::sleep(PATIENCE.total / 2).await;
+        drop(other);
+    });
+    let (lost, attempts) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut pace = bucket.pace(None);
+    let meter = pace.meter();
+    let sent = bucket.upload((PATIENCE, &mut pace), "send", "here", &lost, || async {
+        if attempts.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        loop {
+            if is_whole {
+                meter.ended()
+            } else {
+                meter.moved()
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    sent.await.unwrap();
+    assert_eq!(attempts.load(Ordering::Relaxed), 2);
+    lost.load(Ordering::Relaxed)
+}
+
+#[test]
+fn an_upload_that_is_cut_off_within_its_body_has_made_no_object() {
+    let paused = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    assert!(!paused().block_on(cut_off(false)));
+    assert!(paused().block_on(cut_off(true)));
 }

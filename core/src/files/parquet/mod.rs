@@ -234,10 +234,10 @@ impl Layout {
         }
     }
 
-    /// Most bytes of a value. Nothing stops the codec within a page, nor is a value in two pages, and the end of a transaction
-    /// waits for the page: a second or so for what is typical, some seconds for what suits the codec worst. `None`: any value of
+    /// Most bytes that a row has in one column, or in one field of it. Nothing stops the codec within a page, nor is a row in two
+    /// pages, and the end of a transaction waits for the page: a second or so for what is typical, some seconds for what suits the codec worst. `None`: any value of
     /// Postgres's, since the codec compresses hundreds of megabytes a second.
-    fn most_value_bytes(&self) -> Option<usize> {
+    fn most_row_bytes(&self) -> Option<usize> {
         match self.compression? {
             Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(1 << 20),
             Compression { algorithm: Algorithm::Zstd, level: 5.. } => Some(16 << 20),
@@ -251,16 +251,17 @@ impl Layout {
 
     /// Errors: 53400 for a value that takes too long to compress.
     fn refuse_large_values(&self, batch: &RecordBatch) -> Result<()> {
-        let (Some(most), Some(compression)) = (self.most_value_bytes(), self.compression) else { return Ok(()) };
+        let (Some(most), Some(compression)) = (self.most_row_bytes(), self.compression) else { return Ok(()) };
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            let bytes = largest_value(column);
-            if bytes > most {
+            if let Some(bytes) = row_above(most, column, column.len(), &|row| row) {
                 let (name, level) = (compression.algorithm.name(), compression.level);
                 return Err(Error::new(
                     Code::Limit,
                     format!("column \"{}\" has a value of {bytes} bytes, too large for {name} of level {level}", field.name()),
                 )
-                .detail(format!("A value is compressed in one go. At that level it may have {most} bytes."))
+                .detail(format!(
+                    "A value is compressed in one go, an array with all of its elements. At that level it may have {most} bytes."
+                ))
                 .hint("Lower the option compression_level, or choose another compression."));
             }
         }
@@ -327,17 +328,35 @@ impl Layout {
     }
 }
 
-/// Bytes of the largest text or binary value, those in lists and structs among them.
-fn largest_value(array: &dyn Array) -> usize {
-    fn largest(offsets: &[i32]) -> usize {
-        offsets.array_windows().map(|[start, end]| end.abs_diff(*start)).max().unwrap_or(0) as usize
-    }
+/// Returns the bytes of a row that has more than `most` of them in one leaf of the column. Row `n` of the `rows` has the elements of
+/// `array` from `begin(n)` to `begin(n + 1)`.
+fn row_above(most: usize, array: &dyn Array, rows: usize, begin: &dyn Fn(usize) -> usize) -> Option<usize> {
+    // `at`: where an element of the leaf begins, in bytes.
+    let leaf = |at: &dyn Fn(usize) -> usize| {
+        let start = |row| at(begin(row));
+        if start(rows) - start(0) <= most {
+            return None;
+        }
+        (0..rows).map(|row| start(row + 1) - start(row)).find(|&bytes| bytes > most)
+    };
+    let offset = |offsets: &[i32], index: usize| offsets[index].unsigned_abs() as usize;
     match array.data_type() {
-        DataType::Utf8 => largest(array.as_string::<i32>().value_offsets()),
-        DataType::Binary => largest(array.as_binary::<i32>().value_offsets()),
-        DataType::Struct(_) => array.as_struct().columns().iter().map(|column| largest_value(column)).max().unwrap_or(0),
-        DataType::List(_) => largest_value(array.as_list::<i32>().values()),
-        _ => 0,
+        DataType::Utf8 => leaf(&|index| offset(array.as_string::<i32>().value_offsets(), index)),
+        DataType::Binary => leaf(&|index| offset(array.as_binary::<i32>().value_offsets(), index)),
+        DataType::Struct(_) => array.as_struct().columns().iter().find_map(|field| row_above(most, field, rows, begin)),
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            row_above(most, list.values(), rows, &|row| offset(list.value_offsets(), begin(row)))
+        }
+        DataType::Boolean => leaf(&|index| index / 8),
+        DataType::FixedSizeBinary(width) => {
+            let width = width.unsigned_abs() as usize;
+            leaf(&|index| index * width)
+        }
+        other => {
+            let width = other.primitive_width()?;
+            leaf(&|index| index * width)
+        }
     }
 }
 
@@ -394,6 +413,41 @@ mod tests {
         // Waits for the work, which ends with the page that it is at.
         drop(runtime);
         assert_eq!(layout.permits.get().unwrap().available_permits(), free + 1);
+    }
+
+    #[test]
+    fn a_row_of_many_values_in_a_list_is_refused_as_one_value_is() {
+        let layout = layout(Algorithm::Zstd, 19);
+        let list = |element, values: ArrayRef, lengths: [usize; 2]| {
+            let field = Arc::new(arrow_schema::Field::new("element", element, true));
+            Arc::new(ListArray::new(field, arrow_buffer::OffsetBuffer::from_lengths(lengths), values, None)) as ArrayRef
+        };
+        let texts = |lengths: [usize; 2]| {
+            let texts = std::iter::repeat_n("x".repeat(1 << 10), lengths.iter().sum());
+            list(DataType::Utf8, Arc::new(StringArray::from_iter_values(texts)), lengths)
+        };
+        let numbers = |lengths: [usize; 2]| {
+            let numbers = arrow_array::Int64Array::from_iter_values(0..lengths.iter().sum::<usize>() as i64);
+            list(DataType::Int64, Arc::new(numbers), lengths)
+        };
+        let within = |column: ArrayRef| {
+            let field = Arc::new(arrow_schema::Field::new("f", column.data_type().clone(), true));
+            Arc::new(arrow_array::StructArray::from(vec![(field, column)])) as ArrayRef
+        };
+        let kilobytes = 1 << 10;
+        for (column, is_refused) in [
+            (texts([kilobytes, kilobytes]), false),
+            (texts([1, kilobytes + 1]), true),
+            (within(texts([kilobytes, 1])), false),
+            (within(texts([kilobytes + 1, 1])), true),
+            (numbers([kilobytes * 128, kilobytes * 128]), false),
+            (numbers([0, kilobytes * 128 + 1]), true),
+        ] {
+            // A part of a batch begins in the middle of its columns.
+            for (batch, is_refused) in [(batch(Arc::clone(&column)), is_refused), (batch(column.slice(2, 0)), false)] {
+                assert_eq!(layout.refuse_large_values(&batch).is_err(), is_refused, "{:?}", column.data_type());
+            }
+        }
     }
 
     #[test]

@@ -10,10 +10,8 @@ use aws_sdk_sts::Client;
 use aws_sdk_sts::config::{BehaviorVersion, Config, Region};
 
 use crate::error::{Code, Error};
-use crate::s3::client::timeouts;
-use crate::s3::credentials::AssumedRole;
-use crate::s3::credentials::Identity;
-use crate::s3::credentials::Provider;
+use crate::s3::client::{stalled_streams, timeouts};
+use crate::s3::credentials::{AssumedRole, Identity, Provider};
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
 use crate::s3::retry::{Patience, retry};
@@ -76,6 +74,7 @@ fn client(base: Credentials, region: &str, endpoint: Option<&str>, reach: Reach,
         .credentials_provider(base)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts())
+        .stalled_stream_protection(stalled_streams())
         .http_client(network.within(reach));
     config.set_endpoint_url(endpoint.map(str::to_owned));
     Client::from_conf(config.build())

@@ -1,5 +1,4 @@
 //! A scripted S3 server for tests, in the process: what a store or a network may do, without Postgres and in milliseconds.
-//! The module is `cfg(test)`, so that a panic in it is a test's report.
 //!
 //! It keeps nothing. What the script leaves to it is answered as S3 answers a request that went well.
 
@@ -7,12 +6,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use crate::s3::checksum::Algorithm;
-use crate::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
-use crate::s3::credentials::{Base, Identity};
-use crate::s3::network::{Network, Reach};
-use crate::secret::Secret;
+use s3_export_core::s3::checksum::Algorithm;
+use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
+use s3_export_core::s3::credentials::{Base, Identity};
+use s3_export_core::s3::network::{Network, Reach};
+use s3_export_core::secret::Secret;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -58,14 +58,27 @@ pub struct Server {
 
 impl Server {
     pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), Duration::ZERO, script)
+    }
+
+    /// Takes next to nothing of a body before `pause` has passed.
+    pub fn slow(pause: Duration, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // Otherwise the kernel takes several megabytes by itself.
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(16).unwrap();
+        Self::on(socket.into(), pause, script)
+    }
+
+    fn on(listener: TcpListener, pause: Duration, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let server = Server { address, requests: Arc::default() };
         let (requests, script) = (Arc::clone(&server.requests), Arc::new(script));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (requests, script) = (Arc::clone(&requests), Arc::clone(&script));
-                thread::spawn(move || serve(client, &requests, &*script));
+                thread::spawn(move || serve(client, pause, &requests, &*script));
             }
         });
         server
@@ -78,12 +91,17 @@ impl Server {
 
     /// A store that speaks to it.
     pub async fn store(&self, network: &Arc<Network>) -> Store {
+        Store::open(&self.connection(), "bucket", network).await.unwrap()
+    }
+
+    /// The settings of a store that speaks to it.
+    pub fn connection(&self) -> Connection {
         let base = Base::Keys {
             access_key_id: "AKID".to_owned(),
             secret_access_key: Secret::new("secret".to_owned()),
             session_token: None,
         };
-        let connection = Connection {
+        Connection {
             region: BucketRegion::Known("us-east-1".to_owned()),
             endpoint: Some(format!("http://{}", self.address)),
             path_style: true,
@@ -97,13 +115,17 @@ impl Server {
                 acl: None,
                 checksum: Algorithm::Crc32,
             },
-        };
-        Store::open(&connection, "bucket", network).await.unwrap()
+        }
     }
 }
 
 /// A client that goes away in the middle is nobody's concern.
-fn serve(mut client: TcpStream, requests: &Mutex<Vec<Request>>, script: &impl Fn(&Request) -> Reply) -> Option<()> {
+fn serve(
+    mut client: TcpStream,
+    pause: Duration,
+    requests: &Mutex<Vec<Request>>,
+    script: &impl Fn(&Request) -> Reply,
+) -> Option<()> {
     client.set_nodelay(true).ok()?;
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 64 << 10];
@@ -122,6 +144,9 @@ fn serve(mut client: TcpStream, requests: &Mutex<Vec<Request>>, script: &impl Fn
             client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
         }
         let mut left = length.checked_sub(body.len()).unwrap();
+        if left > 0 {
+            thread::sleep(pause);
+        }
         while left > 0 {
             let most = left.min(buffer.len());
             let read = client.read(&mut buffer[..most]).ok().filter(|&read| read > 0)?;
