@@ -3,4 +3,6 @@
 
 mod export;
 mod faults;
+mod scripted;
 mod store;
+mod stores;

@@ -8,16 +8,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::*;
-use crate::files::chunker::Body;
-use crate::format::{FileType, Format, Wrapping};
-use crate::io::task::Task;
-use crate::io::thread::IoThread;
-use crate::naming::keys::Naming;
-use crate::naming::uri::Location;
-use crate::s3::network::{Network, Trust};
-use crate::s3::retry::Patience;
-use crate::upload::scripted::{Reply, Request, Server};
+use s3_export_core::files::chunker::Body;
+use s3_export_core::format::{FileType, Format, Wrapping};
+use s3_export_core::io::task::Task;
+use s3_export_core::io::thread::IoThread;
+use s3_export_core::naming::keys::Naming;
+use s3_export_core::naming::uri::Location;
+use s3_export_core::s3::network::{Network, Trust};
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::chunker::Piece;
+use s3_export_core::maintenance::probe;
+use s3_export_core::naming::keys::Destination;
+use s3_export_core::s3::retry::Patience;
+use s3_export_core::s3::{Bucket, Patiences, Throttle};
+use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing};
+use super::scripted::{Reply, Request, Server};
 
 const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(60) };
 
@@ -367,7 +372,7 @@ fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
 
 /// The bucket of a store behind `server`, with a thread for its requests.
 fn bucket(server: &Server) -> (IoThread, Bucket) {
-    let io = IoThread::start(Trust::System).unwrap();
+    let io = IoThread::start().unwrap();
     let (network, address) = (Arc::clone(io.network()), server.clone());
     let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
     let bucket = Bucket::new(store, "bucket", Patiences::all(Patience { attempts: 2, ..PATIENCE }), Throttle::new(1));
@@ -427,13 +432,13 @@ fn a_probe_does_not_take_the_object_of_one_step_for_that_of_the_next() {
             1 => Reply::Break,
             _ => Reply::Answer("HTTP/1.1 404 Not Found", "<Error><Code>NoSuchUpload</Code></Error>"),
         },
-        () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 200 OK\r\netag: \"1\"", super::probe::BODY),
+        () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 200 OK\r\netag: \"1\"", probe::BODY),
         () => Reply::Usual,
     });
-    let io = IoThread::start(Trust::System).unwrap();
+    let io = IoThread::start().unwrap();
     let (network, connection) = (Arc::clone(io.network()), server.connection());
-    let tried = wait(&io, &io.spawn(async move { super::probe::probe(&connection, destination(), &network).await }));
-    let step = tried.iter().find(|tried| tried.step == super::probe::Step::ConditionalMultipart).unwrap();
+    let tried = wait(&io, &io.spawn(async move { probe::probe(&connection, destination(), &network).await }));
+    let step = tried.iter().find(|tried| tried.step == probe::Step::ConditionalMultipart).unwrap();
     let error = step.outcome.clone().unwrap().unwrap_err();
     assert!(error.summary().contains("the multipart upload is gone"), "{error:?}");
 }
@@ -456,7 +461,7 @@ fn a_listing_that_goes_round_in_circles_with_new_tokens_is_a_failure() {
 /// An upload over a slow link is cut off in favour of others. `is_whole`: the network has taken all of its body by then.
 async fn cut_off(is_whole: bool) -> bool {
     let server = Server::start(|_| Reply::Usual);
-    let io = IoThread::start(Trust::System).unwrap();
+    let io = IoThread::start().unwrap();
     let throttle = Throttle::new(2);
     let store = server.store(io.network()).await;
     let bucket = Bucket::new(store, "bucket", Patiences::all(PATIENCE), Arc::clone(&throttle));
