@@ -55,8 +55,18 @@ impl Export {
         Self::begin_at(server, destination(), (concurrency, budget), patience)
     }
 
-    fn begin_at(server: &Server, destination: Destination, (concurrency, budget): (usize, usize), patience: Patience) -> Self {
-        let io = IoThread::start(Trust::System).unwrap();
+    fn begin_at(server: &Server, destination: Destination, room: (usize, usize), patience: Patience) -> Self {
+        Self::begin_with(Trust::System, server, destination, room, patience)
+    }
+
+    fn begin_with(
+        trust: Trust,
+        server: &Server,
+        destination: Destination,
+        (concurrency, budget): (usize, usize),
+        patience: Patience,
+    ) -> Self {
+        let io = IoThread::start(trust).unwrap();
         let network = Arc::clone(io.network());
         let address = server.clone();
         let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
@@ -251,6 +261,57 @@ fn a_completion_whose_answer_cannot_be_read_is_found_by_a_look_at_the_object() {
             let completions = server.requests().iter().filter(|request| request.is("POST", "uploadId=")).count();
             assert_eq!(completions, looks.min(3), "{body}");
         }
+    }
+}
+
+/// Each kind of client: of the system's authorities, and of a file's.
+fn each_trust() -> [Trust; 2] {
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    [Trust::System, Trust::Only(Arc::new(tls))]
+}
+
+#[test]
+fn an_answer_without_end_is_an_error_and_not_read() {
+    for (trust, head) in each_trust().into_iter().zip(["HTTP/1.1 400 Bad Request", "HTTP/1.1 503 Slow Down"]) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&sent);
+        let server = Server::start(move |_| Reply::Endless(head, Arc::clone(&counter)));
+        let export = Export::begin_with(trust, &server, destination(), (1, 1 << 20), PATIENCE);
+        let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
+        assert!(error.code() == Code::Io && error.summary().contains("too long"), "{head}: {error:?}");
+        assert_eq!(server.requests().len(), 1, "{head}: another attempt");
+        let sent = sent.load(Ordering::Relaxed);
+        // What is on its way is in the buffers of two sockets.
+        assert!(sent < 32 << 20, "{head}: {sent} bytes were read");
+    }
+}
+
+#[test]
+fn a_full_page_of_a_listing_is_read_and_a_listing_without_end_is_not() {
+    for trust in each_trust() {
+        let key = "&quot;".repeat(1_024);
+        let contents = format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>").repeat(1_000);
+        let page = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>");
+        let page: &'static str = page.leak();
+        let server = Server::start(move |request| match request.number {
+            1 => Reply::Answer("HTTP/1.1 200 OK", page),
+            _ => Reply::Endless("HTTP/1.1 200 OK", Arc::default()),
+        });
+        let io = IoThread::start(trust).unwrap();
+        let network = Arc::clone(io.network());
+        let (full, endless) = wait(
+            &io,
+            &io.spawn(async move {
+                let store = server.store(&network).await;
+                let list = || store.client.list_objects_v2().bucket("bucket").send();
+                (list().await, list().await)
+            }),
+        );
+        assert_eq!(full.unwrap().contents().len(), 1_000);
+        let failure = Failure::new("list", "s3://bucket", &endless.unwrap_err());
+        assert!(!failure.transient && failure.error.summary().contains("too long"), "{:?}", failure.error);
     }
 }
 
