@@ -102,6 +102,54 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]; changing it voids the sealed credentials; http needs a superuser';
 
+-- A trigger outlives the privilege TRIGGER that it was made with, and runs with the rights of whoever writes the table. A trigger of
+-- the extension's own that somebody has replaced, which needs no more than that privilege, is put back.
+DO $$
+DECLARE
+    -- As src/pg/sql.rs has them.
+    own CONSTANT pg_catalog.text[] := ARRAY[
+        'CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations'
+        ' FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update()',
+        'CREATE TRIGGER a_keep_what_superusers_own BEFORE DELETE OR UPDATE ON s3_export.integrations'
+        ' FOR EACH ROW EXECUTE FUNCTION s3_export.keep_what_superusers_own()',
+        'CREATE TRIGGER b_resolve_owner BEFORE INSERT OR UPDATE OF owner ON s3_export.integrations'
+        ' FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role(''owner'')',
+        'CREATE TRIGGER b_resolve_usage_role BEFORE INSERT OR UPDATE OF usage_role ON s3_export.integrations'
+        ' FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role(''usage_role'')',
+        'CREATE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations'
+        ' FOR EACH ROW WHEN (((new.credential_source <> ''keys''::text) OR (new.endpoint ~ ''^http://''::text)'
+        ' OR (new.sts_endpoint ~ ''^http://''::text))) EXECUTE FUNCTION s3_export.keep_to_superusers()'];
+    foreigner record;
+    definition pg_catalog.text;
+BEGIN
+    -- Definitions are printed and read as above; the end of this script undoes the settings.
+    PERFORM pg_catalog.set_config('quote_all_identifiers', 'off', true);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    FOR foreigner IN
+        SELECT 'trigger' AS kind, t.tgname AS name, t.tgrelid::pg_catalog.regclass AS relation
+        FROM pg_catalog.pg_trigger AS t
+        WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export.integrations', 's3_export.credentials', 's3_export.jobs']
+                                                    ::pg_catalog.regclass[]::pg_catalog.oid[])
+              AND NOT t.tgisinternal AND pg_catalog.pg_get_triggerdef(t.oid) OPERATOR(pg_catalog.<>) ALL (own)
+        UNION ALL
+        SELECT 'foreign key', c.conname, c.confrelid::pg_catalog.regclass
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.confrelid OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export.integrations', 's3_export.credentials', 's3_export.jobs']
+                                                      ::pg_catalog.regclass[]::pg_catalog.oid[])
+              AND c.conrelid OPERATOR(pg_catalog.<>) 's3_export.credentials'::pg_catalog.regclass
+        ORDER BY 1, 2, 3
+    LOOP
+        RAISE WARNING '% "%" on table % is not the extension''s', foreigner.kind, foreigner.name, foreigner.relation
+            USING DETAIL = 'Its code would run with the rights of whoever writes the table, a superuser among them.',
+                  HINT = 'A superuser has to look who made it, and to drop it; exports and changes of integrations may be refused '
+                         'until then. Triggers of the extension''s own are put back.';
+    END LOOP;
+    FOREACH definition IN ARRAY own LOOP
+        EXECUTE pg_catalog.replace(definition, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER');
+    END LOOP;
+END
+$$;
+
 -- Last, since default privileges have widened what this script has made, too: the privileges that nobody meant to give.
 --
 -- The installation script has granted nothing to others than the two roles. So what pg_init_privs holds beside that came from

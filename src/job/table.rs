@@ -135,6 +135,19 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
     completed.map(drop).ok_or_else(|| Error::new(Code::NotReady, "the job is not running any more"))
 }
 
+/// Most bytes of each text of an error that a job keeps. A string of a jsonb has at most 256 MB, and a longer one would lose the
+/// whole error.
+const MOST_BYTES_OF_ERROR: usize = 64 << 10;
+
+/// Returns the text as a job keeps it: its beginning, where it is long, with an ellipsis.
+fn kept(text: &str) -> String {
+    if text.len() <= MOST_BYTES_OF_ERROR {
+        return storable(text);
+    }
+    let beginning = text.get(..text.floor_char_boundary(MOST_BYTES_OF_ERROR)).unwrap_or_default();
+    storable(&format!("{beginning}…"))
+}
+
 /// Ends a job that is `from` without a result; `false`: it is not any more, or was locked and is to be skipped.
 pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Locked) -> Result<bool> {
     end_where("true", export_id, (from, to), error, locked)
@@ -164,8 +177,8 @@ fn end_where(condition: &str, export_id: Uuid, (from, to): (Status, Status), err
         &statement.replace("THE_JOB", &the_job).replace("CONDITION", condition),
         &json!({
             "export_id": export_id.to_string(), "from": from.name(), "to": to.name(), "sqlstate": error.sqlstate,
-            "message": storable(&error.message), "detail": error.detail.as_deref().map(storable),
-            "hint": error.hint.as_deref().map(storable), "context": error.context.as_deref().map(storable),
+            "message": kept(&error.message), "detail": error.detail.as_deref().map(kept),
+            "hint": error.hint.as_deref().map(kept), "context": error.context.as_deref().map(kept),
         }),
     )?;
     Ok(row.is_some())

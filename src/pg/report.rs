@@ -195,14 +195,7 @@ pub unsafe fn sendable(error: *const pg_sys::ErrorData) -> *mut pg_sys::ErrorDat
     // SAFETY: by the caller's promise; each text is NULL or NUL-terminated.
     unsafe {
         let error = copy_into(pg_sys::ErrorContext, &*error);
-        let texts = [
-            &raw mut (*error).message,
-            &raw mut (*error).detail,
-            &raw mut (*error).hint,
-            &raw mut (*error).context,
-            &raw mut (*error).internalquery,
-        ];
-        for text in texts.into_iter().filter(|text| !(**text).is_null()) {
+        for text in texts_of(&mut *error) {
             let bytes = CStr::from_ptr(*text).to_bytes();
             if !encoding::fits_client(bytes) {
                 let sendable = encoding::message(&encoding::readable(bytes), Reader::Client);
@@ -275,17 +268,28 @@ const SOURCE: &CStr = c"s3_export";
 unsafe fn copy_into(memory: pg_sys::MemoryContext, error: &pg_sys::ErrorData) -> *mut pg_sys::ErrorData {
     // SAFETY: by the caller's promise; what is allocated is written whole.
     unsafe {
-        let text = |text: *mut c_char| if text.is_null() { text } else { pg_sys::MemoryContextStrdup(memory, text) };
         let copy = pg_sys::MemoryContextAlloc(memory, size_of::<pg_sys::ErrorData>()).cast::<pg_sys::ErrorData>();
-        copy.write(pg_sys::ErrorData {
-            message: text(error.message),
-            detail: text(error.detail),
-            hint: text(error.hint),
-            context: text(error.context),
-            internalquery: text(error.internalquery),
-            assoc_context: memory,
-            ..*error
-        });
+        copy.write(pg_sys::ErrorData { assoc_context: memory, ..*error });
+        for text in texts_of(&mut *copy) {
+            *text = pg_sys::MemoryContextStrdup(memory, *text);
+        }
         copy
     }
+}
+
+/// Returns all texts of the error that Postgres sends to the client, without those that the error lacks.
+fn texts_of(error: &mut pg_sys::ErrorData) -> impl Iterator<Item = &mut *mut c_char> {
+    let texts = [
+        &mut error.message,
+        &mut error.detail,
+        &mut error.hint,
+        &mut error.context,
+        &mut error.internalquery,
+        &mut error.schema_name,
+        &mut error.table_name,
+        &mut error.column_name,
+        &mut error.datatype_name,
+        &mut error.constraint_name,
+    ];
+    texts.into_iter().filter(|text| !text.is_null())
 }

@@ -16,8 +16,25 @@ use crate::pg::Settings;
 use crate::pg::Spi;
 
 /// Nothing of the user's is found before, or instead of, Postgres's own; and policies apply, where a session that turned them
-/// off would get an error for every row that they hide.
-const PINNED: [(&CStr, &CStr); 2] = [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on")];
+/// off would get an error for every row that they hide. Definitions are printed as [`OWN_TRIGGERS`] has them.
+const PINNED: [(&CStr, &CStr); 3] =
+    [(c"search_path", c"pg_catalog, pg_temp"), (c"row_security", c"on"), (c"quote_all_identifiers", c"off")];
+
+/// The triggers of the extension's tables, as `pg_get_triggerdef` prints them. The condition after WHEN is code as well, and
+/// CREATE OR REPLACE TRIGGER needs no ownership: so the whole definition counts, not the name or the function.
+const OWN_TRIGGERS: [&str; 5] = [
+    "CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations \
+     FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update()",
+    "CREATE TRIGGER a_keep_what_superusers_own BEFORE DELETE OR UPDATE ON s3_export.integrations \
+     FOR EACH ROW EXECUTE FUNCTION s3_export.keep_what_superusers_own()",
+    "CREATE TRIGGER b_resolve_owner BEFORE INSERT OR UPDATE OF owner ON s3_export.integrations \
+     FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('owner')",
+    "CREATE TRIGGER b_resolve_usage_role BEFORE INSERT OR UPDATE OF usage_role ON s3_export.integrations \
+     FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_role('usage_role')",
+    "CREATE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations \
+     FOR EACH ROW WHEN (((new.credential_source <> 'keys'::text) OR (new.endpoint ~ '^http://'::text) \
+     OR (new.sts_endpoint ~ '^http://'::text))) EXECUTE FUNCTION s3_export.keep_to_superusers()",
+];
 
 /// Runs a SELECT. `None`: no row.
 pub fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
@@ -74,6 +91,9 @@ pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Da
 
 /// Errors: 55000 for a table that carries a trigger, rule, foreign key or child table that is not the extension's, or whose owner is
 /// no superuser: such code would run with the rights of whoever writes, often a superuser.
+///
+/// Only an owner adds policies, defaults, constraints of the table's own, indexes and statistics. An event trigger is a
+/// superuser's, and no write here fires one.
 fn refuse_foreign_code(table: Table) -> Result<()> {
     let _superuser = ActAs::superuser();
     {
@@ -88,9 +108,10 @@ fn refuse_foreign_code(table: Table) -> Result<()> {
              LATERAL (
                  SELECT format('trigger \"%s\"', t.tgname) AS what FROM pg_trigger AS t
                  WHERE t.tgrelid = the.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-                       AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
-                                       WHERE d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
-                                             AND d.refclassid = 'pg_extension'::regclass AND e.extname = 's3_export')
+                       AND (NOT $argument -> 'own_triggers' ? pg_get_triggerdef(t.oid)
+                            OR NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                                           WHERE d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
+                                                 AND d.refclassid = 'pg_extension'::regclass AND e.extname = 's3_export'))
                  UNION ALL SELECT format('rule \"%s\"', r.rulename) FROM pg_rewrite AS r WHERE r.ev_class = the.oid
                  UNION ALL SELECT format('foreign key \"%s\"', c.conname) FROM pg_constraint AS c
                  WHERE c.confrelid = the.oid AND c.contype = 'f' AND c.conrelid <> 's3_export.credentials'::regclass
@@ -99,7 +120,7 @@ fn refuse_foreign_code(table: Table) -> Result<()> {
                  UNION ALL SELECT format('owner \"%s\", who is no superuser,', o.rolname)
                  FROM pg_class AS c JOIN pg_roles AS o ON o.oid = c.relowner AND NOT o.rolsuper WHERE c.oid = the.oid
              ) AS f LIMIT 1",
-        &json!({ "table": table.name() }),
+        &json!({ "table": table.name(), "own_triggers": OWN_TRIGGERS }),
     )?;
     match found.as_ref().and_then(Value::as_str) {
         None => Ok(()),

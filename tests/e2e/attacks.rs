@@ -218,6 +218,21 @@ fn attack_a_trigger_or_rule_on_the_extensions_own_tables() {
         }
         superuser.batch_execute(&format!("DROP TRIGGER climb ON s3_export.{table}")).unwrap();
     }
+    // A function of the extension's own makes no trigger of its own: not by another condition, not on another table.
+    superuser.batch_execute(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA s3_export TO {app}")).unwrap();
+    client.batch_execute("CREATE FUNCTION app.never() RETURNS boolean LANGUAGE sql AS 'SELECT false'").unwrap();
+    for (table, function, condition, statement) in [
+        ("jobs", "before_integration_update()", "WHEN (app.never())", &*job),
+        ("jobs", "keep_to_superusers()", "", &*job),
+        ("jobs", "keep_to_superusers()", "WHEN (query_to_xml('SELECT 1', true, true, '') IS NULL)", &*job),
+        ("integrations", "before_integration_update()", "WHEN (app.never())", create),
+        ("credentials", "resolve_role('owner')", "WHEN (app.never())", create),
+    ] {
+        let trigger = format!("CREATE TRIGGER borrowed BEFORE INSERT ON s3_export.{table} FOR EACH ROW {condition}");
+        client.batch_execute(&format!("{trigger} EXECUTE FUNCTION s3_export.{function}")).unwrap();
+        refused(client.batch_execute(statement)).sqlstate("55000").message("trigger \"borrowed\"").message(table);
+        superuser.batch_execute(&format!("DROP TRIGGER borrowed ON s3_export.{table}")).unwrap();
+    }
     for (make, undo, part) in [
         (
             "CREATE RULE r AS ON INSERT TO s3_export.jobs DO ALSO SELECT 1",

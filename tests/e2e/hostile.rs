@@ -87,6 +87,11 @@ fn cases(name: &str, encoding: &str, uri: &str) -> Vec<Case> {
     );
     refuse("an error of a function that the query calls", "P0001", ok("'SELECT boom() AS a'"));
     let raised = format!("'SELECT \"' || {name} || '\"'");
+    refuse(
+        "an error that names a constraint, a table and more",
+        "P0042",
+        ok(&format!("'SELECT named(''' || {name} || ''') AS a'")),
+    );
     cases.push(Case(
         "the query's own error".to_owned(),
         format!("DO $x$ BEGIN PERFORM s3_export({uri}, 'local', {raised}); END $x$"),
@@ -158,6 +163,13 @@ fn every_client_of(encoding: &str, names: &[&str]) {
     let db = Database::with_options(&format!("hostile_{}", encoding.to_lowercase()), &options);
     let mut witness = db.client();
     witness.batch_execute("CREATE TABLE work (i int); CREATE TABLE errors (m text); CREATE FUNCTION boom() RETURNS int LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''boom''; END'").unwrap();
+    witness
+        .batch_execute(
+            "CREATE FUNCTION named(n text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                 RAISE EXCEPTION 'boom' USING ERRCODE = 'P0042', SCHEMA = n, TABLE = n, COLUMN = n, DATATYPE = n, CONSTRAINT = n;
+             END $$",
+        )
+        .unwrap();
     let foreign = "Größe ИМЯ 日本語";
     let gateway = Gateway::to(&Integration::local().endpoint, move |request| match request.step() {
         "put" => Action::Answer(

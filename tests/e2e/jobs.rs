@@ -36,6 +36,24 @@ fn a_job_begins_with_the_commit_and_ends_with_its_manifest() {
     assert!(db.bucket.files(&prefix).iter().all(|file| file.key.contains(&id)));
 }
 
+/// A string of a jsonb, as which an error is written down, has at most 256 MB.
+#[test]
+fn a_job_keeps_the_beginning_of_an_error_that_is_too_long() {
+    let db = Database::new("job_long_error");
+    let mut client = db.client();
+    client
+        .batch_execute(
+            "CREATE FUNCTION boom() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                 RAISE EXCEPTION USING ERRCODE = 'P0042', MESSAGE = 'é' || repeat('x', 270000000), DETAIL = repeat('é', 40000);
+             END $$",
+        )
+        .unwrap();
+    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT boom() AS a", "");
+    refused(ended(&mut client, &id)).sqlstate("P0042").message("éxxx").detail("éé");
+    let kept = "SELECT status || octet_length(error_message) || right(error_message, 2) || octet_length(error_detail)";
+    assert_eq!(client.text(&format!("{kept} FROM s3_export.exports WHERE export_id = '{id}'")), "ERROR65539x…65539");
+}
+
 #[test]
 fn what_is_rolled_back_never_begins() {
     let db = Database::new("job_rollback");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use super::fixture::{Database, Integration, ServerFile, Session, literal, messages, refused};
+use super::fixture::{Database, Integration, ServerFile, Session, ended, literal, messages, refused};
 
 /// Releases that have an upgrade path to this version, the oldest first. An upgrade from an older one passes through the others.
 const RELEASES: [&str; 2] = ["0.1.0", "0.2.0"];
@@ -37,6 +37,8 @@ fn install(db: &Database, version: &str) {
 fn upgrade(db: &Database) {
     let mut client = db.client();
     client.batch_execute("ALTER EXTENSION s3_export UPDATE").unwrap();
+    let said = messages(&client.notices());
+    assert!(!said.contains("is not the extension's"), "{said}");
     assert_eq!(
         client.text("SELECT extversion FROM pg_extension WHERE extname = 's3_export'"),
         env!("CARGO_PKG_VERSION"),
@@ -205,6 +207,61 @@ fn widen(db: &Database, role: &str) {
              ALTER DEFAULT PRIVILEGES IN SCHEMA pg_catalog GRANT ALL ON FUNCTIONS TO {role}"
         ))
         .unwrap();
+}
+
+/// A trigger outlives the privilege that it was made with, and runs as whoever writes the table.
+#[test]
+fn attack_triggers_that_default_privileges_let_in_before_an_upgrade() {
+    let db = Database::empty("let_in", "");
+    let app = db.role("app", &[]);
+    let mut superuser = db.client();
+    superuser
+        .batch_execute(&format!(
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {app}; ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {app};
+             GRANT CREATE ON SCHEMA public TO {app}"
+        ))
+        .unwrap();
+    install(&db, "0.2.0");
+    db.create(&Integration::local());
+    superuser.batch_execute(&format!("GRANT s3_export_member TO {app}")).unwrap();
+    let mut client = db.client_as(&app);
+    // Functions of the extension's own, and the name of one of its triggers: the condition is the attack.
+    client
+        .batch_execute(&format!(
+            "CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                 IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE {app} SUPERUSER'; END IF;
+                 RETURN false; END $$;
+             CREATE TRIGGER climb BEFORE INSERT ON s3_export.jobs
+                 FOR EACH ROW WHEN (public.evil()) EXECUTE FUNCTION s3_export.before_integration_update();
+             CREATE OR REPLACE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations
+                 FOR EACH ROW WHEN (public.evil()) EXECUTE FUNCTION s3_export.keep_to_superusers();
+             CREATE TABLE public.other (id uuid REFERENCES s3_export.jobs ON DELETE CASCADE)"
+        ))
+        .unwrap();
+    let (key, secret) = (Integration::local().access_key_id, Integration::local().secret_access_key);
+    let set = format!("SELECT s3_export.set_credentials('local', {}, {})", literal(&key), literal(&secret));
+    let job = format!("SELECT {}", db.call_async(&db.prefix(), "SELECT 1 AS a", ""));
+    // The new library serves the old SQL until the upgrade.
+    refused(superuser.batch_execute(&set)).sqlstate("55000").message("trigger \"c_keep_to_superusers\"");
+    refused(client.batch_execute(&job)).sqlstate("55000").message("trigger \"climb\"");
+    superuser.notices();
+    superuser.batch_execute("ALTER EXTENSION s3_export UPDATE").unwrap();
+    let said = messages(&superuser.notices());
+    for what in [
+        "trigger \"climb\" on table s3_export.jobs",
+        "trigger \"c_keep_to_superusers\" on table s3_export.integrations",
+        "foreign key \"other_id_fkey\" on table s3_export.jobs",
+    ] {
+        assert!(said.contains(&format!("{what} is not the extension's")), "{what}: {said}");
+    }
+    refused(client.batch_execute(&job)).sqlstate("55000").message("trigger \"climb\"");
+    // The extension's own trigger is back, however the session prints names.
+    superuser.batch_execute(&format!("SET quote_all_identifiers = on; {set}")).unwrap();
+    assert_eq!(superuser.text(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{app}'")), "f");
+    superuser.batch_execute("DROP TRIGGER climb ON s3_export.jobs; DROP TABLE public.other").unwrap();
+    let id = client.text(&job);
+    ended(&mut client, &id).unwrap();
+    superuser.batch_execute(&format!("DROP OWNED BY {app}")).unwrap();
 }
 
 #[test]

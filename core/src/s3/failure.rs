@@ -14,7 +14,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
 use crate::error::{Code, Error};
-use crate::s3::network::Refused;
+use crate::s3::network::{Refused, is_too_long};
 
 /// Most characters of the store's message that a user sees.
 const MAX_REMOTE_TEXT: usize = 200;
@@ -172,6 +172,10 @@ impl Failure {
             SdkError::ResponseError(response) => {
                 // The server has answered, so it has done the work or failed in it; which, the lost body would have said.
                 let status = response.raw().status().as_u16();
+                if is_too_long(error) {
+                    let answered = Self::answered(asked, status, None, Some("The answer is too long"), error.request_id());
+                    return Failure { transient: false, ..answered };
+                }
                 let answered = Self::answered(asked, status, None, Some("The answer was cut off"), error.request_id());
                 Failure { transient: true, maybe_done: true, disconnected: true, ..answered }
             }

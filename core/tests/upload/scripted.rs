@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub enum Reply {
     Usual,
     /// A status line with headers, each line but the last ended by CR and LF, and a body.
     Answer(&'static str, &'static str),
+    /// A status line with headers, and a body of many megabytes in chunks. The counter has the bytes that went out.
+    Endless(&'static str, Arc<AtomicUsize>),
     /// The connection breaks.
     Break,
 }
@@ -161,12 +164,27 @@ fn serve(
         let answer = match script(&request) {
             Reply::Usual => usual(&request),
             Reply::Answer(head, body) => with_length(head, body),
+            Reply::Endless(head, sent) => return endless(&mut client, head, &sent),
             Reply::Break => return None,
         };
         let is_head = request.head.starts_with("HEAD");
         let answer = if is_head { answer.split_inclusive("\r\n\r\n").next().unwrap_or(&answer).to_owned() } else { answer };
         client.write_all(answer.as_bytes()).ok()?;
     }
+}
+
+/// Bytes of a body that goes on and on: enough for a test to see it, and few enough for its memory.
+pub const ENDLESS: usize = 200 << 20;
+
+fn endless(client: &mut TcpStream, head: &str, sent: &AtomicUsize) -> Option<()> {
+    const CHUNK: usize = 64 << 10;
+    let chunk = format!("{CHUNK:x}\r\n{}\r\n", " ".repeat(CHUNK));
+    client.write_all(format!("{head}\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes()).ok()?;
+    for _ in 0..ENDLESS / CHUNK {
+        client.write_all(chunk.as_bytes()).ok()?;
+        sent.fetch_add(CHUNK, Ordering::Relaxed);
+    }
+    client.write_all(b"0\r\n\r\n").ok()
 }
 
 fn usual(request: &Request) -> String {

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::scripted::{Reply, Request, Server};
+use s3_export_core::error::{Code, Result};
 use s3_export_core::files::chunker::Body;
+use s3_export_core::files::chunker::Piece;
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
+use s3_export_core::maintenance::probe;
+use s3_export_core::naming::keys::Destination;
 use s3_export_core::naming::keys::Naming;
 use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::network::{Network, Trust};
-use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::files::chunker::Piece;
-use s3_export_core::maintenance::probe;
-use s3_export_core::naming::keys::Destination;
 use s3_export_core::s3::retry::Patience;
-use s3_export_core::s3::{Bucket, Patiences, Throttle};
+use s3_export_core::s3::{Bucket, Failure, Patiences, Throttle};
 use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing};
-use super::scripted::{Reply, Request, Server};
 
 const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(60) };
 
@@ -61,9 +61,19 @@ impl Export {
         Self::begin_at(server, destination(), (concurrency, budget), patience)
     }
 
-    fn begin_at(server: &Server, destination: Destination, (concurrency, budget): (usize, usize), patience: Patience) -> Self {
+    fn begin_at(server: &Server, destination: Destination, room: (usize, usize), patience: Patience) -> Self {
+        Self::begin_with(Trust::System, server, destination, room, patience)
+    }
+
+    fn begin_with(
+        trust: Trust,
+        server: &Server,
+        destination: Destination,
+        (concurrency, budget): (usize, usize),
+        patience: Patience,
+    ) -> Self {
         let io = IoThread::start().unwrap();
-        let network = Arc::new(Network::new(Trust::System));
+        let network = Arc::new(Network::new(trust));
         let address = server.clone();
         let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
         let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
@@ -260,6 +270,57 @@ fn a_completion_whose_answer_cannot_be_read_is_found_by_a_look_at_the_object() {
     }
 }
 
+/// Each kind of client: of the system's authorities, and of a file's.
+fn each_trust() -> [Trust; 2] {
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    [Trust::System, Trust::Only(Arc::new(tls))]
+}
+
+#[test]
+fn an_answer_without_end_is_an_error_and_not_read() {
+    for (trust, head) in each_trust().into_iter().zip(["HTTP/1.1 400 Bad Request", "HTTP/1.1 503 Slow Down"]) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&sent);
+        let server = Server::start(move |_| Reply::Endless(head, Arc::clone(&counter)));
+        let export = Export::begin_with(trust, &server, destination(), (1, 1 << 20), PATIENCE);
+        let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
+        assert!(error.code() == Code::Io && error.summary().contains("too long"), "{head}: {error:?}");
+        assert_eq!(server.requests().len(), 1, "{head}: another attempt");
+        let sent = sent.load(Ordering::Relaxed);
+        // What is on its way is in the buffers of two sockets.
+        assert!(sent < 32 << 20, "{head}: {sent} bytes were read");
+    }
+}
+
+#[test]
+fn a_full_page_of_a_listing_is_read_and_a_listing_without_end_is_not() {
+    for trust in each_trust() {
+        let key = "&quot;".repeat(1_024);
+        let contents = format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>").repeat(1_000);
+        let page = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>");
+        let page: &'static str = page.leak();
+        let server = Server::start(move |request| match request.number {
+            1 => Reply::Answer("HTTP/1.1 200 OK", page),
+            _ => Reply::Endless("HTTP/1.1 200 OK", Arc::default()),
+        });
+        let io = IoThread::start().unwrap();
+        let network = Arc::new(Network::new(trust));
+        let (full, endless) = wait(
+            &io,
+            &io.spawn(async move {
+                let store = server.store(&network).await;
+                let list = || store.client.list_objects_v2().bucket("bucket").send();
+                (list().await, list().await)
+            }),
+        );
+        assert_eq!(full.unwrap().contents().len(), 1_000);
+        let failure = Failure::new("list", "s3://bucket", &endless.unwrap_err());
+        assert!(!failure.transient && failure.error.summary().contains("too long"), "{:?}", failure.error);
+    }
+}
+
 #[test]
 fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
     let server = Server::start(|request| match () {
@@ -348,8 +409,8 @@ fn a_conflict_over_a_name_of_the_users_is_resolved_by_a_look() {
             let (export, outcome) = refused_with_412(in_parts, vec![looks.clone()], destination_of(Some("all.json")));
             let error = outcome.unwrap_err();
             assert_eq!(error.code(), code, "in parts: {in_parts}, {looks:?}: {error:?}");
-            let files = export.upload.shared.leftovers().files;
-            assert_eq!(files.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {files:?}");
+            let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+            assert_eq!(remains.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {remains:?}");
         }
     }
 }
@@ -373,7 +434,7 @@ fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
 /// The bucket of a store behind `server`, with a thread for its requests.
 fn bucket(server: &Server) -> (IoThread, Bucket) {
     let io = IoThread::start().unwrap();
-    let (network, address) = (Arc::clone(io.network()), server.clone());
+    let (network, address) = (Arc::new(Network::new(Trust::System)), server.clone());
     let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
     let bucket = Bucket::new(store, "bucket", Patiences::all(Patience { attempts: 2, ..PATIENCE }), Throttle::new(1));
     (io, bucket)
@@ -436,7 +497,7 @@ fn a_probe_does_not_take_the_object_of_one_step_for_that_of_the_next() {
         () => Reply::Usual,
     });
     let io = IoThread::start().unwrap();
-    let (network, connection) = (Arc::clone(io.network()), server.connection());
+    let (network, connection) = (Arc::new(Network::new(Trust::System)), server.connection());
     let tried = wait(&io, &io.spawn(async move { probe::probe(&connection, destination(), &network).await }));
     let step = tried.iter().find(|tried| tried.step == probe::Step::ConditionalMultipart).unwrap();
     let error = step.outcome.clone().unwrap().unwrap_err();
@@ -463,7 +524,7 @@ async fn cut_off(is_whole: bool) -> bool {
     let server = Server::start(|_| Reply::Usual);
     let io = IoThread::start().unwrap();
     let throttle = Throttle::new(2);
-    let store = server.store(io.network()).await;
+    let store = server.store(&Arc::new(Network::new(Trust::System))).await;
     let bucket = Bucket::new(store, "bucket", Patiences::all(PATIENCE), Arc::clone(&throttle));
     let other = throttle.permit().await;
     tokio::spawn(async move {

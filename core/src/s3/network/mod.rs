@@ -1,10 +1,12 @@
-//! HTTP clients: TLS over rustls, names resolved without blocking, and no address that the integration may not reach.
+//! HTTP clients: TLS over rustls, names resolved without blocking, no address that the integration may not reach, and no answer
+//! without end.
 //!
 //! One [`Network`] serves a whole transaction: its exports share connections, and so the number of open sockets does not
 //! grow with theirs. Nothing follows a redirect: no client here does unless it is told to.
 #![forbid(unsafe_code)]
 
 mod address;
+mod bounded;
 mod own;
 mod resolver;
 mod trust;
@@ -22,6 +24,8 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use once_cell::sync::OnceCell;
 
 pub use self::address::{Reach, Refused};
+use self::bounded::BoundedClient;
+pub use self::bounded::is_too_long;
 use self::own::OwnClient;
 use self::resolver::{CheckedResolver, SystemResolver};
 pub use self::trust::Trust;
@@ -66,13 +70,14 @@ impl Network {
     }
 
     fn client(&self, resolver: impl ResolveDns + Clone + 'static) -> SharedHttpClient {
-        match &self.trust {
+        let http = match &self.trust {
             Trust::Only(tls) => SharedHttpClient::new(OwnClient::new(Arc::clone(tls), resolver)),
             Trust::System => {
                 let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
                 Builder::new().tls_provider(ring).build_with_resolver(resolver)
             }
-        }
+        };
+        SharedHttpClient::new(BoundedClient(http))
     }
 }
 
