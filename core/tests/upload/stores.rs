@@ -522,7 +522,6 @@ fn a_listing_that_goes_round_in_circles_with_new_tokens_is_a_failure() {
 /// An upload over a slow link is cut off in favour of others. `is_whole`: the network has taken all of its body by then.
 async fn cut_off(is_whole: bool) -> bool {
     let server = Server::start(|_| Reply::Usual);
-    let io = IoThread::start().unwrap();
     let throttle = Throttle::new(2);
     let store = server.store(&Arc::new(Network::new(Trust::System))).await;
     let bucket = Bucket::new(store, "bucket", Patiences::all(PATIENCE), Arc::clone(&throttle));
