@@ -3,14 +3,14 @@
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
+    use s3_export_core::error::{Code, Error};
+    use s3_export_core::io::thread::IoThread;
 
     use crate::pg::callback::contained;
     use crate::pg::errors::attempt;
     use crate::pg::report::{Report, in_callback};
     use crate::pg::worker_transaction::set_local;
     use crate::pg::{caller, limit};
-    use s3_export_core::error::{Code, Error};
-    use s3_export_core::io::thread::IoThread;
 
     fn counters() -> (u32, u32) {
         // SAFETY: reads counters of the backend's own.

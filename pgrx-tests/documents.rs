@@ -6,7 +6,7 @@ use s3_export_core::format::{Format, Wrapping};
 use s3_export_core::text::buffer::JsonBuffer;
 
 use crate::encode::RowEncoder;
-use crate::pg::values::{PlacedRow, Values};
+use crate::pg::values::{FixedLayoutRow, Values};
 use crate::query::Query;
 use crate::query::receiver::RowSink;
 
@@ -22,7 +22,7 @@ impl RowSink for Lines {
         Ok(())
     }
 
-    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+    fn fixed_layout_row(&mut self, row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         Some(self.encoder.as_ref().unwrap().document(row, &mut self.out))
     }
 

@@ -9,7 +9,7 @@ UNSAFE_FILES='^src/(pg/.*|query/(mod|origins|receiver)|transaction/mod|progress|
 ^src/encode/(arrow/(column|nested)|datum|geo|mod|nested|output|text_value|value)\.rs:
 ^core/src/text/cursor\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MOST_UNSAFE=257
+MAX_UNSAFE=257
 
 "$ROOT/scripts/setup.sh" test
 use_kind test
@@ -53,7 +53,7 @@ counts=$(grep -rcE 'unsafe (\{|fn|impl|trait|extern)|#\[unsafe' src core/src | g
 ! grep -vE "$UNSAFE_FILES" <<<"$counts" || die "unsafe code outside of the files that may have it"
 total=$(awk -F: '{ total += $2 } END { print total }' <<<"$counts")
 echo "$total places in $(wc -l <<<"$counts") files"
-[ "$total" -le "$MOST_UNSAFE" ] || die "more unsafe code than $MOST_UNSAFE places"
+[ "$total" -le "$MAX_UNSAFE" ] || die "more unsafe code than $MAX_UNSAFE places"
 say "Calls into Postgres that raise"
 # A report answers interrupts and converts texts, and so may raise: pg/report.rs has all of them behind one guard, and says why.
 raw=$(grep -rnE '\b(notice|warning|info|log|debug[1-5]|error|ereport|elog|FATAL|PANIC)!\(|\b(errstart|errfinish|EmitErrorReport|ThrowErrorData)\b|\bErrorReport(WithLevel)?::|unwrap_or_report' src |

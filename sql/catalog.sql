@@ -451,13 +451,13 @@ COMMENT ON FUNCTION s3_export.running() IS
 -- It shows what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.running() FROM PUBLIC;
 
-CREATE FUNCTION s3_export.death(export_id uuid) RETURNS text
+CREATE FUNCTION s3_export.lost_worker(export_id uuid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
-    AS 'MODULE_PATHNAME', 's3_export_death';
-COMMENT ON FUNCTION s3_export.death(uuid) IS
+    AS 'MODULE_PATHNAME', 's3_export_death'; -- the name that it had up to 0.2.0, whose scripts need the symbol
+COMMENT ON FUNCTION s3_export.lost_worker(uuid) IS
     'what became of a job that is RUNNING and whose worker is gone; NULL if it lives or has ended. Part of s3_export.exports';
 -- For whom running() is.
-REVOKE ALL ON FUNCTION s3_export.death(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION s3_export.lost_worker(uuid) FROM PUBLIC;
 
 CREATE VIEW s3_export.exports WITH (security_barrier) AS
     SELECT j.export_id,
@@ -474,7 +474,7 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid
     FROM s3_export.jobs AS j
     LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
-    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.death(j.export_id) END AS cause) AS d ON true
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
                         AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
@@ -806,7 +806,7 @@ GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.
 GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
-GRANT EXECUTE ON FUNCTION s3_export.death(uuid) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_member, s3_export_admin;
 GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;

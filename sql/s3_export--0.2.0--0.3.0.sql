@@ -88,6 +88,9 @@ COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
 -- It acts on what its caller owns; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
 
+-- GRANTs and the view that calls the function stay.
+ALTER FUNCTION s3_export.death(uuid) RENAME TO lost_worker;
+
 -- Other servers than Amazon's name regions as they like, and may lie below a path. All that was taken is taken still.
 ALTER TABLE s3_export.integrations
     DROP CONSTRAINT region_is_a_name,
@@ -202,7 +205,7 @@ BEGIN
                 ('INSERT', ARRAY['integrations'], ARRAY['s3_export_admin']),
                 ('UPDATE', ARRAY['integrations'], ARRAY['s3_export_admin']),
                 ('DELETE', ARRAY['integrations'], ARRAY['s3_export_admin']),
-                ('EXECUTE', ARRAY['running', 'death', 'wait', 'cancel', 'prune', 'options'],
+                ('EXECUTE', ARRAY['running', 'lost_worker', 'wait', 'cancel', 'prune', 'options'],
                  ARRAY['s3_export_member', 's3_export_admin']),
                 ('EXECUTE', ARRAY['s3_export', 's3_export_async'], ARRAY['s3_export_member']),
                 ('EXECUTE', ARRAY['create_integration', 'set_credentials', 'set_credentials_from_file', 'validate_integration',

@@ -11,7 +11,7 @@ use s3_export_core::text::buffer::JsonBuffer;
 use crate::encode::Append;
 use crate::encode::RowEncoder;
 use crate::pg::call::{Call, int8_datum};
-use crate::pg::values::{PlacedRow, Row, Values};
+use crate::pg::values::{FixedLayoutRow, Row, Values};
 use crate::query::Query;
 use crate::query::receiver::RowSink;
 use crate::sql_function;
@@ -51,7 +51,7 @@ impl RowSink for Discard {
     }
 
     #[inline(always)]
-    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+    fn fixed_layout_row(&mut self, row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         Some(self.document(row))
     }
 

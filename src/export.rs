@@ -3,13 +3,10 @@
 //! Nothing here undoes anything: an error leaves by `?`, the (sub)transaction aborts, and `transaction` takes back what
 //! was written.
 
-use std::sync::{Arc, OnceLock};
-
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::files::chunker::{Limits, Totals};
-use s3_export_core::files::compress::most_encoders;
-use s3_export_core::files::parquet::Layout as ParquetLayout;
-use s3_export_core::format::{Compression, Format, Wrapping};
+use s3_export_core::files::chunker::Totals;
+use s3_export_core::files::plan::{FilePlan, Room};
+use s3_export_core::format::{Format, Wrapping};
 use s3_export_core::manifest::Manifest;
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
@@ -17,8 +14,7 @@ use s3_export_core::request::options::Existing;
 use s3_export_core::request::{Cut, Request};
 use s3_export_core::s3::checksum::sha256_hex;
 use s3_export_core::s3::client::{Connection, Store};
-use s3_export_core::s3::{Bucket, Patiences, Throttle};
-use s3_export_core::upload::{PART_BYTES, Pack, Packing};
+use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use uuid::Uuid;
 
 use crate::integration::{self, Purpose};
@@ -56,8 +52,8 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
         refuse_existing(&store, &request.location)?;
     }
     refuse_taken_names(&store, &destination)?;
-    let (limits, packing) = cut(request, export_id)?;
-    let upload = transaction::begin(store, destination.clone(), packing)?;
+    let (limits, plan) = FilePlan::new(request, export_id, room())?;
+    let upload = transaction::begin(store, destination.clone(), plan)?;
     let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
     query.run(&mut documents)?;
     let (encoded, columns) = documents.finish()?;
@@ -82,7 +78,7 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
         query_sha256: sha256_hex(request.query.as_bytes()),
         query: request.manifest_query.then(|| request.query.clone()),
     };
-    transaction::seal(&upload, manifest, &request.permission);
+    transaction::ready_to_commit(&upload, manifest, &request.permission);
     if totals.files > MANY_FILES {
         warn_of_many_files(totals.files);
     }
@@ -112,79 +108,25 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
     Ok((connection, query, destination))
 }
 
-/// When files end, and how large their parts are. Errors: 53400 when parts of a single file would not fit into the buffer.
-fn cut(request: &Request, export_id: Uuid) -> Result<(Limits, Packing)> {
-    let pack = pack(&request.format, request.compression, export_id)?;
-    match request.cut {
-        Cut::Chunks { documents, bytes } => {
-            let (documents, bytes) = match (documents, bytes) {
-                (None, bytes) if matches!(pack, Pack::Parquet(_)) => (u64::MAX, bytes.or(Some(PARQUET_FILE_BYTES))),
-                _ => (documents.unwrap_or_else(settings::output_chunk_size), bytes),
-            };
-            Ok((Limits { documents, bytes, part: PART_BYTES }, Packing { pack, part: PART_BYTES, most_bytes: u64::MAX }))
-        }
-        Cut::SingleFile { most_bytes, .. } => {
-            let least = usize::try_from(most_bytes.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX);
-            let part = least.next_multiple_of(1 << 20).max(PART_BYTES);
-            if part > settings::buffer_memory() {
-                return Err(Error::new(Code::Limit, "parts of so large a file do not fit into s3_export.buffer_memory")
-                    .detail(format!("A file of {most_bytes} bytes has parts of {part} bytes."))
-                    .hint("Lower the option max_file_bytes, or raise s3_export.buffer_memory."));
-            }
-            let limits = Limits { documents: u64::MAX, bytes: None, part };
-            Ok((limits, Packing { pack, part, most_bytes }))
-        }
-    }
+/// What the settings give an export.
+fn room() -> Room {
+    Room { buffer_memory: settings::buffer_memory(), chunk_size: settings::output_chunk_size() }
 }
-
-/// Bytes of values in a Parquet file where nobody says otherwise: a file that readers of Parquet like has thousands of rows
-/// more than one of JSON, each of which is read by itself.
-const PARQUET_FILE_BYTES: u64 = 256 << 20;
-
-/// What happens to the pieces of a format. Errors: 53400 for row groups that would not fit into the buffer.
-fn pack(format: &Format, compression: Option<Compression>, export_id: Uuid) -> Result<Pack> {
-    let Format::Parquet(style) = format else {
-        return Ok(compression.map_or(Pack::Not, Pack::Compress));
-    };
-    // Half of the memory is for what is on its way; the encoders, each with a row group, have the other, and as much again for
-    // what their codecs keep.
-    let encoders = settings::buffer_memory() / 2;
-    let most = encoders / most_encoders();
-    let row_group_bytes = style.row_group_bytes.unwrap_or(most);
-    if row_group_bytes > most {
-        return Err(Error::new(Code::Limit, "row groups of that size do not fit into s3_export.buffer_memory")
-            .detail(format!("They may have {most} bytes, for {} files that are encoded at once.", most_encoders()))
-            .hint("Lower the option row_group_bytes, or raise s3_export.buffer_memory."));
-    }
-    Ok(Pack::Parquet(Arc::new(ParquetLayout {
-        compression,
-        row_group_rows: style.row_group_rows,
-        row_group_bytes,
-        arrow_extension_types: style.arrow_extension_types,
-        bloom_filter_columns: style.bloom_filter_columns.clone(),
-        export_id: export_id.to_string(),
-        memory: encoders,
-        permits: OnceLock::new(),
-    })))
-}
-
-/// S3's limit for one object.
-const MOST_PARTS: u64 = 10_000;
 
 /// Finds out where the bucket is and fetches credentials, waiting for both.
 pub fn open(connection: Connection, bucket: &str) -> Result<Store> {
     let bucket = bucket.to_owned();
-    transaction::request(
-        |network| async move { Store::open(&connection, &bucket, &network).await.map_err(|failure| failure.error) },
-    )
+    transaction::call_store(|network| async move {
+        Store::open(&connection, &bucket, &network).await.map_err(|failure| failure.error)
+    })
 }
 
 /// Errors: 42710 when the location holds an object. Another export that begins at the same moment is not seen.
 fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
-    let patience = Patiences::all(transaction::request_patience());
-    let bucket = Bucket::new(store.clone(), location.bucket(), patience, Throttle::new(1));
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = Bucket::new(store.clone(), location.bucket(), policy, Throttle::new(1));
     let folder = location.folder();
-    match transaction::request(|_| async move { bucket.first_within(&folder).await.map_err(|failure| failure.error) })? {
+    match transaction::call_store(|_| async move { bucket.first_within(&folder).await.map_err(|failure| failure.error) })? {
         None => Ok(()),
         Some(key) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
             .detail(format!("One of them is {key}."))
@@ -197,10 +139,10 @@ fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
     if !destination.has_names() {
         return Ok(());
     }
-    let patience = Patiences::all(transaction::request_patience());
-    let bucket = Bucket::new(store.clone(), destination.bucket(), patience, Throttle::new(1));
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1));
     let destination = destination.clone();
-    transaction::request(|_| async move { bucket.refuse_taken_names(&destination).await.map_err(|failure| failure.error) })
+    transaction::call_store(|_| async move { bucket.refuse_taken_names(&destination).await.map_err(|failure| failure.error) })
 }
 
 /// More files than readers and listings handle well.

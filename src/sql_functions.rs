@@ -27,7 +27,7 @@ sql_function!(s3_export_run_statement, pg_finfo_s3_export_run_statement, run_sta
 sql_function!(s3_export_run_statement_async, pg_finfo_s3_export_run_statement_async, run_statement_async);
 sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
-sql_function!(s3_export_death, pg_finfo_s3_export_death, death);
+sql_function!(s3_export_death, pg_finfo_s3_export_death, lost_worker);
 sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
 sql_function!(s3_export_running, pg_finfo_s3_export_running, running);
 sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
@@ -138,9 +138,9 @@ fn prune(call: &Call) -> Result<Datum> {
     Ok(int8_datum(job::prune(required("older_than", call.interval(0)?)?)?))
 }
 
-/// `s3_export.death(export_id)`
-fn death(call: &Call) -> Result<Datum> {
-    match job::death(required("export_id", call.uuid(0))?)? {
+/// `s3_export.lost_worker(export_id)`
+fn lost_worker(call: &Call) -> Result<Datum> {
+    match job::lost_worker(required("export_id", call.uuid(0))?)? {
         Some(cause) => text_datum(cause),
         None => Ok(call.null()),
     }

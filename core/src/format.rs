@@ -109,7 +109,7 @@ impl Algorithm {
     }
 
     /// Whether a file of any format can be packed by it; the others pack parts of a Parquet file only.
-    pub fn packs_files(self) -> bool {
+    pub fn encodes_files(self) -> bool {
         matches!(self, Algorithm::Gzip | Algorithm::Zstd)
     }
 

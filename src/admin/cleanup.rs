@@ -13,7 +13,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::maintenance::orphans::{self, Orphan, What};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::request::Permission;
-use s3_export_core::s3::{Bucket, Patiences, Throttle};
+use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use uuid::Uuid;
 
 use crate::export::{check_context, open};
@@ -70,15 +70,14 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     let permission = Permission::Integration(clean_up.integration.clone());
     let connection = integration::authorize(&permission, &clean_up.location, Purpose::CleanUp)?;
     let store = open(connection, clean_up.location.bucket())?;
-    let patience = Patiences::all(transaction::request_patience());
-    let bucket = || Bucket::new(store.clone(), clean_up.location.bucket(), patience, Throttle::new(1));
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = || Bucket::new(store.clone(), clean_up.location.bucket(), policy, Throttle::new(1));
 
     let (listing, location) = (bucket(), clean_up.location.clone());
     let before = milliseconds(SystemTime::now().checked_sub(clean_up.older_than).unwrap_or(SystemTime::UNIX_EPOCH));
-    let found =
-        transaction::request(
-            |_| async move { orphans::find(&listing, &location, before).await.map_err(|failure| failure.error) },
-        )?;
+    let found = transaction::call_store(|_| async move {
+        orphans::find(&listing, &location, before).await.map_err(|failure| failure.error)
+    })?;
     if let Some(cause) = found.unlisted_uploads {
         report::warn(
             &Error::new(Code::Unsupported, "the store does not list multipart uploads: only objects are cleaned up")
@@ -88,7 +87,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     }
     let found = not_running(found.orphans);
     let (looking, deleting, dry_run) = (bucket(), bucket(), clean_up.dry_run);
-    let (orphans, gone) = transaction::request(|_| async move {
+    let (orphans, gone) = transaction::call_store(|_| async move {
         let work = async {
             let orphans = orphans::still_orphans(&looking, found).await?;
             let gone = if dry_run { vec![false; orphans.len()] } else { orphans::delete(&deleting, &orphans).await? };

@@ -39,7 +39,7 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
     let destination = Destination::new(location, Uuid::now_v7(), naming)?;
-    let tried = transaction::request(|network| async move { Ok(probe(&connection, destination, &network).await) })?;
+    let tried = transaction::call_store(|network| async move { Ok(probe(&connection, destination, &network).await) })?;
     Ok(tried.iter().map(finding).collect())
 }
 
@@ -59,7 +59,7 @@ pub fn trust_policy(name: &str, principal: Option<String>) -> Result<String> {
     let principal = match principal {
         Some(principal) => principal,
         None => {
-            let arn = transaction::request(|network| async move {
+            let arn = transaction::call_store(|network| async move {
                 let hint = "Name who is to be trusted: s3_export.trust_policy(name, principal => 'arn:…').";
                 let asked = caller(&trusted.identity, &trusted.region, network).await;
                 asked.map_err(|failure| failure.error.hint(hint))

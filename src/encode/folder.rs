@@ -22,7 +22,7 @@ struct Column {
     index: usize,
     name: String,
     /// The name, escaped, with its equals sign.
-    lead: String,
+    key_prefix: String,
     encoder: TextEncoder,
 }
 
@@ -58,7 +58,7 @@ impl FolderEncoder {
             let mut escaped = String::new();
             escape(name, &mut escaped);
             escaped.push('=');
-            columns.push(Column { index, name: name.clone(), lead: escaped, encoder });
+            columns.push(Column { index, name: name.clone(), key_prefix: escaped, encoder });
         }
         Ok(FolderEncoder { columns })
     }
@@ -71,7 +71,7 @@ impl FolderEncoder {
             if !folder.is_empty() {
                 folder.push('/');
             }
-            folder.push_str(&column.lead);
+            folder.push_str(&column.key_prefix);
             match (nulls.get(column.index), values.get(column.index)) {
                 (Some(false), Some(value)) => {
                     let named = |error| in_column(error, &column.name);

@@ -25,7 +25,7 @@ use s3_export_core::manifest;
 use s3_export_core::text::buffer::JsonBuffer;
 use s3_export_core::text::cursor::{Append, Blocks, Cursor};
 
-pub use self::arrow::{BatchEncoder, Fact};
+pub use self::arrow::{BatchEncoder, ColumnInfo};
 pub use self::row::RowEncoder;
 use self::value::Encoder;
 use crate::pg::values::Row;
@@ -54,9 +54,9 @@ impl Context {
 
 /// A column of documents.
 struct Column {
-    lead: Lead,
+    key_prefix: KeyPrefix,
     encoder: Encoder,
-    /// The lead, and `null`.
+    /// The key_prefix, and `null`.
     null: Blocks,
 }
 
@@ -64,8 +64,8 @@ impl Column {
     /// Returns the key prefix of values of that encoder, after `before`. `name`: empty for elements of an array.
     fn new(name: &str, before: &[u8], encoder: Encoder, wrapping: Wrapping) -> Self {
         let with = |after: &[u8]| Blocks::new(&[before, after].concat());
-        let lead = Lead { bare: with(b""), typed: with(encoder.opener(wrapping)), name: name.into() };
-        Column { lead, encoder, null: with(b"null") }
+        let key_prefix = KeyPrefix { bare: with(b""), typed: with(encoder.wrapper_prefix(wrapping)), name: name.into() };
+        Column { key_prefix, encoder, null: with(b"null") }
     }
 
     /// An error goes into `problem`, unless there is one; what follows it is not written.
@@ -96,7 +96,7 @@ impl Column {
             out.blocks(&self.null);
             return out;
         }
-        self.encoder.write(value, &self.lead, context, out, problem)
+        self.encoder.write(value, &self.key_prefix, context, out, problem)
     }
 
     /// By itself, since a loop around the other would have the compiler work out for each value what any type might need of it.
@@ -127,7 +127,7 @@ impl Column {
 }
 
 /// What stands before a value.
-struct Lead {
+struct KeyPrefix {
     /// A comma or a brace; the column's name, escaped, with quotes and colon.
     bare: Blocks,
     /// The same, and what values of the type begin with.

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::encode::Context;
-use crate::encode::Lead;
+use crate::encode::KeyPrefix;
 use crate::encode::datum::HAS_INFINITE_INTERVALS;
 use crate::encode::datum::{base_type, interval_of, payload};
 use crate::encode::geo::Geo;
@@ -120,8 +120,8 @@ impl Encoder {
         )
     }
 
-    /// What the writer of this type leaves to the lead, where a value fits its wrapper.
-    pub fn opener(&self, wrapping: Wrapping) -> &'static [u8] {
+    /// What the writer of this type leaves to the key_prefix, where a value fits its wrapper.
+    pub fn wrapper_prefix(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {
             Encoder::Bytea => br#"{"__rockset_type":"bytes","value":""#,
             Encoder::Date => br#"{"__rockset_type":"date","value":""#,
@@ -134,54 +134,54 @@ impl Encoder {
         if wrapping == Wrapping::Rockset || wrapped.is_empty() { wrapped } else { b"\"" }
     }
 
-    /// Writes a value that is not NULL, of the encoder's type, after its lead. An error goes into `problem`, unless there is
+    /// Writes a value that is not NULL, of the encoder's type, after its key_prefix. An error goes into `problem`, unless there is
     /// one.
     #[inline(always)]
     pub fn write<'a>(
         &self,
         datum: pg_sys::Datum,
-        lead: &Lead,
+        key_prefix: &KeyPrefix,
         context: &Context,
         mut out: Cursor<'a>,
         problem: &mut Option<Error>,
     ) -> Cursor<'a> {
         match self {
             Encoder::Bool => {
-                out.blocks(&lead.bare);
+                out.blocks(&key_prefix.bare);
                 if datum.value() as u8 != 0 { out.fixed(b"true") } else { out.fixed(b"false") }
             }
-            Encoder::Int2 => integer(i64::from(datum.value() as i16), lead, &mut out),
-            Encoder::Int4 => integer(i64::from(datum.value() as i32), lead, &mut out),
-            Encoder::Int8 => integer(datum.value() as i64, lead, &mut out),
-            Encoder::Oid => integer(i64::from(datum.value() as u32), lead, &mut out),
+            Encoder::Int2 => integer(i64::from(datum.value() as i16), key_prefix, &mut out),
+            Encoder::Int4 => integer(i64::from(datum.value() as i32), key_prefix, &mut out),
+            Encoder::Int8 => integer(datum.value() as i64, key_prefix, &mut out),
+            Encoder::Oid => integer(i64::from(datum.value() as u32), key_prefix, &mut out),
             Encoder::Numeric => {
                 let payload = payload(datum);
                 let before = out.length();
-                out.blocks(&lead.bare);
+                out.blocks(&key_prefix.bare);
                 if !numeric::short_numeric(&mut out, payload) {
-                    return Cursor::new(other_numeric(payload, lead, context, out.take_back(before)));
+                    return Cursor::new(other_numeric(payload, key_prefix, context, out.take_back(before)));
                 }
             }
             Encoder::Text => {
                 let text = payload(datum);
                 if text.len() > LONG_TEXT {
-                    return Cursor::new(other_text(text, lead, context, out.end(), problem));
+                    return Cursor::new(other_text(text, key_prefix, context, out.end(), problem));
                 }
                 let before = out.length();
-                out.blocks(&lead.typed);
+                out.blocks(&key_prefix.typed);
                 if let Some(rest) = ascii_content(&mut out, text) {
                     if !context.utf8 || !is_utf8(rest) {
-                        return Cursor::new(other_text(text, lead, context, out.take_back(before), problem));
+                        return Cursor::new(other_text(text, key_prefix, context, out.take_back(before), problem));
                     }
                     utf8_content(&mut out, rest);
                 }
                 out.push(b'"');
             }
-            Encoder::Date => date(datum.value() as i32, context.is_plain(), lead, &mut out),
-            Encoder::Time => time(datum.value() as i64, context.is_plain(), lead, &mut out),
-            Encoder::Timestamp => timestamp(datum.value() as i64, context.is_plain(), lead, &mut out),
-            Encoder::Timestamptz => timestamptz(datum.value() as i64, context.is_plain(), lead, &mut out),
-            other => return Cursor::new(other.write_seldom(datum, lead, context, out.end(), problem)),
+            Encoder::Date => date(datum.value() as i32, context.is_plain(), key_prefix, &mut out),
+            Encoder::Time => time(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
+            Encoder::Timestamp => timestamp(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
+            Encoder::Timestamptz => timestamptz(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
+            other => return Cursor::new(other.write_seldom(datum, key_prefix, context, out.end(), problem)),
         }
         out
     }
@@ -191,7 +191,7 @@ impl Encoder {
     fn write_seldom<'a>(
         &self,
         datum: pg_sys::Datum,
-        lead: &Lead,
+        key_prefix: &KeyPrefix,
         context: &Context,
         out: &'a mut JsonBuffer,
         problem: &mut Option<Error>,
@@ -203,20 +203,20 @@ impl Encoder {
         let plain = context.is_plain();
         match self {
             Encoder::Bytea => {
-                out.blocks(&lead.typed);
+                out.blocks(&key_prefix.typed);
                 bytea(payload(datum), plain, out);
                 return out;
             }
             Encoder::Uuid => {
-                out.blocks(&lead.typed);
+                out.blocks(&key_prefix.typed);
                 // SAFETY: a uuid, which is passed by reference.
                 uuid(unsafe { *datum.cast_mut_ptr() }, out);
                 return out;
             }
-            _ => out.blocks(&lead.bare),
+            _ => out.blocks(&key_prefix.bare),
         }
         if let Err(error) = self.write_after_lead(datum, plain, context, out) {
-            *problem = Some(named(error, lead));
+            *problem = Some(named(error, key_prefix));
         }
         out
     }
@@ -248,8 +248,8 @@ impl Encoder {
 
 /// Kept out of that loop, too: a number of many digits, or none.
 #[inline(never)]
-fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
-    out.blocks(&lead.bare);
+fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    out.blocks(&key_prefix.bare);
     let written = numeric::numeric(out, payload);
     written.unwrap_or_else(|special| non_finite(special, context, out));
     out
@@ -259,25 +259,25 @@ fn other_numeric<'a>(payload: &[u8], lead: &Lead, context: &Context, out: &'a mu
 #[inline(never)]
 fn other_text<'a>(
     text: &[u8],
-    lead: &Lead,
+    key_prefix: &KeyPrefix,
     context: &Context,
     out: &'a mut JsonBuffer,
     problem: &mut Option<Error>,
 ) -> &'a mut JsonBuffer {
-    out.blocks(&lead.bare);
+    out.blocks(&key_prefix.bare);
     if let Err(error) = context.string(text, out)
         && problem.is_none()
     {
-        *problem = Some(named(error, lead));
+        *problem = Some(named(error, key_prefix));
     }
     out
 }
 
 /// An error of a text names the innermost column until the outermost is known.
 #[cold]
-fn named(error: Error, lead: &Lead) -> Error {
+fn named(error: Error, key_prefix: &KeyPrefix) -> Error {
     let is_of_text = [Code::InvalidText, Code::Untranslatable].contains(&error.code());
-    if is_of_text && !lead.name.is_empty() { in_column(error, &lead.name) } else { error }
+    if is_of_text && !key_prefix.name.is_empty() { in_column(error, &key_prefix.name) } else { error }
 }
 
 /// Bytes of a text that is worth the call of a function.
@@ -304,8 +304,8 @@ fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut Json
 }
 
 #[inline(always)]
-fn integer(value: i64, lead: &Lead, out: &mut impl Append) {
-    out.blocks(&lead.bare);
+fn integer(value: i64, key_prefix: &KeyPrefix, out: &mut impl Append) {
+    out.blocks(&key_prefix.bare);
     number::integer(out, value);
 }
 
@@ -321,13 +321,13 @@ fn uuid(bytes: [u8; 16], out: &mut JsonBuffer) {
     out.push(b'"');
 }
 
-/// Begins a text in quotes: with the lead's opener or, where its wrapper cannot express the value, as a string.
+/// Begins a text in quotes: with the lead's wrapper_prefix or, where its wrapper cannot express the value, as a string.
 #[inline(always)]
-fn open_text(fits: bool, lead: &Lead, out: &mut impl Append) {
+fn open_text(fits: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
     if fits {
-        out.blocks(&lead.typed);
+        out.blocks(&key_prefix.typed);
     } else {
-        out.blocks(&lead.bare);
+        out.blocks(&key_prefix.bare);
         out.push(b'"');
     }
 }
@@ -338,33 +338,33 @@ fn close_text(is_wrapped: bool, out: &mut impl Append) {
 }
 
 #[inline(always)]
-fn date(days: i32, plain: bool, lead: &Lead, out: &mut impl Append) {
+fn date(days: i32, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
     let fits = datetime::date_fits_wrapper(days);
-    open_text(plain || fits, lead, out);
+    open_text(plain || fits, key_prefix, out);
     datetime::write_date(out, days);
     close_text(fits && !plain, out);
 }
 
 #[inline(always)]
-fn time(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+fn time(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
     let fits = datetime::time_fits_wrapper(microseconds);
-    open_text(plain || fits, lead, out);
+    open_text(plain || fits, key_prefix, out);
     datetime::write_time(out, microseconds);
     close_text(fits && !plain, out);
 }
 
 #[inline(always)]
-fn timestamp(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+fn timestamp(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
     let fits = datetime::timestamp_fits_wrapper(microseconds);
-    open_text(plain || fits, lead, out);
+    open_text(plain || fits, key_prefix, out);
     datetime::write_timestamp(out, microseconds, if plain || fits { b'T' } else { b' ' });
     close_text(fits && !plain, out);
 }
 
 #[inline(always)]
-fn timestamptz(microseconds: i64, plain: bool, lead: &Lead, out: &mut impl Append) {
+fn timestamptz(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
     let unix = datetime::unix_microseconds(microseconds);
-    open_text(plain || unix.is_some(), lead, out);
+    open_text(plain || unix.is_some(), key_prefix, out);
     match unix {
         Some(unix) if !plain => number::wide_integer(out, unix),
         _ => datetime::write_timestamptz_utc(out, microseconds, b'T'),

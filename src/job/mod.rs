@@ -124,7 +124,7 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
             Status::Error | Status::Cancelled => {
                 raise_again(&state.error)?;
             }
-            Status::Running if has_died(export_id)? => {
+            Status::Running if is_lost(export_id)? => {
                 raise_again(&bury(export_id)?)?;
             }
             Status::Queued if Instant::now() >= next_look => {
@@ -165,7 +165,7 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
                     return Ok(true);
                 }
             }
-            Status::Running if has_died(export_id)? => {
+            Status::Running if is_lost(export_id)? => {
                 bury(export_id)?;
                 return Ok(false);
             }
@@ -179,7 +179,7 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
 
 /// Deletes jobs that have ended so long ago: the current user's, or everybody's for an administrator. Gives how many.
 pub fn prune(older_than: Duration) -> Result<u64> {
-    bury_dead()?;
+    mark_lost()?;
     table::prune(older_than.as_secs_f64(), is_administrator())
 }
 
@@ -217,9 +217,9 @@ fn is_own(export_id: Uuid) -> bool {
 }
 
 /// What a job has come to that is RUNNING in the view of whoever asks, and whose worker is gone; `None`: it lives, or has ended.
-pub fn death(export_id: Uuid) -> Result<Option<&'static str>> {
+pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
     match table::state(export_id)? {
-        Some(state) if state.status == Status::Running && has_died(export_id)? => Ok(Some(DIED)),
+        Some(state) if state.status == Status::Running && is_lost(export_id)? => Ok(Some(DIED)),
         _ => Ok(None),
     }
 }
@@ -228,7 +228,7 @@ pub fn death(export_id: Uuid) -> Result<Option<&'static str>> {
 const DIED: &str = "the worker of the export ended without an answer";
 
 /// Whether nobody runs a job that says that it is RUNNING.
-fn has_died(export_id: Uuid) -> Result<bool> {
+fn is_lost(export_id: Uuid) -> Result<bool> {
     // Locks of the primary's workers are not seen on a standby.
     if is_own(export_id) || is_standby() || Lock::Job(export_id).is_held() {
         return Ok(false);
@@ -253,7 +253,7 @@ fn bury(export_id: Uuid) -> Result<Raised> {
 }
 
 /// Writes down what a crash has left RUNNING.
-pub fn bury_dead() -> Result<()> {
+pub fn mark_lost() -> Result<()> {
     for export_id in table::running()? {
         if !is_own(export_id) && !Lock::Job(export_id).is_held() {
             bury(export_id)?;

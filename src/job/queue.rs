@@ -18,7 +18,7 @@ use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
 use crate::job::table::{self, Locked, Queued, Which};
-use crate::job::{Status, bury_dead};
+use crate::job::{Status, mark_lost};
 use crate::pg::background::Assignment;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::Raised;
@@ -92,10 +92,10 @@ fn start(which: Which<'_>) -> Result<Look> {
     if is_standby() || is_read_only() {
         return Ok(Look::Done);
     }
-    bury_dead()?;
+    mark_lost()?;
     let mut free = free(table::workers()?);
     // Some more than can be started, since there may be some that no worker can run.
-    for job in table::queued(if free == 0 { 0 } else { free + HOPELESS }, which)? {
+    for job in table::queued(if free == 0 { 0 } else { free + UNSTARTABLE_BATCH }, which)? {
         if let Some(obstacle) = obstacle(&job) {
             table::end(job.export_id, Status::Queued, Status::Error, &Raised::from(&obstacle), Locked::Skip)?;
         } else if free == 0 {
@@ -110,7 +110,7 @@ fn start(which: Which<'_>) -> Result<Look> {
 }
 
 /// So many jobs that no worker can run are found out at one look.
-const HOPELESS: u32 = 100;
+const UNSTARTABLE_BATCH: u32 = 100;
 
 fn free(workers: u32) -> u32 {
     settings::max_workers().saturating_sub(workers)
@@ -161,7 +161,7 @@ impl Number {
     }
 
     /// How long the worker that had it waits for room for another; each a little longer, so that those who end make room.
-    pub fn patience(&self) -> Duration {
+    pub fn policy(&self) -> Duration {
         Duration::from_secs(2) + Duration::from_millis(100) * self.number.min(10)
     }
 }

@@ -137,14 +137,14 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
 
 /// Most bytes of each text of an error that a job keeps. A string of a jsonb has at most 256 MB, and a longer one would lose the
 /// whole error.
-const MOST_BYTES_OF_ERROR: usize = 64 << 10;
+const MAX_BYTES_OF_ERROR: usize = 64 << 10;
 
 /// Returns the text as a job keeps it: its beginning, where it is long, with an ellipsis.
 fn kept(text: &str) -> String {
-    if text.len() <= MOST_BYTES_OF_ERROR {
+    if text.len() <= MAX_BYTES_OF_ERROR {
         return storable(text);
     }
-    let beginning = text.get(..text.floor_char_boundary(MOST_BYTES_OF_ERROR)).unwrap_or_default();
+    let beginning = text.get(..text.floor_char_boundary(MAX_BYTES_OF_ERROR)).unwrap_or_default();
     storable(&format!("{beginning}…"))
 }
 

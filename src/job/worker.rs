@@ -240,7 +240,7 @@ fn show_activity(id: Uuid, query: &str) {
 /// room that Postgres has, the next who calls or waits has to do it. `unclaimed`: a job that it could not have.
 fn hand_on(unclaimed: Option<Uuid>) -> Ended<()> {
     let Some(number) = NUMBER.take() else { return Ok(()) };
-    let deadline = Instant::now() + number.patience();
+    let deadline = Instant::now() + number.policy();
     drop(number);
     // After its limit the next who looks finds what is committed by then.
     let _ = in_transaction(|| {

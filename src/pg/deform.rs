@@ -6,7 +6,7 @@
 
 use pgrx::{PgTupleDesc, pg_sys};
 
-use crate::pg::values::{Form, PlacedRow};
+use crate::pg::values::{FixedLayoutRow, Form};
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
@@ -25,7 +25,7 @@ struct Field {
 
 /// Partitions whose rows take turns, as in a merge, each have a descriptor: so often one is looked at, and then only tuples of the
 /// last are taken apart here.
-const MOST_LEARNT: u16 = 1000;
+const MAX_LEARNT: u16 = 1000;
 
 /// Takes tuples of one query apart.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Deformer {
     /// # Safety
     /// As of [`Self::deform`].
     #[inline(always)]
-    pub unsafe fn placed(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<PlacedRow<'_>> {
+    pub unsafe fn placed(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<FixedLayoutRow<'_>> {
         // SAFETY: by the caller's promise.
         unsafe {
             if self.places.is_empty() || (*slot).tts_nvalid != 0 || (*slot).tts_tupleDescriptor != self.descriptor {
@@ -98,7 +98,7 @@ impl Deformer {
             }
             let tuple = Stored::of(slot)?;
             let is_whole = tuple.columns >= self.places.len() && !tuple.has_nulls;
-            is_whole.then(|| PlacedRow::new(tuple.data, &self.places))
+            is_whole.then(|| FixedLayoutRow::new(tuple.data, &self.places))
         }
     }
 
@@ -155,7 +155,7 @@ impl Deformer {
     #[cold]
     #[inline(never)]
     unsafe fn learn(&mut self, descriptor: pg_sys::TupleDesc) -> bool {
-        if self.learnt == MOST_LEARNT {
+        if self.learnt == MAX_LEARNT {
             return false;
         }
         self.learnt += 1;

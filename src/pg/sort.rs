@@ -7,7 +7,7 @@ use crate::pg::Memory;
 use crate::pg::check_interrupts;
 
 /// What a `bytea` may have, header included.
-const MOST_BYTES: usize = 0x3fff_ffff;
+const MAX_BYTES: usize = 0x3fff_ffff;
 
 /// Pairs to be sorted by key, byte by byte.
 pub struct Sorter {
@@ -173,7 +173,7 @@ impl RowBytes {
 /// In the current memory. Errors: 53200.
 fn bytea(bytes: &[u8]) -> Result<pg_sys::Datum> {
     let size = bytes.len() + pg_sys::VARHDRSZ;
-    if size > MOST_BYTES {
+    if size > MAX_BYTES {
         return Err(Error::out_of_memory("a document to be sorted into its partition"));
     }
     // SAFETY: as many bytes as are allocated are written.

@@ -21,21 +21,21 @@ impl Row for Values<'_> {
 
 /// A stored row of columns that have each the same place in all such rows, none of them NULL: nothing is to be found, and a value is
 /// read when it is asked for. Of two integers that saves an eighth of the instructions between the executor and the document.
-pub struct PlacedRow<'a> {
+pub struct FixedLayoutRow<'a> {
     data: *const u8,
     places: &'a [(usize, Form)],
 }
 
-impl<'a> PlacedRow<'a> {
+impl<'a> FixedLayoutRow<'a> {
     /// # Safety
     /// From `data` on, for as long as this is used, there are values of these forms at these places.
     #[inline(always)]
     pub(super) unsafe fn new(data: *const u8, places: &'a [(usize, Form)]) -> Self {
-        PlacedRow { data, places }
+        FixedLayoutRow { data, places }
     }
 }
 
-impl Row for PlacedRow<'_> {
+impl Row for FixedLayoutRow<'_> {
     #[inline(always)]
     fn value(&self, index: usize) -> Option<(pg_sys::Datum, bool)> {
         let (offset, form) = self.places.get(index)?;

@@ -9,7 +9,7 @@ use s3_export_core::format::Format;
 use s3_export_core::request::Request;
 use serde_json::json;
 
-use crate::encode::{BatchEncoder, Fact};
+use crate::encode::{BatchEncoder, ColumnInfo};
 use crate::pg::sort::{RowBytes, Sorter};
 use crate::pg::sql::read;
 use crate::query::backpressure::Backpressure;
@@ -19,7 +19,7 @@ use crate::query::receiver::{Origin, early};
 /// member may be null. What a table promises holds for it alone: a child of it may have no such constraint, and a foreign table
 /// (a partition too) is taken at its word by nobody. A constraint may be NOT VALID, since Postgres 18. A comment is the hexadecimal
 /// digits of its bytes, so that the column of one that is no text can be named.
-const FACTS: &str = "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_object(
+const COLUMN_INFOS: &str = "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_object(
       'not_null', NOT (o.value->>'may_be_null')::boolean AND a.attnotnull
           AND CASE c.relkind WHEN 'r' THEN NOT c.relhassubclass
                              WHEN 'p' THEN NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) AS p JOIN pg_class AS f ON f.oid = p.relid
@@ -40,7 +40,7 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
 /// Gathers rows by column.
 pub struct Columns<'a> {
     encoder: Option<BatchEncoder>,
-    facts: Vec<Fact>,
+    column_infos: Vec<ColumnInfo>,
     batcher: Batcher<Backpressure<'a>>,
     /// With partitions: how rows pass through the sort.
     row_bytes: Option<RowBytes>,
@@ -59,7 +59,7 @@ impl Gather for BatchEncoder {
 impl<'a> Columns<'a> {
     /// Sends batches to `sink`, in files within `limits`.
     pub fn new(limits: Limits, sink: Backpressure<'a>) -> Self {
-        Columns { encoder: None, facts: Vec::new(), batcher: Batcher::new(limits, sink), row_bytes: None }
+        Columns { encoder: None, column_infos: Vec::new(), batcher: Batcher::new(limits, sink), row_bytes: None }
     }
 
     /// What the tables say of the columns that come from there.
@@ -68,12 +68,12 @@ impl<'a> Columns<'a> {
             let (table, column) = origin.column.unzip();
             json!({"table": table.map(u32::from), "column": column, "may_be_null": origin.may_be_null})
         });
-        let facts = read(FACTS, &argument.collect())?.unwrap_or_default();
-        let fact = |value: &serde_json::Value| Fact {
+        let column_infos = read(COLUMN_INFOS, &argument.collect())?.unwrap_or_default();
+        let fact = |value: &serde_json::Value| ColumnInfo {
             not_null: value["not_null"].as_bool().unwrap_or(false),
             comment: value["comment"].as_str().map(bytes_of_hex),
         };
-        self.facts = facts.as_array().into_iter().flatten().map(fact).collect();
+        self.column_infos = column_infos.as_array().into_iter().flatten().map(fact).collect();
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl<'a> Columns<'a> {
             return Err(Error::new(Code::Internal, "only Parquet is made of columns"));
         };
         let partitions = request.partitions.as_ref();
-        self.encoder = Some(BatchEncoder::new(shape, &self.facts, partitions, &style.bloom_filter_columns)?);
+        self.encoder = Some(BatchEncoder::new(shape, &self.column_infos, partitions, &style.bloom_filter_columns)?);
         self.row_bytes = partitions.map(|_| RowBytes::of(shape));
         Ok(())
     }

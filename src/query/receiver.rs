@@ -10,7 +10,7 @@ use s3_export_core::error::{Code, Error, Result};
 
 use crate::pg::deform::Deformer;
 use crate::pg::errors::raise_failed;
-use crate::pg::values::PlacedRow;
+use crate::pg::values::FixedLayoutRow;
 
 /// Where a column of a result comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub trait RowSink {
     fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
     /// Comes for a row that would cost more to take apart than to read; `None`: it is to come as others do.
     #[inline(always)]
-    fn placed_row(&mut self, _row: &PlacedRow<'_>) -> Option<Result<()>> {
+    fn fixed_layout_row(&mut self, _row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         None
     }
     /// Comes for each other row. The values are readable until it returns.
@@ -100,7 +100,7 @@ impl<'a, S: RowSink> Receiver<'a, S> {
         // SAFETY: the executor's slot is valid, and stays as it is, during the call.
         unsafe {
             if let Some(row) = self.deformer.placed(slot)
-                && let Some(done) = self.sink.placed_row(&row)
+                && let Some(done) = self.sink.fixed_layout_row(&row)
             {
                 return done;
             }

@@ -23,7 +23,7 @@ use s3_export_core::upload::ExportUpload;
 
 use crate::encode::{RowEncoder, describe};
 use crate::pg::sort::Sorter;
-use crate::pg::values::{PlacedRow, Row, Values};
+use crate::pg::values::{FixedLayoutRow, Row, Values};
 use crate::progress::Progress;
 use crate::query::backpressure::Backpressure;
 use crate::query::columns::Columns;
@@ -159,7 +159,7 @@ impl RowSink for Documents<'_> {
     }
 
     #[inline(always)]
-    fn placed_row(&mut self, row: &PlacedRow<'_>) -> Option<Result<()>> {
+    fn fixed_layout_row(&mut self, row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         let (Output::Lines(lines), None) = (&mut self.output, &self.sorter) else { return None };
         self.progress.document();
         Some(lines.row(row))

@@ -23,6 +23,7 @@ use pgrx::pg_sys::XactEvent::{
     XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
 };
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::plan::FilePlan;
 use s3_export_core::io::task::Task;
 use s3_export_core::io::task::lost_task;
 use s3_export_core::io::thread::IoThread;
@@ -31,9 +32,9 @@ use s3_export_core::naming::keys::Destination;
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::Store;
 use s3_export_core::s3::network::{Network, Trust};
-use s3_export_core::s3::retry::Patience;
-use s3_export_core::s3::{Patiences, Throttle};
-use s3_export_core::upload::{ExportUpload, Packing};
+use s3_export_core::s3::retry::RetryPolicy;
+use s3_export_core::s3::{RetryPolicies, Throttle};
+use s3_export_core::upload::ExportUpload;
 use uuid::Uuid;
 
 use self::undo::undo;
@@ -96,11 +97,11 @@ struct PendingExport {
     upload: Rc<ExportUpload>,
     began: Instant,
     /// `None` while the export runs.
-    sealed: Option<Sealed>,
+    ready: Option<ReadyToCommit>,
 }
 
 /// An export whose files are all stored.
-struct Sealed {
+struct ReadyToCommit {
     manifest: Arc<Manifest>,
     permission: Permission,
 }
@@ -170,7 +171,7 @@ pub fn has_exports() -> bool {
 }
 
 /// Runs requests that make no object of an export, and waits for their end; whatever ends the waiting ends them.
-pub fn request<T, F>(work: impl FnOnce(Arc<Network>) -> F) -> Result<T>
+pub fn call_store<T, F>(work: impl FnOnce(Arc<Network>) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
@@ -190,7 +191,7 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
-pub fn begin(store: Store, destination: Destination, packing: Packing) -> Result<Rc<ExportUpload>> {
+pub fn begin(store: Store, destination: Destination, plan: FilePlan) -> Result<Rc<ExportUpload>> {
     io_thread()?;
     WaitFor::CleanUp.prepare();
     undo::forget_abort();
@@ -199,27 +200,27 @@ pub fn begin(store: Store, destination: Destination, packing: Packing) -> Result
         let io = pending.io.get().ok_or_else(lost_task)?;
         let throttle = Arc::clone(&io.throttle);
         let concurrency = (io.connections, throttle);
-        let upload = Rc::new(ExportUpload::start(&io.thread, store, destination, packing, concurrency, patiences()));
+        let upload = Rc::new(ExportUpload::start(&io.thread, store, destination, plan, concurrency, retry_policies()));
         pending.exports.push(PendingExport {
             subtransaction: current_subtransaction(),
             upload: Rc::clone(&upload),
             began: Instant::now(),
-            sealed: None,
+            ready: None,
         });
         Ok(upload)
     })
 }
 
 /// For a request that is not the transaction's own.
-pub fn request_patience() -> Patience {
-    Patience { attempts: settings::request_attempts(), total: settings::request_timeout() }
+pub fn call_policy() -> RetryPolicy {
+    RetryPolicy { attempts: settings::request_attempts(), total: settings::request_timeout() }
 }
 
 /// What a transaction waits for has the time that the transaction has.
-fn patiences() -> Patiences {
-    let within = |total| Patience { attempts: settings::request_attempts(), total };
-    Patiences {
-        files: request_patience(),
+fn retry_policies() -> RetryPolicies {
+    let within = |total| RetryPolicy { attempts: settings::request_attempts(), total };
+    RetryPolicies {
+        files: call_policy(),
         // So that an attempt has half of the commit's time, and the commit's own deadline comes first and says so.
         manifest: within(settings::commit_timeout() * 8 / 5),
         clean_up: within(settings::cleanup_timeout()),
@@ -227,10 +228,10 @@ fn patiences() -> Patiences {
 }
 
 /// Says that all files are stored; the commit will write `manifest`.
-pub fn seal(upload: &Rc<ExportUpload>, manifest: Manifest, permission: &Permission) {
+pub fn ready_to_commit(upload: &Rc<ExportUpload>, manifest: Manifest, permission: &Permission) {
     PENDING.with_borrow_mut(|pending| {
         if let Some(export) = pending.exports.iter_mut().find(|export| Rc::ptr_eq(&export.upload, upload)) {
-            export.sealed = Some(Sealed { manifest: Arc::new(manifest), permission: permission.clone() });
+            export.ready = Some(ReadyToCommit { manifest: Arc::new(manifest), permission: permission.clone() });
         }
     });
 }
@@ -319,7 +320,7 @@ fn committed_lines(exports: &[PendingExport]) -> Vec<Report> {
         return Vec::new();
     }
     let line = |export: &PendingExport| {
-        let Sealed { manifest, permission } = export.sealed.as_ref()?;
+        let ReadyToCommit { manifest, permission } = export.ready.as_ref()?;
         let totals = manifest.totals;
         Some(Report::Log(format!(
             "export {} to {} by {permission}: {} documents, {} files, {} bytes, {:.3} s",
@@ -367,8 +368,8 @@ fn start_manifests(pending: &Pending) -> Result<Vec<Rc<ExportUpload>>> {
     let unfinished = || Error::new(Code::Internal, "an export of this transaction did not finish");
     let mut uploads = Vec::new();
     for export in &pending.exports {
-        let sealed = export.sealed.as_ref().ok_or_else(unfinished)?;
-        export.upload.write_manifest(io, Arc::clone(&sealed.manifest));
+        let ready = export.ready.as_ref().ok_or_else(unfinished)?;
+        export.upload.write_manifest(io, Arc::clone(&ready.manifest));
         uploads.push(Rc::clone(&export.upload));
     }
     Ok(uploads)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use s3_export_core::error::{Code, Error};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
-use s3_export_core::upload::{ExportUpload, Remains};
+use s3_export_core::upload::{ExportUpload, RollbackReport};
 
 use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until_quietly};
@@ -22,12 +22,12 @@ pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Repo
     }
     let deadline = deadline_of_abort();
     let limit = deadline.saturating_duration_since(Instant::now());
-    let jobs: Vec<Task<Remains>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
-    let remains = jobs.iter().map(|job| {
+    let jobs: Vec<Task<RollbackReport>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
+    let report = jobs.iter().map(|job| {
         let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || job.take().transpose());
-        answer.and_then(Result::ok).unwrap_or_else(Remains::unknown)
+        answer.and_then(Result::ok).unwrap_or_else(RollbackReport::unknown)
     });
-    let reports = remains.zip(exports).filter_map(|(remains, export)| warning_of(&remains, export)).collect();
+    let reports = report.zip(exports).filter_map(|(report, export)| warning_of(&report, export)).collect();
     LAST.set(Some(Last { deadline, ended: Instant::now() }));
     reports
 }
@@ -67,21 +67,21 @@ pub fn forget_abort() {
 /// The clean-up keeps to its limit by itself; so much later it is taken for lost.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
-fn warning_of(remains: &Remains, export: &ExportUpload) -> Option<Report> {
-    if remains.is_empty() {
+fn warning_of(report: &RollbackReport, export: &ExportUpload) -> Option<Report> {
+    if report.is_empty() {
         return None;
     }
     let id = export.export_id();
-    let more = remains.count - remains.named.len();
-    let mut detail = match remains.named.as_slice() {
+    let more = report.count - report.named.len();
+    let mut detail = match report.named.as_slice() {
         [] => "The clean-up did not end in time.".to_owned(),
         _ => format!(
             "Not known to be deleted: {}{}.",
-            remains.named.join(", "),
+            report.named.join(", "),
             if more > 0 { format!(" and {more} more") } else { String::new() }
         ),
     };
-    if let Some(cause) = &remains.cause {
+    if let Some(cause) = &report.cause {
         detail = format!("{detail} {}", cause.summary());
     }
     let warning = Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))

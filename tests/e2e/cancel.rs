@@ -199,7 +199,7 @@ fn cancel_during_a_hung_upload_is_answered() {
     assert_eq!(db.export_in(&mut client, "SELECT 1 AS a", "").unwrap().documents, 1, "by another integration");
 }
 
-/// Wherever an upload hangs: no connection, no TLS, no patience.
+/// Wherever an upload hangs: no connection, no TLS, no policy.
 #[test]
 fn cancel_is_answered_whatever_an_upload_waits_for() {
     let db = Database::new("hung_everywhere");

@@ -23,7 +23,7 @@ const SLICE: usize = 128 << 10;
 const GZIP_SLICE: usize = 32 << 10;
 
 /// More threads than these would wait for the one that encodes.
-const MOST_THREADS: usize = 8;
+const MAX_THREADS: usize = 8;
 
 /// For all exports of the process.
 static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(most_encoders())));
@@ -31,7 +31,7 @@ static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 /// How many files are worked on at once, at most.
 pub fn most_encoders() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    processors.min(MOST_THREADS) + 1
+    processors.min(MAX_THREADS) + 1
 }
 
 /// To work on a file, until it is dropped.
@@ -47,22 +47,22 @@ pub struct Compressor {
 }
 
 enum Encoder {
-    Gzip(GzEncoder<Packed>),
-    Zstd(zstd::stream::write::Encoder<'static, Packed>),
+    Gzip(GzEncoder<EncodedBytes>),
+    Zstd(zstd::stream::write::Encoder<'static, EncodedBytes>),
 }
 
 /// Compressed bytes that nobody has taken yet.
 #[derive(Default)]
-pub struct Packed(Vec<u8>);
+pub struct EncodedBytes(Vec<u8>);
 
-impl Packed {
+impl EncodedBytes {
     /// They.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
 }
 
-impl Write for Packed {
+impl Write for EncodedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_reserve(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         self.0.extend_from_slice(bytes);
@@ -95,7 +95,7 @@ impl Compressor {
             let slice = bytes.slice(start..bytes.len().min(start + step));
             let output;
             // The permit goes along, since the work goes on when nobody waits for it any more.
-            (encoder, permit, output) = elsewhere(move || {
+            (encoder, permit, output) = spawn_blocking(move || {
                 let output = encoder.write(&slice);
                 (encoder, permit, output)
             })
@@ -108,7 +108,7 @@ impl Compressor {
                 drop(permit);
                 output
             };
-            let output = elsewhere(finish).await?;
+            let output = spawn_blocking(finish).await?;
             append(packed, &output.map_err(|_| out_of_memory())?)?;
         } else {
             self.encoder = Some((encoder, permit));
@@ -123,12 +123,12 @@ impl Encoder {
         match compression.algorithm {
             Algorithm::Gzip => {
                 let level = flate2::Compression::new(compression.level.unsigned_abs());
-                Ok(Encoder::Gzip(GzEncoder::new(Packed::default(), level)))
+                Ok(Encoder::Gzip(GzEncoder::new(EncodedBytes::default(), level)))
             }
             Algorithm::Snappy | Algorithm::Lz4 => Err(Error::new(Code::Internal, "these pack no files, but parts of them")),
             Algorithm::Zstd => {
-                let encoder = zstd::stream::write::Encoder::new(Packed::default(), compression.level);
-                Ok(Encoder::Zstd(encoder.and_then(|encoder| furnished(encoder, size)).map_err(|_| out_of_memory())?))
+                let encoder = zstd::stream::write::Encoder::new(EncodedBytes::default(), compression.level);
+                Ok(Encoder::Zstd(encoder.and_then(|encoder| with_frame_options(encoder, size)).map_err(|_| out_of_memory())?))
             }
         }
     }
@@ -155,7 +155,7 @@ impl Encoder {
 }
 
 /// With a checksum, as the command line writes it, so that a damaged file is found out.
-fn furnished<W: Write>(
+fn with_frame_options<W: Write>(
     mut encoder: zstd::stream::write::Encoder<'static, W>,
     size: Option<usize>,
 ) -> io::Result<zstd::stream::write::Encoder<'static, W>> {
@@ -177,7 +177,7 @@ fn out_of_memory() -> Error {
 }
 
 /// Errors: 53200 where the system has no thread to give, at which tokio panics.
-pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub async fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let task = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)))
         .map_err(|_| Error::new(Code::OutOfMemory, "could not create a thread for compression"))?;
     task.await.map_err(|_| lost_task())

@@ -4,3 +4,4 @@ pub mod batcher;
 pub mod chunker;
 pub mod compress;
 pub mod parquet;
+pub mod plan;

@@ -194,10 +194,10 @@ fn url_of_a_server(url: &str, may_have_path: bool) -> std::result::Result<(), &'
 
 #[cfg(test)]
 mod tests {
-    use crate::integration::settings::tests::settings;
     use serde_json::json;
 
     use super::*;
+    use crate::integration::settings::tests::settings;
 
     fn refused(members: Value) -> Option<String> {
         let Value::Object(members) = members else { return None };

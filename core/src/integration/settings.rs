@@ -215,8 +215,9 @@ impl Settings {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     /// An integration with these columns.
     pub fn settings(given: Value) -> Settings {

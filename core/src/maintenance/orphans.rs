@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::naming::keys::{ObjectName, Part};
+use crate::naming::keys::{ObjectKind, ObjectName};
 use crate::naming::uri::Location;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
@@ -55,7 +55,7 @@ pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<F
     let prefix = location.folder();
     let mut complete = HashSet::new();
     each_object(bucket, &prefix, |name, _, _| {
-        if name.part == Part::Manifest {
+        if name.kind == ObjectKind::Manifest {
             complete.insert(name.export_id);
         }
     })
@@ -74,7 +74,7 @@ pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<F
             orphans.push(Orphan { export_id: name.export_id, key: upload.key, what: What::Upload(upload.upload_id) });
         }
     };
-    let unlisted_uploads = match bucket.each_upload(bucket.patience().files, &prefix, visit).await {
+    let unlisted_uploads = match bucket.each_upload(bucket.policy().files, &prefix, visit).await {
         Ok(()) => None,
         // The store knows no such request. Objects were listed just now, so the bucket is there.
         Err(failure) if matches!(failure.status, Some(404 | 405 | 501)) => Some(failure.error),

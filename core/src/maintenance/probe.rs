@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use crate::error::{Code, Error};
 use crate::naming::keys::Destination;
-use crate::s3::bucket::{Bucket, Conditional, Patiences};
+use crate::s3::bucket::{Bucket, Conditional, RetryPolicies};
 use crate::s3::client::{Connection, Store};
 use crate::s3::failure::Failure;
 use crate::s3::network::Network;
 use crate::s3::object::{Deletion, Object, Role};
-use crate::s3::retry::Patience;
+use crate::s3::retry::RetryPolicy;
 use crate::s3::throttle::Throttle;
 
 /// What is tried.
@@ -69,7 +69,7 @@ pub async fn probe(connection: &Connection, destination: Destination, network: &
     if let Some(store) = outcomes.connect(connection, &destination, network).await {
         let (key, role) = (destination.probe_key(), Role::Probe);
         let object = Object { key, role, content_type: "text/plain", claim: None };
-        let bucket = Bucket::new(store, destination.bucket(), Patiences::all(Patience::SHORT), Throttle::new(1));
+        let bucket = Bucket::new(store, destination.bucket(), RetryPolicies::all(RetryPolicy::SHORT), Throttle::new(1));
         outcomes.write(&bucket, &object).await;
     }
     outcomes.0
@@ -108,7 +108,7 @@ impl Outcomes {
         // In a versioned bucket, each write makes one.
         let mut versions = Vec::new();
         let put = bucket.put(object, body.clone(), &bucket.checksum().of(&body)).await;
-        let mut may_exist = put.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
+        let mut may_exist = put.as_ref().map_or_else(|failure| failure.outcome_unknown, |_| true);
         versions.extend(put.as_ref().ok().map(|written| written.version_id.clone()));
         if self.record(Step::Put, put.map(|_| bucket.url(&object.key))) {
             self.record(Step::Head, head(bucket, object).await);
@@ -116,7 +116,7 @@ impl Outcomes {
             self.record(Step::ConditionalPut, conditional);
         }
         let multipart = multipart(bucket, object, body.clone(), &mut versions).await;
-        may_exist |= multipart.as_ref().map_or_else(|failure| failure.maybe_done, |_| true);
+        may_exist |= multipart.as_ref().map_or_else(|failure| failure.outcome_unknown, |_| true);
         if self.record(Step::Multipart, multipart) {
             let conditional = conditional_multipart(bucket, object, &mut versions).await;
             self.record(Step::ConditionalMultipart, conditional);

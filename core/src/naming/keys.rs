@@ -28,14 +28,14 @@ pub struct ObjectName {
     /// The export that it belongs to.
     pub export_id: Uuid,
     /// Which of its objects.
-    pub part: Part,
+    pub kind: ObjectKind,
     /// Keys that the export's manifest may have: a folder like `day=1` may be a partition of the export, or its location's own.
     pub manifest_keys: Vec<String>,
 }
 
 /// Objects of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum ObjectKind {
     /// One with documents, or a probe, of which nobody makes a manifest.
     File,
     /// The manifest.
@@ -47,29 +47,29 @@ impl ObjectName {
     pub fn parse(key: &str) -> Option<Self> {
         let (folder, name) = key.rsplit_once('/').map_or(("", key), |(folder, name)| (folder, name));
         let within = |folder: &str, name: String| if folder.is_empty() { name } else { format!("{folder}/{name}") };
-        let of = |export_id: Uuid, part, folders: &[&str]| {
+        let of = |export_id: Uuid, kind, folders: &[&str]| {
             let manifest_keys = folders.iter().map(|folder| within(folder, format!("_{export_id}.manifest"))).collect();
-            (export_id.get_version_num() == 7).then_some(ObjectName { export_id, part, manifest_keys })
+            (export_id.get_version_num() == 7).then_some(ObjectName { export_id, kind, manifest_keys })
         };
         if let Some(name) = name.strip_prefix('_') {
             let (id, suffix) = name.split_once('.')?;
-            let part = match suffix {
-                "manifest" => Part::Manifest,
-                "probe" => Part::File,
+            let kind = match suffix {
+                "manifest" => ObjectKind::Manifest,
+                "probe" => ObjectKind::File,
                 _ => return None,
             };
-            return of(export_id(id)?, part, &[folder]);
+            return of(export_id(id)?, kind, &[folder]);
         }
         let (stem, suffix) = name.split_once('.')?;
         if !FileType::is_suffix(suffix) {
             return None;
         }
         if let Some((id, number)) = stem.rsplit_once('-').filter(|(id, _)| id.len() == UUID_LENGTH) {
-            return is_file_number(number).then(|| of(export_id(id)?, Part::File, &without_partitions(folder)))?;
+            return is_file_number(number).then(|| of(export_id(id)?, ObjectKind::File, &without_partitions(folder)))?;
         }
         let of_export = *without_partitions(folder).last()?;
         let (outer, id) = of_export.rsplit_once('/').map_or(("", of_export), |(outer, id)| (outer, id));
-        is_file_number(stem).then(|| of(export_id(id)?, Part::File, &[outer]))?
+        is_file_number(stem).then(|| of(export_id(id)?, ObjectKind::File, &[outer]))?
     }
 
     /// When the export began, in milliseconds since 1970.
@@ -298,7 +298,7 @@ mod tests {
         ] {
             assert_eq!(ObjectName::parse(&key), None, "{key}");
         }
-        assert_eq!(ObjectName::parse(&format!("a/_{id}.probe")).unwrap().part, Part::File);
+        assert_eq!(ObjectName::parse(&format!("a/_{id}.probe")).unwrap().kind, ObjectKind::File);
     }
 
     #[test]
@@ -343,10 +343,10 @@ mod tests {
             for uri in [format!("s3://bucket/{prefix}"), "s3://bucket".to_owned()] {
                 let destination = Destination::new(location(&uri), Uuid::now_v7(), naming(in_folder)).unwrap();
                 let file = ObjectName::parse(&destination.file_key(number)).unwrap();
-                prop_assert_eq!((file.export_id, file.part), (destination.export_id(), Part::File));
+                prop_assert_eq!((file.export_id, file.kind), (destination.export_id(), ObjectKind::File));
                 prop_assert!(file.manifest_keys.contains(&destination.manifest_key()));
                 let manifest = ObjectName::parse(&destination.manifest_key()).unwrap();
-                prop_assert_eq!((manifest.export_id, manifest.part), (destination.export_id(), Part::Manifest));
+                prop_assert_eq!((manifest.export_id, manifest.kind), (destination.export_id(), ObjectKind::Manifest));
                 prop_assert!(manifest.started().unwrap() > 1_700_000_000_000);
             }
         }

@@ -110,7 +110,7 @@ pub fn compression(name: Option<&str>, level: Option<i32>, format: &str) -> Resu
     let is_parquet = format == "parquet";
     let invalid = |message: &str| Err(Error::new(Code::InvalidParameter, message));
     let algorithm = match (name, name.and_then(Algorithm::of_name)) {
-        (_, Some(algorithm)) if is_parquet || algorithm.packs_files() => algorithm,
+        (_, Some(algorithm)) if is_parquet || algorithm.encodes_files() => algorithm,
         (None, _) if is_parquet => Algorithm::Zstd,
         (None | Some("none"), _) if level.is_none() => return Ok(None),
         (None | Some("none"), _) => return invalid("option \"compression_level\" goes with a compression only"),

@@ -232,11 +232,12 @@ fn positive(argument: &str, value: Option<i64>) -> Result<Option<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::format::{Algorithm, NonFinite, Wrapping};
 
-    fn arguments() -> Arguments {
+    /// The arguments that a call leaves at their defaults.
+    pub(crate) fn arguments() -> Arguments {
         Arguments {
             uri: Some("s3://bucket/x".into()),
             permission: PermissionArguments::Integration(Some("i".into())),

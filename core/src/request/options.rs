@@ -101,7 +101,7 @@ pub const OPTIONS: [Definition; 20] = [
         takes: "a whole number from 1 to 5497558138880",
         does: "with `single_file`: most bytes that it may have; parts are made large enough for 10,000 of them to hold as much",
         set: |options, value| {
-            set(&mut options.max_file_bytes, value.as_u64().filter(|bytes| (1..=MOST_OBJECT_BYTES).contains(bytes)))
+            set(&mut options.max_file_bytes, value.as_u64().filter(|bytes| (1..=MAX_OBJECT_BYTES).contains(bytes)))
         },
     },
     Definition {
@@ -171,7 +171,7 @@ pub const OPTIONS: [Definition; 20] = [
 
 const NAME: &str = "a name without slashes that no export would give";
 /// What S3 takes.
-const MOST_OBJECT_BYTES: u64 = 5 << 40;
+const MAX_OBJECT_BYTES: u64 = 5 << 40;
 
 /// Options as they were given; `None`: not at all.
 #[derive(Debug, Clone, Default)]

@@ -20,27 +20,27 @@ use crate::s3::claims::Blind;
 use crate::s3::client::{ObjectSettings, Store};
 use crate::s3::failure::Failure;
 use crate::s3::object::{Deletion, EXPORT_ID, Object, Role};
-use crate::s3::put_template::{self, SdkPut, Template, told};
-use crate::s3::retry::{Patience, Unanswered, renewing, retry, retry_at_pace};
+use crate::s3::put_template::{self, SdkPut, Template, replay};
+use crate::s3::retry::{RetryPolicy, Unanswered, renewing, retry, retry_at_pace};
 use crate::s3::throttle::{Pace, Permit, Throttle};
 use crate::s3::whole::Ending;
 use crate::sync::lock;
 
 /// How long to try, by what is tried.
 #[derive(Debug, Clone, Copy)]
-pub struct Patiences {
+pub struct RetryPolicies {
     /// Files.
-    pub files: Patience,
+    pub files: RetryPolicy,
     /// The manifest: the commit waits for it.
-    pub manifest: Patience,
+    pub manifest: RetryPolicy,
     /// Taking back.
-    pub clean_up: Patience,
+    pub clean_up: RetryPolicy,
 }
 
-impl Patiences {
+impl RetryPolicies {
     /// The same for all.
-    pub fn all(patience: Patience) -> Self {
-        Patiences { files: patience, manifest: patience, clean_up: patience }
+    pub fn all(policy: RetryPolicy) -> Self {
+        RetryPolicies { files: policy, manifest: policy, clean_up: policy }
     }
 }
 
@@ -48,7 +48,7 @@ impl Patiences {
 pub struct Bucket {
     store: Store,
     name: String,
-    patience: Patiences,
+    policy: RetryPolicies,
     throttle: Arc<Throttle>,
     /// Of its files. `None` within: they are none that one can be made for.
     template: OnceCell<Option<Template>>,
@@ -96,11 +96,11 @@ impl Head {
 
 impl Bucket {
     /// The bucket of that name. `throttle`: lowered on the store's word, and raised again.
-    pub fn new(store: Store, name: &str, patience: Patiences, throttle: Arc<Throttle>) -> Self {
+    pub fn new(store: Store, name: &str, policy: RetryPolicies, throttle: Arc<Throttle>) -> Self {
         Bucket {
             store,
             name: name.to_owned(),
-            patience,
+            policy,
             throttle,
             template: OnceCell::new(),
             has_answered: AtomicBool::new(false),
@@ -149,31 +149,31 @@ impl Bucket {
     }
 
     /// How long to try.
-    pub fn patience(&self) -> Patiences {
-        self.patience
+    pub fn policy(&self) -> RetryPolicies {
+        self.policy
     }
 
     /// How long to try, for such an object.
-    pub fn patience_for(&self, role: Role) -> Patience {
+    pub fn patience_for(&self, role: Role) -> RetryPolicy {
         match role {
-            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => self.patience.manifest,
-            Role::File(_) | Role::Probe => self.patience.files,
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => self.policy.manifest,
+            Role::File(_) | Role::Probe => self.policy.files,
         }
     }
 
     /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went. `step` and `url`
     /// are for messages.
-    pub async fn send<T, F>(&self, patience: Patience, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
+    pub async fn send<T, F>(&self, policy: RetryPolicy, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.send_noting_loss(patience, step, url, &AtomicBool::new(false), attempt).await
+        self.send_noting_loss(policy, step, url, &AtomicBool::new(false), attempt).await
     }
 
     /// As [`Self::send`]; sets `lost` when an attempt may have done its work and nobody was told.
     pub async fn send_noting_loss<T, F>(
         &self,
-        patience: Patience,
+        policy: RetryPolicy,
         step: &str,
         url: &str,
         lost: &AtomicBool,
@@ -186,13 +186,13 @@ impl Bucket {
             lost.store(true, Ordering::Relaxed);
             self.noted(Failure::unanswered(step, url, limit))
         };
-        retry(patience, unanswered, || self.noting(lost, attempt())).await
+        retry(policy, unanswered, || self.noting(lost, attempt())).await
     }
 
     /// As [`Self::send_noting_loss`], of a request with a body: at the `pace` that the throttle allows.
     pub async fn upload<T, F>(
         &self,
-        (patience, pace): (Patience, &mut Pace),
+        (policy, pace): (RetryPolicy, &mut Pace),
         step: &str,
         url: &str,
         lost: &AtomicBool,
@@ -207,12 +207,14 @@ impl Bucket {
                 Unanswered::Silent(time) => Failure::unanswered(step, url, time),
                 Unanswered::TooSlow(time) => Failure::too_slow(step, url, time),
                 // The store makes no object of a part of a body.
-                Unanswered::MadeRoom(time) => Failure { maybe_done: meter.has_ended(), ..Failure::unanswered(step, url, time) },
+                Unanswered::MadeRoom(time) => {
+                    Failure { outcome_unknown: meter.has_ended(), ..Failure::unanswered(step, url, time) }
+                }
             };
-            lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+            lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
             self.noted(failure)
         };
-        retry_at_pace(patience, Some(pace), unanswered, || self.noting(lost, attempt())).await
+        retry_at_pace(policy, Some(pace), unanswered, || self.noting(lost, attempt())).await
     }
 
     /// One attempt of these.
@@ -229,7 +231,7 @@ impl Bucket {
             }
             Err(failure) => failure,
         };
-        lost.fetch_or(failure.maybe_done, Ordering::Relaxed);
+        lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
         if failure.overloaded {
             self.throttle.lower(sent);
         }
@@ -325,7 +327,7 @@ impl Bucket {
                             check_tag(step, &url, header("etag"))?;
                             return Ok(header("x-amz-version-id").map(str::to_owned));
                         }
-                        other => Box::pin(by_sdk().config_override(told(other)).send()).await,
+                        other => Box::pin(by_sdk().config_override(replay(other)).send()).await,
                     }
                 }
             };
@@ -371,7 +373,7 @@ impl Bucket {
     /// The template of a file of so many bytes that is not the only one, by its number, and whose key is the export's own.
     async fn template_for(&self, object: &Object, bytes: usize) -> Option<&Template> {
         let is_usual = matches!(object.role, Role::File(number) if number > 1) && object.claim.is_none();
-        if !is_usual || bytes > put_template::MOST_BYTES {
+        if !is_usual || bytes > put_template::MAX_BYTES {
             return None;
         }
         let make = || async {
@@ -385,13 +387,13 @@ impl Bucket {
 
     /// Looks at an object; `None`: there is none.
     pub async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
-        self.head_within(self.patience.files, key).await
+        self.head_within(self.policy.files, key).await
     }
 
-    /// As [`Self::head`], with that patience.
-    pub async fn head_within(&self, patience: Patience, key: &str) -> Result<Option<Head>, Failure> {
+    /// As [`Self::head`], with that policy.
+    pub async fn head_within(&self, policy: RetryPolicy, key: &str) -> Result<Option<Head>, Failure> {
         let url = self.url(key);
-        self.send(patience, LOOK, &url, || self.head_once(key)).await
+        self.send(policy, LOOK, &url, || self.head_once(key)).await
     }
 
     /// As [`Self::head`], one attempt.
@@ -415,7 +417,7 @@ impl Bucket {
         const STEP: &str = "delete files";
         let Some(first) = objects.first() else { return Ok(Vec::new()) };
         let url = self.url(&first.key);
-        self.send(self.patience.clean_up, STEP, &url, || async {
+        self.send(self.policy.clean_up, STEP, &url, || async {
             let ending = Ending::default();
             let identifier = |object: &Deletion| {
                 ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
@@ -452,7 +454,7 @@ impl Bucket {
     pub async fn delete_one(&self, object: &Deletion) -> Result<(), Failure> {
         const STEP: &str = "delete a file";
         let url = self.url(&object.key);
-        self.send(self.patience.clean_up, STEP, &url, || async {
+        self.send(self.policy.clean_up, STEP, &url, || async {
             self.store
                 .client
                 .delete_object()
@@ -480,7 +482,7 @@ pub fn check_tag(step: &str, url: &str, tag: Option<&str>) -> Result<(), Failure
     let error = Error::new(Code::Io, format!("could not {step}: what answers at the endpoint is no S3 store"))
         .detail(format!("Object {url}: the answer to the PUT has no ETag."))
         .hint("Check the endpoint of the integration, and what lies between it and the database server.");
-    Err(Failure { maybe_done: true, ..Failure::permanent(error) })
+    Err(Failure { outcome_unknown: true, ..Failure::permanent(error) })
 }
 
 /// Metadata by which an export knows again what it has made under a name of the user's.

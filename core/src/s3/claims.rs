@@ -59,8 +59,10 @@ impl Bucket {
         match self.head_within(self.patience_for(object.role), &object.key).await {
             Ok(Some(head)) if head.is_of(object) => Ok(head.version_id),
             Ok(_) => Err(self.taken(object)),
-            Err(failure) if failure.status == Some(403) && !lost => Err(Failure { maybe_done: true, ..self.taken(object) }),
-            Err(failure) => Err(Failure { maybe_done: true, ..failure }),
+            Err(failure) if failure.status == Some(403) && !lost => {
+                Err(Failure { outcome_unknown: true, ..self.taken(object) })
+            }
+            Err(failure) => Err(Failure { outcome_unknown: true, ..failure }),
         }
     }
 

@@ -26,12 +26,12 @@ pub struct Failure {
     pub error: Error,
     /// Whether another attempt may succeed.
     pub transient: bool,
-    /// Whether time alone bounds the attempts that follow, and not their number: the store asks for patience.
+    /// Whether time alone bounds the attempts that follow, and not their number: the store asks for policy.
     pub time_bound: bool,
     /// The pause that the store asks for before the next attempt.
     pub retry_after: Option<Duration>,
     /// Whether the request may have done its work all the same: its answer was lost, or was the server's own failure.
-    pub maybe_done: bool,
+    pub outcome_unknown: bool,
     /// Whether the store has too much to do.
     pub overloaded: bool,
     /// Whether no connection came about, or one broke before the answer was there.
@@ -67,8 +67,8 @@ impl Asked<'_> {
         self.url.map(|url| format!("Object {url}: ")).unwrap_or_default()
     }
 
-    fn failure(&self, error: Error, transient: bool, maybe_done: bool) -> Failure {
-        Failure { transient, maybe_done, ..Failure::permanent(error) }
+    fn failure(&self, error: Error, transient: bool, outcome_unknown: bool) -> Failure {
+        Failure { transient, outcome_unknown, ..Failure::permanent(error) }
     }
 }
 
@@ -80,7 +80,7 @@ impl Failure {
             transient: false,
             time_bound: false,
             retry_after: None,
-            maybe_done: false,
+            outcome_unknown: false,
             overloaded: false,
             disconnected: false,
             status: None,
@@ -93,7 +93,7 @@ impl Failure {
         let error = Error::new(Code::Internal, "a request to the store ended in a panic of the AWS SDK")
             .detail("The server's log says where.")
             .hint("Look at what the integration sends: keys, region, endpoint and options.");
-        Failure { maybe_done: true, ..Self::permanent(error) }
+        Failure { outcome_unknown: true, ..Self::permanent(error) }
     }
 
     /// Of a request to S3. `step`: what was being done, as in "could not upload"; `url`: of the object.
@@ -117,7 +117,7 @@ impl Failure {
                 time.as_secs_f64()
             ))
             .hint("Raise s3_export.request_timeout, or write smaller files.");
-        Failure { maybe_done: true, ..Self::permanent(error) }
+        Failure { outcome_unknown: true, ..Self::permanent(error) }
     }
 
     /// Returns the failure of a request that S3 answered with success, in a form that cannot be read.
@@ -177,7 +177,7 @@ impl Failure {
                     return Failure { transient: false, ..answered };
                 }
                 let answered = Self::answered(asked, status, None, Some("The answer was cut off"), error.request_id());
-                Failure { transient: true, maybe_done: true, disconnected: true, ..answered }
+                Failure { transient: true, outcome_unknown: true, disconnected: true, ..answered }
             }
             SdkError::ConstructionFailure(_) => Self::permanent(
                 Error::new(Code::InvalidParameter, format!("could not {}: the request cannot be built", asked.step))
@@ -591,7 +591,7 @@ mod tests {
             "could not upload a file: the link to the S3 endpoint is too slow: Object s3://b/k: the upload moved for 300.0 s and did \
              not end, with no other beside it."
         );
-        assert!(failure.maybe_done && !failure.transient);
+        assert!(failure.outcome_unknown && !failure.transient);
     }
 
     #[test]

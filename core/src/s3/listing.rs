@@ -15,7 +15,7 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use crate::error::{Code, Error};
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
-use crate::s3::retry::Patience;
+use crate::s3::retry::RetryPolicy;
 use crate::s3::whole::Ending;
 
 /// For messages: "could not …".
@@ -58,7 +58,7 @@ impl Bucket {
         let mut place = Place::default();
         loop {
             let (objects, next) = self
-                .send(self.patience().files, STEP, &url, || async {
+                .send(self.policy().files, STEP, &url, || async {
                     let ending = Ending::default();
                     let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(page);
                     let request = request.set_continuation_token(place.after.clone());
@@ -94,7 +94,7 @@ impl Bucket {
     /// As [`Self::each_object`] for multipart uploads.
     pub async fn each_upload(
         &self,
-        patience: Patience,
+        policy: RetryPolicy,
         prefix: &str,
         mut visit: impl FnMut(ListedUpload),
     ) -> Result<(), Failure> {
@@ -103,7 +103,7 @@ impl Bucket {
         loop {
             let (key, upload_id) = place.after.clone().unzip();
             let (uploads, next) = self
-                .send(patience, STEP, &url, || async {
+                .send(policy, STEP, &url, || async {
                     let ending = Ending::default();
                     let request = self.client().list_multipart_uploads().bucket(self.name()).prefix(prefix);
                     let request = request.set_key_marker(key.clone()).set_upload_id_marker(upload_id.clone().flatten());
@@ -124,7 +124,7 @@ impl Bucket {
 }
 
 /// Most pages without an entry in a row. A page may have none, but a store that has only such pages may have them for ever.
-const MOST_EMPTY_PAGES: usize = 10_000;
+const MAX_EMPTY_PAGES: usize = 10_000;
 
 /// How far a listing was read.
 struct Place<M> {
@@ -153,8 +153,8 @@ impl<M: Hash> Place<M> {
         }
         match first {
             Some(first) if self.begun_with.contains(&hash(first)) => Err("it is a page that was read already".into()),
-            None if next.is_some() && self.empty_pages >= MOST_EMPTY_PAGES => {
-                Err(format!("it is empty, as the {MOST_EMPTY_PAGES} before it are, and says that more follows"))
+            None if next.is_some() && self.empty_pages >= MAX_EMPTY_PAGES => {
+                Err(format!("it is empty, as the {MAX_EMPTY_PAGES} before it are, and says that more follows"))
             }
             _ => Ok(()),
         }
@@ -332,12 +332,12 @@ mod tests {
     #[test]
     fn a_listing_of_empty_pages_comes_to_an_end() {
         let mut place = Place::default();
-        for marker in 0..MOST_EMPTY_PAGES {
+        for marker in 0..MAX_EMPTY_PAGES {
             place.check(&Some(marker), None::<&u32>).unwrap();
             assert!(place.turn(Some(marker), None::<&u32>));
         }
-        assert!(place.check(&Some(MOST_EMPTY_PAGES), None::<&u32>).unwrap_err().contains("it is empty"));
+        assert!(place.check(&Some(MAX_EMPTY_PAGES), None::<&u32>).unwrap_err().contains("it is empty"));
         place.check(&None, None::<&u32>).unwrap();
-        place.check(&Some(MOST_EMPTY_PAGES), Some(&1)).unwrap();
+        place.check(&Some(MAX_EMPTY_PAGES), Some(&1)).unwrap();
     }
 }

@@ -18,6 +18,6 @@ pub mod retry;
 pub mod throttle;
 mod whole;
 
-pub use self::bucket::{Bucket, Patiences};
+pub use self::bucket::{Bucket, RetryPolicies};
 pub use self::failure::Failure;
 pub use self::throttle::Throttle;

@@ -69,7 +69,7 @@ impl Bucket {
     /// Gives up all multipart uploads that would make this key, `except` one.
     pub async fn abort_uploads_of(&self, key: &str, except: Option<&str>) -> Result<(), Failure> {
         let mut found = Vec::new();
-        self.each_upload(self.patience().clean_up, key, |upload| {
+        self.each_upload(self.policy().clean_up, key, |upload| {
             if upload.key == key && Some(upload.upload_id.as_str()) != except {
                 found.push(upload.upload_id);
             }
@@ -215,7 +215,7 @@ impl Bucket {
                     .detail(format!("Object {} was not made of it.", self.url(&object.key))),
             )),
             // Whether it is there remains unknown.
-            Err(failure) => Err(Failure { maybe_done: true, ..failure }),
+            Err(failure) => Err(Failure { outcome_unknown: true, ..failure }),
         }
     }
 
@@ -223,7 +223,7 @@ impl Bucket {
     pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
         const STEP: &str = "abort a multipart upload";
         let url = self.url(key);
-        self.send(self.patience().clean_up, STEP, &url, || async {
+        self.send(self.policy().clean_up, STEP, &url, || async {
             let answer = self
                 .client()
                 .abort_multipart_upload()

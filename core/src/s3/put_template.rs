@@ -45,7 +45,7 @@ pub type SdkPut = CustomizableOperation<PutObjectOutput, PutObjectError, PutObje
 
 /// Most bytes of a body that is sent from a template. Beyond that the SDK's share is small, and its watch over uploads that stand
 /// still is worth it.
-pub const MOST_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 1 << 20;
 
 /// What signing adds, sorted.
 const OF_SIGNING: [&str; 4] = ["authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"];
@@ -240,20 +240,20 @@ impl Intercept for Capture {
 }
 
 /// The settings of a client that is told this when it asks.
-pub fn told(answer: Result<HttpResponse, ConnectorError>) -> aws_sdk_s3::config::Builder {
-    Config::builder().http_client(Told(Arc::new(Mutex::new(Some(answer)))))
+pub fn replay(answer: Result<HttpResponse, ConnectorError>) -> aws_sdk_s3::config::Builder {
+    Config::builder().http_client(ReplayConnector(Arc::new(Mutex::new(Some(answer)))))
 }
 
 #[derive(Debug, Clone)]
-struct Told(Arc<Mutex<Option<Result<HttpResponse, ConnectorError>>>>);
+struct ReplayConnector(Arc<Mutex<Option<Result<HttpResponse, ConnectorError>>>>);
 
-impl HttpClient for Told {
+impl HttpClient for ReplayConnector {
     fn http_connector(&self, _settings: &HttpConnectorSettings, _components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for Told {
+impl HttpConnector for ReplayConnector {
     fn call(&self, _request: HttpRequest) -> HttpConnectorFuture {
         let answer = lock(&self.0).take();
         HttpConnectorFuture::ready(answer.unwrap_or_else(|| Err(ConnectorError::user("asked twice".into()))))
@@ -278,8 +278,8 @@ mod tests {
     fn client(endpoint: Option<&str>, path_style: bool, token: Option<&str>) -> Client {
         let mut config = plain_config("eu-central-1").force_path_style(path_style).credentials_provider(credentials(token));
         config.set_endpoint_url(endpoint.map(str::to_owned));
-        let told = Told(Arc::new(Mutex::new(None)));
-        Client::from_conf(config.http_client(told).build())
+        let replay = ReplayConnector(Arc::new(Mutex::new(None)));
+        Client::from_conf(config.http_client(replay).build())
     }
 
     fn put(client: &Client, bucket: &str, key: &str, body: &Bytes, checksum: Algorithm, signs_payload: bool) -> SdkPut {
@@ -378,7 +378,7 @@ mod tests {
         let put = put(&client, "bucket", "a.json", &Bytes::from_static(b"x"), Algorithm::None, false);
         let body = SdkBody::from("<Error><Code>SlowDown</Code><Message>less</Message></Error>");
         let answer = HttpResponse::new(503.try_into().unwrap(), body);
-        let error = wait(put.config_override(told(Ok(answer))).send()).unwrap_err();
+        let error = wait(put.config_override(replay(Ok(answer))).send()).unwrap_err();
         assert_eq!(aws_sdk_s3::error::ProvideErrorMetadata::code(&error), Some("SlowDown"));
         assert_eq!(error.raw_response().unwrap().status().as_u16(), 503);
     }

@@ -9,7 +9,7 @@ use aws_sdk_s3::config::SharedHttpClient;
 use crate::error::{Code, Error};
 use crate::s3::client::plain_config;
 use crate::s3::failure::Failure;
-use crate::s3::retry::{Patience, retry};
+use crate::s3::retry::{RetryPolicy, retry};
 use crate::sync::lock;
 
 /// Comes with every answer about a bucket that exists: 200, 301 from another region, 403 to who may not see it.
@@ -36,7 +36,7 @@ pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: 
     let client = Client::from_conf(config.build());
     let url = format!("s3://{bucket}");
     let unanswered = |limit| Failure::unanswered(STEP, &url, limit);
-    let region = retry(Patience::SHORT, unanswered, || ask(&client, bucket)).await?;
+    let region = retry(RetryPolicy::SHORT, unanswered, || ask(&client, bucket)).await?;
     let mut known = lock(&KNOWN);
     if known.len() >= MAX_KNOWN {
         known.remove(0);

@@ -1,6 +1,6 @@
 //! The one retry loop: every request goes through it, and the SDK's own is off.
 //!
-//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for patience or went away
+//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for policy or went away
 //! ([`Failure::time_bound`]), and an upload over a slow link goes on while it moves ([`Overtime`]).
 #![forbid(unsafe_code)]
 
@@ -23,16 +23,16 @@ const ATTEMPTS_IN_TOTAL: u32 = 3;
 
 /// How long to try.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Attempts at one request, the first included, where time alone does not bound them.
     pub attempts: u32,
     /// Time for all of them and the pauses between them.
     pub total: Duration,
 }
 
-impl Patience {
+impl RetryPolicy {
     /// For what is asked before an export begins: the region, STS.
-    pub const SHORT: Patience = Patience { attempts: 5, total: Duration::from_secs(45) };
+    pub const SHORT: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(45) };
 
     /// Time for one attempt, body included.
     pub fn attempt(self) -> Duration {
@@ -60,24 +60,24 @@ impl Unanswered {
     }
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or patience ends. The failure says of all attempts whether one may have
+/// Calls `attempt` until it succeeds, fails for good, or policy ends. The failure says of all attempts whether one may have
 /// done its work. `unanswered`: the failure of an attempt that took so long.
 pub async fn retry<T, F>(
-    patience: Patience,
+    policy: RetryPolicy,
     unanswered: impl Fn(Duration) -> Failure,
     attempt: impl FnMut() -> F,
 ) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    retry_at_pace(patience, None, |end| unanswered(end.time()), attempt).await
+    retry_at_pace(policy, None, |end| unanswered(end.time()), attempt).await
 }
 
 /// As [`retry`], of an upload. Each attempt has a permit; the time for all does not include waits for permits while other
 /// uploads succeed, nor periods in which the upload shared a slow link with others. So an upload beside others may take the time of
 /// one attempt longer.
 pub async fn retry_at_pace<T, F>(
-    patience: Patience,
+    policy: RetryPolicy,
     mut pace: Option<&mut Pace>,
     unanswered: impl Fn(Unanswered) -> Failure,
     mut attempt: impl FnMut() -> F,
@@ -85,17 +85,17 @@ pub async fn retry_at_pace<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut left = patience.total;
-    // All attempts, for the length of pauses, and those that count against `patience.attempts`.
+    let mut left = policy.total;
+    // All attempts, for the length of pauses, and those that count against `policy.attempts`.
     let (mut attempts, mut counted) = (1, 0);
-    let mut maybe_done = false;
+    let mut outcome_unknown = false;
     if let Some(pace) = &mut pace {
         pace.begin().await;
     }
     loop {
         // In a box, since a request of the SDK is a future of 20 kB, and whatever holds it is moved with it.
         let request = Box::pin(caught(Box::pin(attempt())));
-        let outcome = one_attempt(request, patience, &mut pace, &mut left).await;
+        let outcome = one_attempt(request, policy, &mut pace, &mut left).await;
         if let Some(pace) = &mut pace {
             pace.end();
         }
@@ -106,22 +106,22 @@ where
             Err(end) => {
                 let failure = unanswered(end);
                 if let (Unanswered::MadeRoom(_), Some(pace)) = (end, &mut pace) {
-                    maybe_done |= failure.maybe_done;
+                    outcome_unknown |= failure.outcome_unknown;
                     pace.begin().await;
                     continue;
                 }
                 failure
             }
         };
-        maybe_done |= failure.maybe_done;
-        let failure = Failure { maybe_done, ..failure };
+        outcome_unknown |= failure.outcome_unknown;
+        let failure = Failure { outcome_unknown, ..failure };
         let drawn = pause(attempts, fastrand::f64());
         // Time alone ends the time-bound ones, so a pause that was drawn too long must not.
         let (pause, is_over) = if failure.time_bound {
             (drawn.min(left / 2).max(asked_pause(&failure, left)), left < FIRST_PAUSE)
         } else {
             counted += 1;
-            (drawn, counted >= patience.attempts || drawn >= left)
+            (drawn, counted >= policy.attempts || drawn >= left)
         };
         if !failure.transient || is_over {
             return Err(failure);
@@ -141,7 +141,7 @@ where
 /// Waits for the answer of one attempt, and takes the time off what is `left`. Errors: there is none.
 async fn one_attempt<T>(
     mut request: Pin<Box<impl Future<Output = T>>>,
-    patience: Patience,
+    policy: RetryPolicy,
     pace: &mut Option<&mut Pace>,
     left: &mut Duration,
 ) -> Result<T, Unanswered> {
@@ -149,7 +149,7 @@ async fn one_attempt<T>(
     loop {
         // A period of a few milliseconds would say nothing of the link.
         let is_shared = pace.as_ref().is_some_and(|pace| pace.is_shared());
-        let limit = if is_shared { patience.attempt() } else { patience.attempt().min(*left) };
+        let limit = if is_shared { policy.attempt() } else { policy.attempt().min(*left) };
         let start = Instant::now();
         if let Ok(answer) = timeout(limit, &mut request).await {
             *left = left.saturating_sub(start.elapsed());
@@ -201,14 +201,14 @@ mod tests {
     use super::*;
     use crate::error::{Code, Error};
 
-    const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(300) };
+    const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(300) };
 
     fn paused<T>(test: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
     }
 
-    fn failure(transient: bool, maybe_done: bool) -> Failure {
-        Failure { transient, maybe_done, ..Failure::permanent(Error::new(Code::Io, "x")) }
+    fn failure(transient: bool, outcome_unknown: bool) -> Failure {
+        Failure { transient, outcome_unknown, ..Failure::permanent(Error::new(Code::Io, "x")) }
     }
 
     fn unanswered(_limit: Duration) -> Failure {
@@ -217,7 +217,7 @@ mod tests {
 
     fn run(transient: bool, failures: u32) -> (bool, u32) {
         let calls = Cell::new(0);
-        let result = paused(retry(PATIENCE, unanswered, || async {
+        let result = paused(retry(POLICY, unanswered, || async {
             calls.set(calls.get() + 1);
             if calls.get() <= failures { Err(failure(transient, false)) } else { Ok(()) }
         }));
@@ -227,19 +227,19 @@ mod tests {
     #[test]
     fn a_transient_failure_is_tried_again_and_a_permanent_one_is_not() {
         assert_eq!(run(true, 2), (true, 3));
-        assert_eq!(run(true, 99), (false, PATIENCE.attempts));
+        assert_eq!(run(true, 99), (false, POLICY.attempts));
         assert_eq!(run(false, 99), (false, 1));
     }
 
     #[test]
     fn one_attempt_of_unknown_outcome_makes_the_whole_of_unknown_outcome() {
         let calls = Cell::new(0);
-        let result: Result<(), _> = paused(retry(PATIENCE, unanswered, || async {
+        let result: Result<(), _> = paused(retry(POLICY, unanswered, || async {
             calls.set(calls.get() + 1);
             let first = calls.get() == 1;
             Err(failure(first, first))
         }));
-        assert!(result.unwrap_err().maybe_done);
+        assert!(result.unwrap_err().outcome_unknown);
     }
 
     #[test]
@@ -247,29 +247,29 @@ mod tests {
         paused(async {
             let calls = Cell::new(0);
             let start = Instant::now();
-            let answered = retry(PATIENCE, unanswered, || async {
+            let answered = retry(POLICY, unanswered, || async {
                 calls.set(calls.get() + 1);
                 if calls.get() == 1 { std::future::pending().await } else { Ok(()) }
             });
             answered.await.unwrap();
-            assert!(start.elapsed() < PATIENCE.total / 2);
+            assert!(start.elapsed() < POLICY.total / 2);
             let start = Instant::now();
-            let hung: Result<(), _> = retry(PATIENCE, unanswered, std::future::pending).await;
-            assert!(hung.unwrap_err().maybe_done);
+            let hung: Result<(), _> = retry(POLICY, unanswered, std::future::pending).await;
+            assert!(hung.unwrap_err().outcome_unknown);
             // A timer may be a millisecond late.
-            assert!(start.elapsed() <= PATIENCE.total + Duration::from_millis(10), "{:?}", start.elapsed());
+            assert!(start.elapsed() <= POLICY.total + Duration::from_millis(10), "{:?}", start.elapsed());
         });
     }
 
     #[test]
     fn a_request_that_panics_is_a_failure_that_is_final() {
         let calls = Cell::new(0);
-        let result: Result<(), _> = paused(retry(PATIENCE, unanswered, || async {
+        let result: Result<(), _> = paused(retry(POLICY, unanswered, || async {
             calls.set(calls.get() + 1);
             panic!("on purpose")
         }));
         let failure = result.unwrap_err();
-        assert_eq!((failure.error.code(), failure.maybe_done, calls.get()), (Code::Internal, true, 1));
+        assert_eq!((failure.error.code(), failure.outcome_unknown, calls.get()), (Code::Internal, true, 1));
     }
 
     #[test]
@@ -284,14 +284,14 @@ mod tests {
     fn time_alone_bounds_what_asks_for_patience() {
         paused(async {
             let (calls, start) = (Cell::new(0), Instant::now());
-            let never: Result<(), _> = retry(PATIENCE, unanswered, || async {
+            let never: Result<(), _> = retry(POLICY, unanswered, || async {
                 calls.set(calls.get() + 1);
                 Err(Failure { time_bound: true, ..failure(true, false) })
             })
             .await;
             assert!(never.is_err());
             assert!(calls.get() > 50, "{}", calls.get());
-            assert!(start.elapsed() < PATIENCE.total && start.elapsed() > PATIENCE.total * 9 / 10, "{:?}", start.elapsed());
+            assert!(start.elapsed() < POLICY.total && start.elapsed() > POLICY.total * 9 / 10, "{:?}", start.elapsed());
         });
     }
 
@@ -300,7 +300,7 @@ mod tests {
         for (asked, least, most) in [(20, 20, 26), (3_000, 150, 156)] {
             paused(async {
                 let (calls, start) = (Cell::new(0), Instant::now());
-                let answered = retry(PATIENCE, unanswered, || async {
+                let answered = retry(POLICY, unanswered, || async {
                     calls.set(calls.get() + 1);
                     let retry_after = Some(Duration::from_secs(asked));
                     let asks = Failure { time_bound: true, retry_after, ..failure(true, false) };
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn attempts_that_time_bounds_do_not_count_among_the_others() {
         let calls = Cell::new(0);
-        let result = paused(retry(PATIENCE, unanswered, || async {
+        let result = paused(retry(POLICY, unanswered, || async {
             calls.set(calls.get() + 1);
             match calls.get() {
                 1..=8 => Err(Failure { time_bound: true, ..failure(true, false) }),
@@ -331,14 +331,14 @@ mod tests {
     fn a_pause_that_is_asked_for_is_kept_in_full_where_it_fits() {
         paused(async {
             let (calls, start) = (Cell::new(0), Instant::now());
-            let answered = retry(PATIENCE, unanswered, || async {
+            let answered = retry(POLICY, unanswered, || async {
                 calls.set(calls.get() + 1);
-                let retry_after = Some(PATIENCE.total - Duration::from_secs(20));
+                let retry_after = Some(POLICY.total - Duration::from_secs(20));
                 let asks = Failure { time_bound: true, retry_after, ..failure(true, false) };
                 if calls.get() == 1 { Err(asks) } else { Ok(()) }
             });
             answered.await.unwrap();
-            assert!(start.elapsed() >= PATIENCE.total - Duration::from_secs(20), "{:?}", start.elapsed());
+            assert!(start.elapsed() >= POLICY.total - Duration::from_secs(20), "{:?}", start.elapsed());
         });
     }
 
@@ -350,23 +350,23 @@ mod tests {
             let mut pace = Pace::new(&throttle, None);
             let (calls, meter) = (Cell::new(0), pace.meter());
             let sent = retry_at_pace(
-                PATIENCE,
+                POLICY,
                 Some(&mut pace),
                 |end| unanswered(end.time()),
                 || async {
                     calls.set(calls.get() + 1);
                     // Each asks for more than there is, and has half of the time that is left: 0.3 s of it remain.
                     if calls.get() <= 10 {
-                        return Err(Failure { time_bound: true, retry_after: Some(PATIENCE.total), ..failure(true, false) });
+                        return Err(Failure { time_bound: true, retry_after: Some(POLICY.total), ..failure(true, false) });
                     }
-                    for _ in 0..PATIENCE.attempt().as_secs() - 10 {
+                    for _ in 0..POLICY.attempt().as_secs() - 10 {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         meter.moved();
                     }
                     Ok(())
                 },
             );
-            let ended = tokio::time::timeout(PATIENCE.total * 10, sent).await;
+            let ended = tokio::time::timeout(POLICY.total * 10, sent).await;
             assert!(ended.is_ok_and(|sent| sent.is_ok()), "{} calls", calls.get());
         });
     }
@@ -420,7 +420,7 @@ mod tests {
                             transient: !matches!(end, Unanswered::TooSlow(_)),
                             ..Failure::unanswered("send", "here", Duration::ZERO)
                         };
-                        let sent = retry_at_pace(PATIENCE, Some(&mut pace), slow, || link.clone().send(frames, meter.clone()));
+                        let sent = retry_at_pace(POLICY, Some(&mut pace), slow, || link.clone().send(frames, meter.clone()));
                         sent.await.inspect(|()| throttle.succeeded())
                     })
                 })
@@ -450,9 +450,9 @@ mod tests {
     fn an_upload_alone_has_its_time_and_no_more_over_a_link_that_is_too_slow() {
         let (outcomes, time, _) = share(&Link::new(1), 1, 200);
         assert!(outcomes[0].is_ok(), "{outcomes:?}");
-        assert!(time > PATIENCE.attempt());
+        assert!(time > POLICY.attempt());
         let (outcomes, time, _) = share(&Link::new(1), 1, 400);
         assert!(outcomes[0].is_err());
-        assert!(time >= PATIENCE.total && time < PATIENCE.total + Duration::from_secs(1), "{time:?}");
+        assert!(time >= POLICY.total && time < POLICY.total + Duration::from_secs(1), "{time:?}");
     }
 }

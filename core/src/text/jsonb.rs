@@ -10,7 +10,7 @@ use crate::text::cursor::Append;
 use crate::text::numeric::numeric;
 
 /// Containers within each other; those that hold more are left to Postgres, which needs no stack for them.
-const MOST_LEVELS: u32 = 64;
+const MAX_LEVELS: u32 = 64;
 
 const COUNT: u32 = 0x0fff_ffff;
 const SCALAR: u32 = 0x1000_0000;
@@ -31,7 +31,7 @@ const CONTAINER: u32 = 0x5000_0000;
 /// Writes the text that `jsonb_out` gives. `payload` is what follows the varlena header, detoasted, of a database in UTF-8.
 /// `None`: it is damaged, too deep, or holds what is not UTF-8; something was written all the same.
 pub fn write(out: &mut impl Append, payload: &[u8]) -> Option<()> {
-    Container::new(payload)?.write(out, MOST_LEVELS)
+    Container::new(payload)?.write(out, MAX_LEVELS)
 }
 
 struct Container<'a> {
@@ -223,8 +223,8 @@ mod tests {
             written(&bytes)
         };
         assert_eq!(nested(3).as_deref(), Some("[[[[]]]]"));
-        assert!(nested(MOST_LEVELS).is_some());
-        assert!(nested(MOST_LEVELS + 1).is_none());
+        assert!(nested(MAX_LEVELS).is_some());
+        assert!(nested(MAX_LEVELS + 1).is_none());
     }
 
     proptest! {

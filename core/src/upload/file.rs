@@ -1,6 +1,6 @@
 //! One file out of the pieces that the backend hands over: compressed on the way, if that is asked for, or encoded as Parquet.
 //!
-//! Packed bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
+//! EncodedBytes bytes gather until they fill a part; what is left when the file ends goes with its last request. Room that pieces
 //! took is given back as they are packed, and taken for what is sent and what waits for that. What gathers counts for nothing
 //! meanwhile: it waits for the next piece, and the backend may be waiting for room to send that. It is less than a part, and of
 //! one file alone.
@@ -14,35 +14,13 @@ use crate::error::{Code, Error, Result};
 use crate::files::chunker::Body;
 use crate::files::compress::{Compressor, append};
 use crate::files::parquet;
-use crate::format::Compression;
+use crate::files::plan::FileEncoding;
 use crate::io::task::lost_task;
 use crate::s3::object::Object;
 use crate::upload::ledger::{Lease, Shared};
 use crate::upload::object_writer::ObjectWriter;
 
-/// How the documents of an export are packed into its files.
-#[derive(Debug, Clone)]
-pub struct Packing {
-    /// What happens to pieces.
-    pub pack: Pack,
-    /// Bytes a part.
-    pub part: usize,
-    /// Most bytes that a file may have.
-    pub most_bytes: u64,
-}
-
-/// What happens to pieces on their way into a file.
-#[derive(Debug, Clone)]
-pub enum Pack {
-    /// Nothing.
-    Not,
-    /// Their bytes are compressed.
-    Compress(Compression),
-    /// Their rows are encoded.
-    Parquet(Arc<parquet::Layout>),
-}
-
-enum Packer {
+enum FileEncoder {
     Not,
     Compressor(Compressor),
     Parquet(parquet::Encoder),
@@ -52,7 +30,7 @@ enum Packer {
 pub struct FileWriter {
     shared: Arc<Shared>,
     writer: ObjectWriter,
-    packer: Packer,
+    encoder: FileEncoder,
     /// Compressed and not sent.
     packed: Vec<u8>,
     /// Handed to the writer or gathered.
@@ -62,19 +40,19 @@ pub struct FileWriter {
 impl FileWriter {
     /// Sends nothing yet.
     pub fn new(shared: Arc<Shared>, object: Object) -> Self {
-        let packer = match &shared.packing.pack {
-            Pack::Not => Packer::Not,
-            Pack::Compress(compression) => Packer::Compressor(Compressor::new(*compression)),
-            Pack::Parquet(layout) => Packer::Parquet(parquet::Encoder::new(Arc::clone(layout))),
+        let encoder = match &shared.plan.encoding {
+            FileEncoding::Not => FileEncoder::Not,
+            FileEncoding::Compress(compression) => FileEncoder::Compressor(Compressor::new(*compression)),
+            FileEncoding::Parquet(layout) => FileEncoder::Parquet(parquet::Encoder::new(Arc::clone(layout))),
         };
         let writer = ObjectWriter::new(Arc::clone(&shared), object);
-        FileWriter { shared, writer, packer, packed: Vec::new(), bytes: 0 }
+        FileWriter { shared, writer, encoder, packed: Vec::new(), bytes: 0 }
     }
 
     /// Takes a piece that another will follow.
     pub async fn piece(&mut self, body: Body, lease: Lease) -> Result<()> {
         match body {
-            Body::Bytes(body) if matches!(self.packer, Packer::Not) => {
+            Body::Bytes(body) if matches!(self.encoder, FileEncoder::Not) => {
                 self.count(body.len())?;
                 self.writer.piece(body, Some(lease)).await
             }
@@ -88,7 +66,7 @@ impl FileWriter {
     /// Takes the last piece and waits until the whole file, of so many documents, is stored and recorded.
     pub async fn finish(mut self, body: Body, documents: u64, lease: Lease) -> Result<()> {
         match body {
-            Body::Bytes(body) if matches!(self.packer, Packer::Not) => {
+            Body::Bytes(body) if matches!(self.encoder, FileEncoder::Not) => {
                 self.count(body.len())?;
                 self.writer.finish(body, documents, Some(lease)).await
             }
@@ -105,15 +83,15 @@ impl FileWriter {
             self.packed = self.shared.spare_buffer();
         }
         let before = self.packed.len();
-        match (body, &mut self.packer) {
-            (Body::Bytes(body), Packer::Compressor(compressor)) => {
+        match (body, &mut self.encoder) {
+            (Body::Bytes(body), FileEncoder::Compressor(compressor)) => {
                 compressor.write(&body, is_last, &mut self.packed).await?;
                 lease.recycle(body);
             }
-            (Body::Rows(batch, bytes), Packer::Parquet(encoder)) => {
+            (Body::Rows(batch, bytes), FileEncoder::Parquet(encoder)) => {
                 encoder.write(batch, bytes, is_last, &mut self.packed).await?;
             }
-            // A format's pieces come with its packer.
+            // A format's pieces come with its encoder.
             _ => return Err(lost_task()),
         }
         self.count(self.packed.len() - before)
@@ -121,7 +99,7 @@ impl FileWriter {
 
     /// Keeps at least one byte, for the request that ends the file; gives the lease of what it keeps.
     async fn send_full_parts(&mut self) -> Result<Lease> {
-        let part = self.shared.packing.part;
+        let part = self.shared.plan.part;
         let mut lease = self.shared.lease(self.packed.len());
         while self.packed.len() > part {
             // A used buffer, since parts give theirs back, and somebody has to take them.
@@ -137,7 +115,7 @@ impl FileWriter {
 
     fn count(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes as u64;
-        let most = self.shared.packing.most_bytes;
+        let most = self.shared.plan.most_bytes;
         if self.bytes <= most {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
+use crate::files::plan::{FilePlan, PART_BYTES};
 use crate::io::task::lost_task;
 use crate::io::wake::Wake;
 use crate::manifest::FileRecord;
@@ -18,9 +19,7 @@ use crate::s3::bucket::Bucket;
 use crate::s3::object::Role;
 use crate::s3::throttle::Throttle;
 use crate::sync::lock;
-use crate::upload::PART_BYTES;
-use crate::upload::file::Packing;
-use crate::upload::leftovers::{Announcement, LeftoverFile, Leftovers, OpenMultipart};
+use crate::upload::leftovers::{CommitObject, LeftoverFile, OpenMultipart, RollbackPlan};
 
 /// Used buffers kept for the next files. Together with those under way there are never more of them than were under way at once,
 /// and reused they leave no holes in the heap.
@@ -35,7 +34,7 @@ pub struct Shared {
     /// Their names.
     pub destination: Destination,
     /// How documents become files.
-    pub packing: Packing,
+    pub plan: FilePlan,
     /// One permit a request that carries a body.
     pub requests: Arc<Throttle>,
     wake: Arc<Wake>,
@@ -48,21 +47,21 @@ struct State {
     /// Bytes handed over and not yet stored.
     outstanding: usize,
     /// By file number less one.
-    files: Vec<Presence>,
+    files: Vec<ObjectState>,
     /// Numbers of files that are stored, and of which an attempt was not answered.
-    doubtful: HashSet<u64>,
+    outcome_unknown: HashSet<u64>,
     /// Keys of multipart uploads that were asked for and have no id yet.
     creating: Vec<String>,
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
     /// Manifests and the marker, in the order in which they were written.
-    announcements: Vec<Announcement>,
+    commit_objects: Vec<CommitObject>,
     spare: Vec<Vec<u8>>,
 }
 
 /// What is known of a file.
 #[derive(Debug, Clone, Default)]
-enum Presence {
+enum ObjectState {
     /// Never sent, or refused.
     #[default]
     Absent,
@@ -77,14 +76,14 @@ impl Shared {
     pub fn new(
         bucket: Bucket,
         destination: Destination,
-        packing: Packing,
+        plan: FilePlan,
         requests: Arc<Throttle>,
         wake: Arc<Wake>,
     ) -> Arc<Self> {
         Arc::new(Shared {
             bucket,
             destination,
-            packing,
+            plan,
             requests,
             wake,
             requests_to_their_end: Mutex::default(),
@@ -114,7 +113,7 @@ impl Shared {
         let index = usize::try_from(number).unwrap_or(usize::MAX);
         let missing = index.saturating_sub(state.files.len());
         state.files.try_reserve(missing).map_err(|_| Error::out_of_memory("the list of files"))?;
-        state.files.resize(index, Presence::Absent);
+        state.files.resize(index, ObjectState::Absent);
         Ok(())
     }
 
@@ -124,16 +123,16 @@ impl Shared {
         let mut state = lock(&self.state);
         match role {
             Role::File(number) => {
-                state.set_file(number, Presence::Stored(record));
+                state.set_file(number, ObjectState::Stored(record));
                 if answer_lost {
-                    state.doubtful.insert(number);
+                    state.outcome_unknown.insert(number);
                 }
             }
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
                 let version_id = record.version_id.map(String::from);
-                state.set_announcement(role, Some(Announcement { role, version_id, is_unknown: answer_lost }));
+                state.set_announcement(role, Some(CommitObject { role, version_id, is_unknown: answer_lost }));
             }
         }
     }
@@ -202,26 +201,26 @@ impl Shared {
 
     /// The records of all files, for the manifest. Errors: XX000 when one is not stored.
     pub fn records(&self) -> Result<Vec<FileRecord>> {
-        let record = |file: &Presence| match file {
-            Presence::Stored(record) => Some(record.clone()),
-            Presence::Absent | Presence::Unknown => None,
+        let record = |file: &ObjectState| match file {
+            ObjectState::Stored(record) => Some(record.clone()),
+            ObjectState::Absent | ObjectState::Unknown => None,
         };
         lock(&self.state).files.iter().map(record).collect::<Option<Vec<_>>>().ok_or_else(lost_task)
     }
 
     /// What a rollback has to take back.
-    pub fn leftovers(&self) -> Leftovers {
+    pub fn leftovers(&self) -> RollbackPlan {
         let state = lock(&self.state);
-        let present = |(file, number): (&Presence, u64)| match file {
-            Presence::Absent => None,
-            Presence::Unknown => Some(LeftoverFile { number, version_id: None, is_unknown: true }),
-            Presence::Stored(record) => {
+        let present = |(file, number): (&ObjectState, u64)| match file {
+            ObjectState::Absent => None,
+            ObjectState::Unknown => Some(LeftoverFile { number, version_id: None, is_unknown: true }),
+            ObjectState::Stored(record) => {
                 let version_id = record.version_id.as_deref().map(str::to_owned);
-                Some(LeftoverFile { number, version_id, is_unknown: state.doubtful.contains(&number) })
+                Some(LeftoverFile { number, version_id, is_unknown: state.outcome_unknown.contains(&number) })
             }
         };
-        Leftovers {
-            announcements: state.announcements.iter().rev().cloned().collect(),
+        RollbackPlan {
+            commit_objects: state.commit_objects.iter().rev().cloned().collect(),
             files: state.files.iter().zip(1..).filter_map(present).collect(),
             creating: state.creating.clone(),
             multiparts: state.multiparts.clone(),
@@ -232,22 +231,22 @@ impl Shared {
 impl State {
     fn set_object(&mut self, role: Role, may_exist: bool) {
         match role {
-            Role::File(number) => self.set_file(number, if may_exist { Presence::Unknown } else { Presence::Absent }),
+            Role::File(number) => self.set_file(number, if may_exist { ObjectState::Unknown } else { ObjectState::Absent }),
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
-                let unknown = Announcement { role, version_id: None, is_unknown: true };
+                let unknown = CommitObject { role, version_id: None, is_unknown: true };
                 self.set_announcement(role, may_exist.then_some(unknown));
             }
         }
     }
 
-    fn set_announcement(&mut self, role: Role, announcement: Option<Announcement>) {
-        self.announcements.retain(|known| known.role != role);
-        self.announcements.extend(announcement);
+    fn set_announcement(&mut self, role: Role, commit_object: Option<CommitObject>) {
+        self.commit_objects.retain(|known| known.role != role);
+        self.commit_objects.extend(commit_object);
     }
 
-    fn set_file(&mut self, number: u64, presence: Presence) {
+    fn set_file(&mut self, number: u64, presence: ObjectState) {
         let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
         if let Some(file) = self.files.get_mut(index) {
             *file = presence;

@@ -14,9 +14,9 @@ pub struct OpenMultipart {
 
 /// What a rollback has to take back.
 #[derive(Debug, Default)]
-pub struct Leftovers {
+pub struct RollbackPlan {
     /// Manifests and the marker that may be there, the last first.
-    pub announcements: Vec<Announcement>,
+    pub commit_objects: Vec<CommitObject>,
     /// The files that may be there.
     pub files: Vec<LeftoverFile>,
     /// Keys that may have uploads whose ids are not known.
@@ -27,7 +27,7 @@ pub struct Leftovers {
 
 /// A manifest or marker that may be there.
 #[derive(Debug, Clone)]
-pub struct Announcement {
+pub struct CommitObject {
     /// Which.
     pub role: Role,
     /// Where known.
@@ -47,10 +47,11 @@ pub struct LeftoverFile {
     pub is_unknown: bool,
 }
 
-impl Leftovers {
+impl RollbackPlan {
     /// Whether a request was cut off.
     pub fn has_unknown(&self) -> bool {
-        self.announcements.iter().any(|announcement| announcement.is_unknown) || self.files.iter().any(|file| file.is_unknown)
+        self.commit_objects.iter().any(|commit_object| commit_object.is_unknown)
+            || self.files.iter().any(|file| file.is_unknown)
     }
 
     /// Whether a multipart upload may hold storage.
@@ -63,8 +64,9 @@ impl Leftovers {
         // Without the version that is known: what is there beside it is to be deleted, or hidden.
         let unversioned = |file: &LeftoverFile| LeftoverFile { version_id: None, ..file.clone() };
         let files = self.files.iter().filter(|file| file.is_unknown).map(unversioned).collect();
-        let unversioned = |announcement: &Announcement| Announcement { version_id: None, ..announcement.clone() };
-        let announcements = self.announcements.iter().filter(|announcement| announcement.is_unknown).map(unversioned).collect();
-        Leftovers { announcements, files, ..Leftovers::default() }
+        let unversioned = |commit_object: &CommitObject| CommitObject { version_id: None, ..commit_object.clone() };
+        let commit_objects =
+            self.commit_objects.iter().filter(|commit_object| commit_object.is_unknown).map(unversioned).collect();
+        RollbackPlan { commit_objects, files, ..RollbackPlan::default() }
     }
 }

@@ -10,7 +10,7 @@
 //! and the wake's descriptor, so that a cancel reaches it at any time.
 #![forbid(unsafe_code)]
 
-pub mod file;
+mod file;
 mod ledger;
 mod leftovers;
 mod object_writer;
@@ -26,12 +26,12 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::file::FileWriter;
-pub use self::file::{Pack, Packing};
 use self::ledger::{Lease, Shared};
 use self::object_writer::ObjectWriter;
-pub use self::rollback::Remains;
+pub use self::rollback::RollbackReport;
 use crate::error::{Code, Error, Result};
 use crate::files::chunker::Piece;
+use crate::files::plan::{FilePlan, PART_BYTES};
 use crate::io::task::{Task, lost_task};
 use crate::io::thread::IoThread;
 use crate::io::wake::Wake;
@@ -39,10 +39,7 @@ use crate::manifest::{FileRecord, Manifest};
 use crate::naming::keys::Destination;
 use crate::s3::client::Store;
 use crate::s3::object::{Object, Role};
-use crate::s3::{Bucket, Patiences, Throttle};
-
-/// Bytes a part: above S3's least of 5 MiB, and all of one size, as Cloudflare R2 wants them.
-pub const PART_BYTES: usize = 8 << 20;
+use crate::s3::{Bucket, RetryPolicies, Throttle};
 
 /// The backend's handle on the uploads of one export.
 pub struct ExportUpload {
@@ -88,12 +85,12 @@ impl ExportUpload {
         io: &IoThread,
         store: Store,
         destination: Destination,
-        packing: Packing,
+        plan: FilePlan,
         (concurrency, throttle): (usize, Arc<Throttle>),
-        patience: Patiences,
+        policy: RetryPolicies,
     ) -> Self {
-        let bucket = Bucket::new(store, destination.bucket(), patience, Arc::clone(&throttle));
-        let shared = Shared::new(bucket, destination, packing, throttle, Arc::clone(io.wake()));
+        let bucket = Bucket::new(store, destination.bucket(), policy, Arc::clone(&throttle));
+        let shared = Shared::new(bucket, destination, plan, throttle, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = Written::by(io.spawn_keeping(supervise(Arc::clone(&shared), received, concurrency)));
         ExportUpload {
@@ -168,7 +165,7 @@ impl ExportUpload {
     }
 
     /// Stops all uploads, then deletes what they wrote, for at most `limit`.
-    pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Task<Remains> {
+    pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Task<RollbackReport> {
         self.files.job.abort();
         if let Some(manifest) = self.manifest.borrow().as_ref() {
             manifest.job.abort();

@@ -90,7 +90,7 @@ impl Multipart {
                 let answer = asking.bucket.create_multipart(&asked).await;
                 match &answer {
                     Ok(created) => asking.multipart_answered(&asked.key, Some(&created.upload_id), created.others_may_exist),
-                    Err(failure) if !failure.maybe_done => asking.multipart_answered(&asked.key, None, false),
+                    Err(failure) if !failure.outcome_unknown => asking.multipart_answered(&asked.key, None, false),
                     Err(_) => {}
                 }
                 answer.map(|created| created.upload_id).map_err(|failure| failure.error)
@@ -166,7 +166,7 @@ where
                 Ok(())
             }
             Err(failure) => {
-                if !failure.maybe_done {
+                if !failure.outcome_unknown {
                     recording.object_is_absent(role);
                 }
                 Err(failure.error)

@@ -14,14 +14,14 @@ use crate::error::{Code, Error};
 use crate::naming::keys::Destination;
 use crate::s3::object::{DELETE_BATCH, Deletion, Object, Role};
 use crate::upload::ledger::Shared;
-use crate::upload::leftovers::{Announcement, LeftoverFile, Leftovers};
+use crate::upload::leftovers::{CommitObject, LeftoverFile, RollbackPlan};
 
 /// How many of the objects that remain are named.
-const MOST_NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// What could not be taken back.
 #[derive(Debug, Default)]
-pub struct Remains {
+pub struct RollbackReport {
     /// How many objects may still be there.
     pub count: usize,
     /// URLs of the first of them.
@@ -32,10 +32,10 @@ pub struct Remains {
     counted_later: HashSet<String>,
 }
 
-impl Remains {
+impl RollbackReport {
     /// Nobody knows what is left.
     pub fn unknown() -> Self {
-        Remains { cause: Some(Error::new(Code::Internal, "the clean-up gave no answer")), ..Remains::default() }
+        RollbackReport { cause: Some(Error::new(Code::Internal, "the clean-up gave no answer")), ..RollbackReport::default() }
     }
 
     /// Whether all is taken back.
@@ -50,7 +50,7 @@ impl Remains {
                 continue;
             }
             self.count += 1;
-            if self.named.len() < MOST_NAMED {
+            if self.named.len() < MAX_NAMED {
                 self.named.push(url);
             }
         }
@@ -63,7 +63,7 @@ impl Remains {
     fn keep_files(&mut self, destination: &Destination, files: &[LeftoverFile]) {
         for file in files.iter().filter(|file| !file.is_unknown) {
             self.count += 1;
-            if self.named.len() < MOST_NAMED {
+            if self.named.len() < MAX_NAMED {
                 self.named.push(destination.url(&destination.file_key(file.number)));
             }
         }
@@ -75,51 +75,52 @@ impl Remains {
 const SETTLING_TIME: Duration = Duration::from_millis(150);
 
 /// Deletes everything the export wrote, for at most `limit`.
-pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> Remains {
+pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> RollbackReport {
     let deadline = Instant::now() + limit;
     // The uploads were aborted just now; this lets them go before the requests that they made are waited for.
     tokio::task::yield_now().await;
     shared.settle(limit.min(SETTLING_TIME)).await;
     let leftovers = shared.leftovers();
-    let mut remains = Remains { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..Remains::default() };
+    let mut report =
+        RollbackReport { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..RollbackReport::default() };
     // All exports of a transaction may be taken back at once, and share its connections.
     let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
-        let announced = leftovers.announcements.iter().filter(|announcement| !announcement.is_unknown);
-        remains.keep(announced.filter_map(|announcement| url_of(&shared, announcement.role)), None);
-        remains.keep_files(&shared.destination, &leftovers.files);
-        remains.counted_later.clear();
-        name_unknown(&shared, &leftovers.unknown(), &mut remains);
-        return remains;
+        let announced = leftovers.commit_objects.iter().filter(|commit_object| !commit_object.is_unknown);
+        report.keep(announced.filter_map(|commit_object| url_of(&shared, commit_object.role)), None);
+        report.keep_files(&shared.destination, &leftovers.files);
+        report.counted_later.clear();
+        name_unknown(&shared, &leftovers.unknown(), &mut report);
+        return report;
     };
-    delete_announcements(&shared, &leftovers.announcements, deadline, &mut remains).await;
+    delete_announcements(&shared, &leftovers.commit_objects, deadline, &mut report).await;
     // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
     // some whatever becomes of the uploads.
     let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-    abort_multiparts(&shared, &leftovers, half_time, &mut remains).await;
-    delete_files(&shared, &leftovers.files, deadline, &mut remains).await;
+    abort_multiparts(&shared, &leftovers, half_time, &mut report).await;
+    delete_files(&shared, &leftovers.files, deadline, &mut report).await;
     if leftovers.has_unknown() || leftovers.has_uploads() {
         tokio::time::sleep_until(deadline.min(Instant::now() + SETTLING_TIME)).await;
         // A part that was under way may have been stored after the first abort, and would cost money for ever.
-        abort_multiparts(&shared, &leftovers, deadline, &mut remains).await;
+        abort_multiparts(&shared, &leftovers, deadline, &mut report).await;
         let unknown = leftovers.unknown();
-        delete_announcements(&shared, &unknown.announcements, deadline, &mut remains).await;
-        delete_files(&shared, &unknown.files, deadline, &mut remains).await;
+        delete_announcements(&shared, &unknown.commit_objects, deadline, &mut report).await;
+        delete_files(&shared, &unknown.files, deadline, &mut report).await;
         if leftovers.has_unknown() {
-            remains.counted_later.clear();
-            name_unknown(&shared, &unknown, &mut remains);
+            report.counted_later.clear();
+            name_unknown(&shared, &unknown, &mut report);
         }
     }
-    remains
+    report
 }
 
 /// A store that has a request already may carry it out after the last delete, however late that is.
-fn name_unknown(shared: &Shared, unknown: &Leftovers, remains: &mut Remains) {
+fn name_unknown(shared: &Shared, unknown: &RollbackPlan, report: &mut RollbackReport) {
     let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
-    remains.keep(unknown_urls(shared, unknown), Some(cut_off));
+    report.keep(unknown_urls(shared, unknown), Some(cut_off));
 }
 
-fn unknown_urls(shared: &Shared, unknown: &Leftovers) -> impl Iterator<Item = String> {
-    let announced = unknown.announcements.iter().map(|announcement| announcement.role);
+fn unknown_urls(shared: &Shared, unknown: &RollbackPlan) -> impl Iterator<Item = String> {
+    let announced = unknown.commit_objects.iter().map(|commit_object| commit_object.role);
     announced.chain(unknown.files.iter().map(|file| Role::File(file.number))).filter_map(|role| url_of(shared, role))
 }
 
@@ -127,7 +128,7 @@ fn url_of(shared: &Shared, role: Role) -> Option<String> {
     Object::of(&shared.destination, role).map(|object| shared.destination.url(&object.key))
 }
 
-async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Instant, remains: &mut Remains) {
+async fn abort_multiparts(shared: &Shared, leftovers: &RollbackPlan, deadline: Instant, report: &mut RollbackReport) {
     // Asked for, and cut off before there was an answer with an id.
     for key in &leftovers.creating {
         // Another upload of a key of the user's making may be another export's.
@@ -140,7 +141,7 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
             Ok(Err(failure)) => Some(failure.error),
             Ok(Ok(false)) | Err(_) => None,
         };
-        remains.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
+        report.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
     }
     for upload in &leftovers.multiparts {
         let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);
@@ -150,74 +151,74 @@ async fn abort_multiparts(shared: &Shared, leftovers: &Leftovers, deadline: Inst
             Err(_) => None,
         };
         let url = shared.destination.url(&upload.key);
-        remains.keep([format!("{url} (multipart upload {})", upload.upload_id)].into_iter(), failed);
+        report.keep([format!("{url} (multipart upload {})", upload.upload_id)].into_iter(), failed);
     }
 }
 
 /// One by one, since one request for several deletes in no particular order.
-async fn delete_announcements(shared: &Shared, all: &[Announcement], deadline: Instant, remains: &mut Remains) {
-    for Announcement { role, version_id, is_unknown } in all {
+async fn delete_announcements(shared: &Shared, all: &[CommitObject], deadline: Instant, report: &mut RollbackReport) {
+    for CommitObject { role, version_id, is_unknown } in all {
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
         let is_known = !is_unknown && version_id.is_some();
-        if is_known || is_ours(shared, &object, deadline, remains).await {
+        if is_known || is_ours(shared, &object, deadline, report).await {
             let deletion = Deletion { key: object.key, version_id: version_id.clone() };
-            delete_singly(shared, &[&deletion], deadline, remains).await;
+            delete_singly(shared, &[&deletion], deadline, report).await;
         }
     }
 }
 
 /// Under a name of the user's there may be somebody else's object by now. One that cannot be looked at is left, and named.
-async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, remains: &mut Remains) -> bool {
+async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, report: &mut RollbackReport) -> bool {
     if object.claim.is_none() {
         return true;
     }
-    let look = shared.bucket.head_within(shared.bucket.patience().clean_up, &object.key);
+    let look = shared.bucket.head_within(shared.bucket.policy().clean_up, &object.key);
     let cause = match timeout_at(deadline, look).await {
         Ok(Ok(head)) => return head.is_some_and(|head| head.is_of(object)),
         Ok(Err(failure)) => Some(failure.error),
         Err(_) => None,
     };
-    remains.keep([shared.destination.url(&object.key)].into_iter(), cause);
+    report.keep([shared.destination.url(&object.key)].into_iter(), cause);
     false
 }
 
-async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, remains: &mut Remains) {
+async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, report: &mut RollbackReport) {
     // The only file may have a name of the user's.
     let may_be_others = |file: &&LeftoverFile| file.is_unknown || file.version_id.is_none();
     let named = all.first().filter(may_be_others).filter(|_| shared.destination.has_named_file());
     if let Some(object) = named.and_then(|file| Object::of(&shared.destination, Role::File(file.number)))
-        && !is_ours(shared, &object, deadline, remains).await
+        && !is_ours(shared, &object, deadline, report).await
     {
         return;
     }
     for (files, after) in all.chunks(DELETE_BATCH).zip((1..).map(|number| number * DELETE_BATCH)) {
         if Instant::now() >= deadline {
-            return remains.keep_files(&shared.destination, all.get(after - DELETE_BATCH..).unwrap_or_default());
+            return report.keep_files(&shared.destination, all.get(after - DELETE_BATCH..).unwrap_or_default());
         }
         let mut batch = Vec::with_capacity(files.len());
         for file in files {
             let key = shared.destination.file_key(file.number);
             batch.push(Deletion { key, version_id: file.version_id.clone() });
         }
-        delete_batch(shared, &batch, deadline, remains).await;
+        delete_batch(shared, &batch, deadline, report).await;
     }
 }
 
-async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, remains: &mut Remains) {
+async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, report: &mut RollbackReport) {
     let left: Vec<&Deletion> = match timeout_at(deadline, shared.bucket.delete(batch)).await {
         Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
         // Some stores lack DeleteObjects, or want it with a digest of their own choice.
         Ok(Err(failure)) if !failure.transient => batch.iter().collect(),
         failed => {
             let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
-            return remains.keep(batch.iter().map(|deletion| shared.destination.url(&deletion.key)), cause);
+            return report.keep(batch.iter().map(|deletion| shared.destination.url(&deletion.key)), cause);
         }
     };
-    delete_singly(shared, &left, deadline, remains).await;
+    delete_singly(shared, &left, deadline, report).await;
 }
 
 /// Ends with the first that fails, since the others would as well.
-async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, remains: &mut Remains) {
+async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, report: &mut RollbackReport) {
     for (index, deletion) in deletions.iter().enumerate() {
         let failed = match timeout_at(deadline, shared.bucket.delete_one(deletion)).await {
             Ok(Ok(())) => continue,
@@ -225,6 +226,6 @@ async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Insta
             Err(_) => None,
         };
         let rest = deletions.get(index..).unwrap_or_default();
-        return remains.keep(rest.iter().map(|deletion| shared.destination.url(&deletion.key)), failed);
+        return report.keep(rest.iter().map(|deletion| shared.destination.url(&deletion.key)), failed);
     }
 }

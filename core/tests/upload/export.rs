@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use s3_export_core::error::Result;
 use s3_export_core::files::chunker::{Body, Piece, Totals};
+use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
@@ -16,9 +17,9 @@ use s3_export_core::s3::checksum::Algorithm;
 use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
 use s3_export_core::s3::network::{Network, Reach, Trust};
-use s3_export_core::s3::{Patiences, Throttle};
+use s3_export_core::s3::{RetryPolicies, Throttle};
 use s3_export_core::secret::Secret;
-use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing, Remains};
+use s3_export_core::upload::{ExportUpload, RollbackReport};
 use uuid::Uuid;
 
 use super::store::MemoryStore;
@@ -33,15 +34,15 @@ pub struct Export {
 }
 
 impl Export {
-    pub fn begin(store: &MemoryStore, patience: Patiences) -> Self {
+    pub fn begin(store: &MemoryStore, policy: RetryPolicies) -> Self {
         let io = IoThread::start().unwrap();
         let network = Arc::new(Network::new(Trust::System));
         let connection = connection(store.endpoint());
         let opened = wait(&io, &io.spawn(async move { Store::open(&connection, "bucket", &network).await })).unwrap();
-        let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
+        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
         let destination = destination();
         let throttle = (4, Throttle::new(4));
-        let upload = ExportUpload::start(&io, opened, destination.clone(), packing, throttle, patience);
+        let upload = ExportUpload::start(&io, opened, destination.clone(), plan, throttle, policy);
         Export { io, upload, destination }
     }
 
@@ -90,7 +91,7 @@ impl Export {
     }
 
     /// Takes everything back, as an abort does.
-    pub fn roll_back(&self, limit: Duration) -> Remains {
+    pub fn roll_back(&self, limit: Duration) -> RollbackReport {
         wait(&self.io, &self.upload.clean_up(&self.io, limit))
     }
 

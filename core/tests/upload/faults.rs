@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use s3_export_core::error::Code;
-use s3_export_core::s3::Patiences;
-use s3_export_core::s3::retry::Patience;
+use s3_export_core::s3::RetryPolicies;
+use s3_export_core::s3::retry::RetryPolicy;
 
 use super::export::Export;
 use super::store::{Action, MemoryStore, Step};
@@ -74,17 +74,17 @@ impl Fault {
 
     /// The attempts at requests to which the fault happens: a fault that lasts uses up all the time that there is, and one that hangs
     /// the time of an attempt. What goes well has time for a slow machine.
-    fn patience(self, times: u32) -> Patience {
+    fn policy(self, times: u32) -> RetryPolicy {
         match self {
-            _ if !self.is_survived(times) => Patience { attempts: 3, total: Duration::from_secs(2) },
-            Fault::Hang => Patience { attempts: 9, total: Duration::from_secs(9) },
+            _ if !self.is_survived(times) => RetryPolicy { attempts: 3, total: Duration::from_secs(2) },
+            Fault::Hang => RetryPolicy { attempts: 9, total: Duration::from_secs(9) },
             _ => GENEROUS,
         }
     }
 }
 
 /// Attempts at what goes well, on a slow machine too.
-const GENEROUS: Patience = Patience { attempts: 3, total: Duration::from_secs(60) };
+const GENEROUS: RetryPolicy = RetryPolicy { attempts: 3, total: Duration::from_secs(60) };
 
 /// A store in which the fault happens to the first `times` requests of the step.
 fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
@@ -111,8 +111,8 @@ fn cross(step: Step, case: fn(Step, Fault, u32)) {
 fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
-    let faulty = fault.patience(times);
-    let export = Export::begin(&store, Patiences { files: faulty, manifest: faulty, clean_up: GENEROUS });
+    let faulty = fault.policy(times);
+    let export = Export::begin(&store, RetryPolicies { files: faulty, manifest: faulty, clean_up: GENEROUS });
     let pieces = if matches!(step, Step::Put | Step::Manifest) { 1 } else { 3 };
     let outcome = export.write_files(pieces).and_then(|()| export.commit());
     if fault.is_survived(times) {
@@ -133,15 +133,15 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
         if step != Step::Manifest {
             assert_eq!(export.outcome(), Err(error), "{what}");
         }
-        let remains = export.roll_back(GENEROUS.total);
+        let report = export.roll_back(GENEROUS.total);
         let content = store.content();
         assert!(
             content.objects.is_empty() && content.uploads.is_empty(),
-            "{what}: {:?} {:?} {remains:?}",
+            "{what}: {:?} {:?} {report:?}",
             content.objects,
             content.uploads
         );
-        assert!(remains.count <= 3, "{what}: {remains:?}");
+        assert!(report.count <= 3, "{what}: {report:?}");
     }
 }
 
@@ -149,18 +149,18 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
 fn is_taken_back_or_named(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
-    let export = Export::begin(&store, Patiences { clean_up: fault.patience(times), ..Patiences::all(GENEROUS) });
+    let export = Export::begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
     export.write_files(3).unwrap();
     export.commit().unwrap();
     let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(300) };
-    let remains = export.roll_back(limit);
+    let report = export.roll_back(limit);
     assert!(store.content().requests.contains(&step), "{what}: the step was not met");
     let left = store.content().objects.len();
     if fault.is_survived(times) {
-        assert!(left == 0 && remains.is_empty(), "{what}: {left} {remains:?}");
+        assert!(left == 0 && report.is_empty(), "{what}: {left} {report:?}");
     } else {
-        assert!(remains.count >= left, "{what}: {left} are left and {remains:?} told");
-        assert!(left == 0 || !remains.named.is_empty(), "{what}: {remains:?}");
+        assert!(report.count >= left, "{what}: {left} are left and {report:?} told");
+        assert!(left == 0 || !report.named.is_empty(), "{what}: {report:?}");
     }
 }
 
@@ -205,16 +205,16 @@ fn faults_of_a_rollbacks_aborts() {
             _ if asked == step && met.fetch_add(1, Ordering::Relaxed) < times => fault.action(),
             _ => Action::Do,
         });
-        let export = Export::begin(&store, Patiences { clean_up: fault.patience(times), ..Patiences::all(GENEROUS) });
+        let export = Export::begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
         assert_eq!(export.write_files(3).unwrap_err().code(), Code::Privilege, "{what}");
         let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(600) };
-        let remains = export.roll_back(limit);
+        let report = export.roll_back(limit);
         assert!(store.content().requests.contains(&step), "{what}: the step was not met");
         let left = store.content().uploads.len();
         if fault.is_survived(times) {
-            assert!(left == 0, "{what}: {left} {remains:?}");
+            assert!(left == 0, "{what}: {left} {report:?}");
         } else {
-            assert!(left == 0 || !remains.is_empty(), "{what}: {left} uploads are left, and nobody is told");
+            assert!(left == 0 || !report.is_empty(), "{what}: {left} uploads are left, and nobody is told");
         }
     });
 }

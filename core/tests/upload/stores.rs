@@ -12,6 +12,7 @@ use super::scripted::{Reply, Request, Server};
 use s3_export_core::error::{Code, Result};
 use s3_export_core::files::chunker::Body;
 use s3_export_core::files::chunker::Piece;
+use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
@@ -20,11 +21,11 @@ use s3_export_core::naming::keys::Destination;
 use s3_export_core::naming::keys::Naming;
 use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::network::{Network, Trust};
-use s3_export_core::s3::retry::Patience;
-use s3_export_core::s3::{Bucket, Failure, Patiences, Throttle};
-use s3_export_core::upload::{ExportUpload, PART_BYTES, Pack, Packing};
+use s3_export_core::s3::retry::RetryPolicy;
+use s3_export_core::s3::{Bucket, Failure, RetryPolicies, Throttle};
+use s3_export_core::upload::ExportUpload;
 
-const PATIENCE: Patience = Patience { attempts: 5, total: Duration::from_secs(60) };
+const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(60) };
 
 fn wait<T>(io: &IoThread, job: &Task<T>) -> T {
     loop {
@@ -57,12 +58,12 @@ struct Export {
 }
 
 impl Export {
-    fn begin(server: &Server, concurrency: usize, budget: usize, patience: Patience) -> Self {
-        Self::begin_at(server, destination(), (concurrency, budget), patience)
+    fn begin(server: &Server, concurrency: usize, budget: usize, policy: RetryPolicy) -> Self {
+        Self::begin_at(server, destination(), (concurrency, budget), policy)
     }
 
-    fn begin_at(server: &Server, destination: Destination, room: (usize, usize), patience: Patience) -> Self {
-        Self::begin_with(Trust::System, server, destination, room, patience)
+    fn begin_at(server: &Server, destination: Destination, room: (usize, usize), policy: RetryPolicy) -> Self {
+        Self::begin_with(Trust::System, server, destination, room, policy)
     }
 
     fn begin_with(
@@ -70,15 +71,15 @@ impl Export {
         server: &Server,
         destination: Destination,
         (concurrency, budget): (usize, usize),
-        patience: Patience,
+        policy: RetryPolicy,
     ) -> Self {
         let io = IoThread::start().unwrap();
         let network = Arc::new(Network::new(trust));
         let address = server.clone();
         let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
-        let packing = Packing { pack: Pack::Not, part: PART_BYTES, most_bytes: u64::MAX };
+        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
         let throttle = (concurrency, Throttle::new(concurrency));
-        let upload = ExportUpload::start(&io, store, destination, packing, throttle, Patiences::all(patience));
+        let upload = ExportUpload::start(&io, store, destination, plan, throttle, RetryPolicies::all(policy));
         Export { io, upload, budget }
     }
 
@@ -119,7 +120,7 @@ fn the_first_error_of_an_upload_is_told_however_full_the_buffer_is() {
                 Reply::Usual
             }
         });
-        let export = Export::begin(&server, 32, 300, PATIENCE);
+        let export = Export::begin(&server, 32, 300, POLICY);
         let error = export.files(3_200, &Bytes::from_static(b"{}\n")).unwrap_err();
         assert_eq!(error.code(), Code::Privilege, "round {round}: {error:?}");
         assert!(error.summary().contains("AccessDenied (enough)"), "round {round}: {error:?}");
@@ -142,7 +143,7 @@ fn a_store_that_wants_the_length_of_empty_bodies_is_told_it() {
             _ => Reply::Usual,
         }
     });
-    let export = Export::begin(&server, 4, 1 << 20, PATIENCE);
+    let export = Export::begin(&server, 4, 1 << 20, POLICY);
     let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
     export.upload.send(part(None)).unwrap();
     export.upload.send(part(Some(2))).unwrap();
@@ -170,7 +171,7 @@ fn a_store_that_asks_for_less_is_not_left_after_a_few_attempts() {
         *next = (*next).max(Instant::now()) + Duration::from_millis(5);
         Reply::Usual
     });
-    let export = Export::begin(&server, 64, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    let export = Export::begin(&server, 64, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
     export.files(300, &Bytes::from_static(b"{}\n")).unwrap();
     assert!(server.requests().len() > 300, "the store never asked for less");
 }
@@ -193,17 +194,17 @@ fn an_outage_of_a_store_that_has_answered_is_outlived_and_a_wrong_endpoint_is_to
                 Some(status) => Reply::Answer(status, ""),
             }
         });
-        let export = Export::begin(&server, 4, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+        let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
         export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
         assert!(server.requests().len() > 8, "there was no outage: {status:?}");
     }
     let server = Server::start(|_| Reply::Break);
-    let export = Export::begin(&server, 1, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
     let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
     assert_eq!((error.code(), server.requests().len()), (Code::Connection, 2), "{error:?}");
     // A gateway's word is none of the store behind it.
     let server = Server::start(|_| Reply::Answer("HTTP/1.1 502 Bad Gateway", ""));
-    let export = Export::begin(&server, 1, 1 << 20, Patience { attempts: 2, ..PATIENCE });
+    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
     export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
     assert_eq!(server.requests().len(), 2);
 }
@@ -235,7 +236,7 @@ fn a_success_that_cannot_be_read_is_asked_for_again() {
             }
             () => Reply::Usual,
         });
-        let export = Export::begin(&server, 4, 1 << 20, PATIENCE);
+        let export = Export::begin(&server, 4, 1 << 20, POLICY);
         two_parts(&export).unwrap_or_else(|error| panic!("{body}: {error:?}"));
         let count = |method, part| server.requests().iter().filter(|request| request.is(method, part)).count();
         assert_eq!((count("POST", "?uploads"), count("GET", "uploads")), (2, 1), "{body}: the first upload is looked for");
@@ -256,7 +257,7 @@ fn a_completion_whose_answer_cannot_be_read_is_found_by_a_look_at_the_object() {
                 () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
                 () => Reply::Usual,
             });
-            let export = Export::begin(&server, 4, 1 << 20, Patience { attempts: 3, ..PATIENCE });
+            let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 3, ..POLICY });
             match two_parts(&export) {
                 Ok(()) => assert!(looks <= 2, "{body}"),
                 Err(error) => {
@@ -284,7 +285,7 @@ fn an_answer_without_end_is_an_error_and_not_read() {
         let sent = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&sent);
         let server = Server::start(move |_| Reply::Endless(head, Arc::clone(&counter)));
-        let export = Export::begin_with(trust, &server, destination(), (1, 1 << 20), PATIENCE);
+        let export = Export::begin_with(trust, &server, destination(), (1, 1 << 20), POLICY);
         let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
         assert!(error.code() == Code::Io && error.summary().contains("too long"), "{head}: {error:?}");
         assert_eq!(server.requests().len(), 1, "{head}: another attempt");
@@ -329,10 +330,10 @@ fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
         }
         () => Reply::Usual,
     });
-    let export = Export::begin(&server, 4, 1 << 20, PATIENCE);
+    let export = Export::begin(&server, 4, 1 << 20, POLICY);
     assert_eq!(export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err().code(), Code::Io);
-    let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
-    assert!(remains.is_empty(), "{remains:?}");
+    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+    assert!(report.is_empty(), "{report:?}");
     assert_eq!(server.requests().len(), 1, "nothing is deleted");
 }
 
@@ -345,7 +346,7 @@ fn large() -> Bytes {
 fn an_upload_that_has_to_wait_for_the_network_goes_on() {
     // Longer than the SDK's own protection against streams that stall bears: a period of grace of 5 s.
     let server = Server::slow(Duration::from_secs(8), |_| Reply::Usual);
-    let export = Export::begin(&server, 2, 1 << 30, Patience { attempts: 1, total: Duration::from_secs(300) });
+    let export = Export::begin(&server, 2, 1 << 30, RetryPolicy { attempts: 1, total: Duration::from_secs(300) });
     export.files(2, &large()).unwrap();
     assert_eq!(server.requests().len(), 2, "each body was sent once");
 }
@@ -353,7 +354,7 @@ fn an_upload_that_has_to_wait_for_the_network_goes_on() {
 #[test]
 fn a_store_that_takes_nothing_is_given_up_and_the_error_says_so() {
     let server = Server::slow(Duration::from_secs(600), |_| Reply::Usual);
-    let export = Export::begin(&server, 1, 1 << 30, Patience { attempts: 1, total: Duration::from_secs(3) });
+    let export = Export::begin(&server, 1, 1 << 30, RetryPolicy { attempts: 1, total: Duration::from_secs(3) });
     let error = export.files(1, &large()).unwrap_err();
     assert_eq!(error.code(), Code::Connection, "{error:?}");
     assert!(error.summary().contains("no answer within 1.0 s"), "{error:?}");
@@ -387,8 +388,8 @@ fn refused_with_412(in_parts: bool, looks: Vec<Reply>, destination: Destination)
         () if request.is("HEAD", "") => looks[looked.fetch_add(1, Ordering::Relaxed).min(looks.len() - 1)].clone(),
         () => Reply::Usual,
     });
-    let patience = Patience { attempts: 2, ..PATIENCE };
-    let export = Export::begin_at(&server, destination, (4, 1 << 20), patience);
+    let policy = RetryPolicy { attempts: 2, ..POLICY };
+    let export = Export::begin_at(&server, destination, (4, 1 << 20), policy);
     let outcome = if in_parts { two_parts(&export) } else { export.files(1, &Bytes::from_static(b"{}\n{}\n")) };
     (export, outcome)
 }
@@ -409,8 +410,8 @@ fn a_conflict_over_a_name_of_the_users_is_resolved_by_a_look() {
             let (export, outcome) = refused_with_412(in_parts, vec![looks.clone()], destination_of(Some("all.json")));
             let error = outcome.unwrap_err();
             assert_eq!(error.code(), code, "in parts: {in_parts}, {looks:?}: {error:?}");
-            let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
-            assert_eq!(remains.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {remains:?}");
+            let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+            assert_eq!(report.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {report:?}");
         }
     }
 }
@@ -424,10 +425,10 @@ fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
         () if request.is("HEAD", "") => Reply::Answer(mark, "{}\n"),
         () => Reply::Usual,
     });
-    let export = Export::begin_at(&server, destination, (4, 1 << 20), PATIENCE);
+    let export = Export::begin_at(&server, destination, (4, 1 << 20), POLICY);
     export.files(1, &Bytes::from_static(b"{}\n")).unwrap();
-    let remains = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(60)));
-    assert!(remains.is_empty(), "{remains:?}");
+    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(60)));
+    assert!(report.is_empty(), "{report:?}");
     assert!(server.requests().iter().any(|request| request.is("POST", "?delete")));
 }
 
@@ -436,7 +437,7 @@ fn bucket(server: &Server) -> (IoThread, Bucket) {
     let io = IoThread::start().unwrap();
     let (network, address) = (Arc::new(Network::new(Trust::System)), server.clone());
     let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
-    let bucket = Bucket::new(store, "bucket", Patiences::all(Patience { attempts: 2, ..PATIENCE }), Throttle::new(1));
+    let bucket = Bucket::new(store, "bucket", RetryPolicies::all(RetryPolicy { attempts: 2, ..POLICY }), Throttle::new(1));
     (io, bucket)
 }
 
@@ -450,7 +451,7 @@ fn a_name_that_may_not_be_looked_at_is_refused_where_the_store_may_ignore_the_co
     assert_eq!(error.code(), Code::Unsupported, "{error:?}");
     assert!(server.requests().iter().all(|request| request.is("HEAD", "")), "nothing is written: {:?}", server.requests());
     // The same before the end of a multipart upload, whose condition more stores ignore.
-    let export = Export::begin_at(&server, destination_of(Some("all.json")), (4, 1 << 20), PATIENCE);
+    let export = Export::begin_at(&server, destination_of(Some("all.json")), (4, 1 << 20), POLICY);
     assert_eq!(two_parts(&export).unwrap_err().code(), Code::Unsupported);
     assert!(server.requests().iter().all(|request| !makes_object(request, true)));
 }
@@ -471,7 +472,7 @@ fn a_multipart_upload_whose_beginning_is_tried_again_holds_up_no_other_file() {
         }
         () => Reply::Usual,
     });
-    let export = Export::begin(&server, 2, 1 << 20, Patience { attempts: 2, total: Duration::from_secs(10) });
+    let export = Export::begin(&server, 2, 1 << 20, RetryPolicy { attempts: 2, total: Duration::from_secs(10) });
     let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
     export.upload.send(part(None)).unwrap();
     export.upload.send(part(Some(2))).unwrap();
@@ -524,16 +525,16 @@ async fn cut_off(is_whole: bool) -> bool {
     let server = Server::start(|_| Reply::Usual);
     let throttle = Throttle::new(2);
     let store = server.store(&Arc::new(Network::new(Trust::System))).await;
-    let bucket = Bucket::new(store, "bucket", Patiences::all(PATIENCE), Arc::clone(&throttle));
+    let bucket = Bucket::new(store, "bucket", RetryPolicies::all(POLICY), Arc::clone(&throttle));
     let other = throttle.permit().await;
     tokio::spawn(async move {
-        tokio::time::sleep(PATIENCE.total / 2).await;
+        tokio::time::sleep(POLICY.total / 2).await;
         drop(other);
     });
     let (lost, attempts) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut pace = bucket.pace(None);
     let meter = pace.meter();
-    let sent = bucket.upload((PATIENCE, &mut pace), "send", "here", &lost, || async {
+    let sent = bucket.upload((POLICY, &mut pace), "send", "here", &lost, || async {
         if attempts.fetch_add(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }

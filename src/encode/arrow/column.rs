@@ -26,7 +26,7 @@ use crate::encode::text_value::TextEncoder;
 use crate::encode::value::{check_surrogates, jsonb_value};
 
 /// Digits that a DECIMAL of Parquet's may have, for all readers.
-const MOST_DIGITS: i32 = 38;
+const MAX_DIGITS: i32 = 38;
 
 /// The values of a column that have gathered.
 pub enum Column {
@@ -74,7 +74,7 @@ impl Digits {
         let (precision, scale) = ((declared >> 16) & 0xffff, ((declared & 0x7ff) ^ 1024) - 1024);
         // Zeros before the point, and before the first digit, are digits there.
         let precision = if scale < 0 { precision - scale } else { precision.max(scale) };
-        if precision > MOST_DIGITS {
+        if precision > MAX_DIGITS {
             return None;
         }
         Some(Digits { precision: u8::try_from(precision).ok()?, scale: u8::try_from(scale.max(0)).ok()? })

@@ -29,7 +29,7 @@ use crate::pg::Memory;
 
 /// What is known of a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fact {
+pub struct ColumnInfo {
     /// It is a table's column that is never NULL.
     pub not_null: bool,
     /// The table's comment on it, in the server's encoding.
@@ -56,12 +56,12 @@ struct Slot {
 }
 
 impl BatchEncoder {
-    /// For rows of this shape. `facts`: of its columns, in order. `bloom_filter_columns` must be there. Errors: 42701 for two
+    /// For rows of this shape. `column_infos`: of its columns, in order. `bloom_filter_columns` must be there. Errors: 42701 for two
     /// columns of one name, 42703 for a column that an option names and the query lacks, 42804 for one whose type does not fit
     /// it, 0A000 where no column is left.
     pub fn new(
         shape: &PgTupleDesc<'_>,
-        facts: &[Fact],
+        column_infos: &[ColumnInfo],
         partitions: Option<&Partitions>,
         bloom_filter_columns: &[String],
     ) -> Result<Self> {
@@ -81,7 +81,7 @@ impl BatchEncoder {
                 return Err(Error::new(Code::DuplicateColumn, format!("column \"{name}\" appears more than once"))
                     .hint("Name the columns apart with AS."));
             }
-            let fact = facts.get(index).cloned().unwrap_or_default();
+            let fact = column_infos.get(index).cloned().unwrap_or_default();
             let column =
                 Column::of_type(attribute.atttypid, attribute.atttypmod, &context).map_err(|error| in_column(error, &name))?;
             let comment = fact

@@ -2,7 +2,7 @@
 //!
 //! Pages are encoded and compressed as batches come; a row group is written when it has enough rows or bytes, and only then its
 //! bytes can go. So each file that is being encoded holds, besides a batch, one row group ([`Layout::row_group_bytes`]), what
-//! its codec keeps for each column ([`Layout::files_at_once`] bounds both), and its footer so far ([`MOST_CHUNKS`]).
+//! its codec keeps for each column ([`Layout::files_at_once`] bounds both), and its footer so far ([`MAX_CHUNKS`]).
 #![forbid(unsafe_code)]
 
 mod dictionary;
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::pages::{CancelOnDrop, PagesUntilCancelled};
 use crate::error::{Code, Error, Result};
 use crate::files::batcher::SMALL_BATCH_BYTES;
-use crate::files::compress::{Packed, append, elsewhere, most_encoders, permit};
+use crate::files::compress::{EncodedBytes, append, most_encoders, permit, spawn_blocking};
 use crate::format::{Algorithm, Compression};
 use crate::io::task::lost_task;
 
@@ -38,7 +38,7 @@ const HARDEST_PAGE_BYTES: usize = 96 << 10;
 /// So many rows tell how often values repeat.
 const TELLING_ROWS: usize = 1_000;
 /// Most columns of row groups in a file: each has a kilobyte or so in the footer, which is made in memory.
-const MOST_CHUNKS: usize = 100_000;
+const MAX_CHUNKS: usize = 100_000;
 /// So many are begun before they are counted again.
 const FEW_ROW_GROUPS: usize = 64;
 /// The encoder asks for memory infallibly, and for so many times what a batch holds when values are large.
@@ -73,7 +73,7 @@ pub struct Encoder {
     /// A first batch that tells too little of those after it: most often the row that the file before had no room for.
     waiting: Option<RecordBatch>,
     /// From the first batch to the last.
-    begun: Option<(ArrowWriter<Packed>, [OwnedSemaphorePermit; 2])>,
+    begun: Option<(ArrowWriter<EncodedBytes>, [OwnedSemaphorePermit; 2])>,
     cancel: CancelOnDrop,
 }
 
@@ -107,7 +107,7 @@ impl Encoder {
             Vec::<u8>::new().try_reserve_exact(room).map_err(|_| Error::out_of_memory("a Parquet file"))?;
             encode(writer, &layout, pages, waited, batch, is_last).map(|(writer, output)| (writer, permits, output))
         };
-        let (writer, permits, output) = elsewhere(encoding).await??;
+        let (writer, permits, output) = spawn_blocking(encoding).await??;
         if packed.is_empty() {
             *packed = output
         } else {
@@ -122,13 +122,13 @@ impl Encoder {
 
 /// `writer`: `None` at the beginning of a file, which `waited` may be. Errors: 53200, 53400, XX000.
 fn encode(
-    writer: Option<ArrowWriter<Packed>>,
+    writer: Option<ArrowWriter<EncodedBytes>>,
     layout: &Layout,
     pages: PagesUntilCancelled,
     waited: Option<RecordBatch>,
     batch: RecordBatch,
     is_last: bool,
-) -> Result<(ArrowWriter<Packed>, Vec<u8>)> {
+) -> Result<(ArrowWriter<EncodedBytes>, Vec<u8>)> {
     let mut writer = match writer {
         Some(writer) => writer,
         None => {
@@ -153,15 +153,15 @@ fn encode(
     Ok((writer, output))
 }
 
-fn refuse_long_footer(writer: &ArrowWriter<Packed>) -> Result<()> {
+fn refuse_long_footer(writer: &ArrowWriter<EncodedBytes>) -> Result<()> {
     let groups = writer.flushed_row_groups();
     let columns = groups.first().map_or(0, |group| group.num_columns());
-    if groups.len() * columns <= MOST_CHUNKS {
+    if groups.len() * columns <= MAX_CHUNKS {
         return Ok(());
     }
     Err(Error::new(
         Code::Limit,
-        format!("a Parquet file of {columns} columns has more than {} row groups", MOST_CHUNKS / columns),
+        format!("a Parquet file of {columns} columns has more than {} row groups", MAX_CHUNKS / columns),
     )
     .hint("Raise the option row_group_rows, or write several files."))
 }
@@ -281,13 +281,13 @@ impl Layout {
     }
 
     /// Begins a file of rows such as these.
-    fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<ArrowWriter<Packed>> {
+    fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<ArrowWriter<EncodedBytes>> {
         // The schema is among the properties' metadata.
         let options = ArrowWriterOptions::new()
             .with_properties(self.properties(sample)?)
             .with_skip_arrow_metadata(true)
             .with_page_store_factory(Arc::new(pages));
-        ArrowWriter::try_new_with_options(Packed::default(), sample.schema(), options)
+        ArrowWriter::try_new_with_options(EncodedBytes::default(), sample.schema(), options)
     }
 
     fn properties(&self, sample: &RecordBatch) -> ParquetResult<WriterProperties> {

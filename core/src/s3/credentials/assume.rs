@@ -14,7 +14,7 @@ use crate::s3::client::{stalled_streams, timeouts};
 use crate::s3::credentials::{AssumedRole, Identity, Provider};
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
-use crate::s3::retry::{Patience, retry};
+use crate::s3::retry::{RetryPolicy, retry};
 
 /// What is asked for: the most that a role may give that was assumed by another role.
 const SESSION_SECONDS: i32 = 3600;
@@ -25,7 +25,7 @@ pub async fn role(role: &AssumedRole, base: Credentials, region: &str, network: 
     let client = client(base, region, role.endpoint.as_deref(), role.reach, network);
     let step = format!("assume the role {}", role.arn);
     let unanswered = |limit| Failure::unanswered_by_sts(&step, limit);
-    retry(Patience::SHORT, unanswered, || async {
+    retry(RetryPolicy::SHORT, unanswered, || async {
         let answer = client
             .assume_role()
             .role_arn(&role.arn)
@@ -55,7 +55,7 @@ pub async fn caller(identity: &Identity, region: &str, network: Arc<Network>) ->
     let client = client(credentials, region, endpoint, reach, &network);
     const STEP: &str = "ask whose credentials these are";
     let unanswered = |limit| Failure::unanswered_by_sts(STEP, limit);
-    retry(Patience::SHORT, unanswered, || async {
+    retry(RetryPolicy::SHORT, unanswered, || async {
         let answer = client.get_caller_identity().send().await;
         let answer = answer.map_err(|error| Failure::of_sts(STEP, &error))?;
         answer.arn.ok_or_else(|| incomplete("the caller"))

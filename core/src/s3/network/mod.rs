@@ -219,7 +219,7 @@ mod tests {
             (&[0x15, 3, 3, 0, 2, 2, 70][..], "ProtocolVersion"),
         ] {
             let failure = said_of(answer);
-            assert!(!failure.transient && !failure.maybe_done, "{what}: {:?}", failure.error);
+            assert!(!failure.transient && !failure.outcome_unknown, "{what}: {:?}", failure.error);
             assert_eq!(failure.error.code(), Code::Connection);
             assert!(failure.error.message().contains("no TLS connection"), "{:?}", failure.error);
             assert!(failure.error.summary().contains(what), "{:?}", failure.error);

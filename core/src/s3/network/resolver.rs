@@ -25,7 +25,7 @@ use crate::sync::lock;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Names known at once.
-const MOST_NAMES: usize = 64;
+const MAX_NAMES: usize = 64;
 
 /// Addresses by name, and until when they are believed.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Known {
 
     fn keep(&mut self, name: &str, addresses: &[IpAddr], until: Instant, now: Instant) {
         self.0.retain(|_, (_, until)| now < *until);
-        if self.0.len() < MOST_NAMES {
+        if self.0.len() < MAX_NAMES {
             self.0.insert(name.to_owned(), (addresses.to_vec(), until.min(now + LONGEST)));
         }
     }
@@ -118,10 +118,10 @@ mod tests {
     #[test]
     fn so_many_names_are_kept_and_room_is_made_by_those_that_are_old() {
         let (mut known, now) = (Known::default(), Instant::now());
-        for number in 0..2 * MOST_NAMES {
+        for number in 0..2 * MAX_NAMES {
             known.keep(&number.to_string(), &[], now + LONGEST, now);
         }
-        assert_eq!(known.0.len(), MOST_NAMES);
+        assert_eq!(known.0.len(), MAX_NAMES);
         known.keep("new", &[], now + 3 * LONGEST, now + LONGEST);
         assert_eq!(known.0.len(), 1);
     }
