@@ -52,6 +52,7 @@ impl RollbackPlan {
     pub fn has_unknown(&self) -> bool {
         self.commit_objects.iter().any(|commit_object| commit_object.is_unknown)
             || self.files.iter().any(|file| file.is_unknown)
+            || !self.creating.is_empty()
     }
 
     /// Whether a multipart upload may hold storage.
@@ -67,6 +68,6 @@ impl RollbackPlan {
         let unversioned = |commit_object: &CommitObject| CommitObject { version_id: None, ..commit_object.clone() };
         let commit_objects =
             self.commit_objects.iter().filter(|commit_object| commit_object.is_unknown).map(unversioned).collect();
-        RollbackPlan { commit_objects, files, ..RollbackPlan::default() }
+        RollbackPlan { commit_objects, files, creating: self.creating.clone(), ..RollbackPlan::default() }
     }
 }

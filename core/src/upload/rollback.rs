@@ -121,7 +121,14 @@ fn name_unknown(shared: &Shared, unknown: &RollbackPlan, report: &mut RollbackRe
 
 fn unknown_urls(shared: &Shared, unknown: &RollbackPlan) -> impl Iterator<Item = String> {
     let announced = unknown.commit_objects.iter().map(|commit_object| commit_object.role);
-    announced.chain(unknown.files.iter().map(|file| Role::File(file.number))).filter_map(|role| url_of(shared, role))
+    let objects = announced.chain(unknown.files.iter().map(|file| Role::File(file.number)));
+    let uploads: Vec<String> = unknown.creating.iter().map(|key| url_of_upload(shared, key)).collect();
+    objects.filter_map(|role| url_of(shared, role)).chain(uploads)
+}
+
+/// The name of an upload whose id nobody knows.
+fn url_of_upload(shared: &Shared, key: &str) -> String {
+    format!("{} (multipart upload)", shared.destination.url(key))
 }
 
 fn url_of(shared: &Shared, role: Role) -> Option<String> {
@@ -141,7 +148,7 @@ async fn abort_multiparts(shared: &Shared, leftovers: &RollbackPlan, deadline: I
             Ok(Err(failure)) => Some(failure.error),
             Ok(Ok(false)) | Err(_) => None,
         };
-        report.keep([format!("{} (multipart upload)", shared.destination.url(key))].into_iter(), failed);
+        report.keep([url_of_upload(shared, key)].into_iter(), failed);
     }
     for upload in &leftovers.multiparts {
         let abort = shared.bucket.abort_multipart(&upload.key, &upload.upload_id);

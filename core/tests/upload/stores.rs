@@ -176,28 +176,39 @@ fn a_store_that_asks_for_less_is_not_left_after_a_few_attempts() {
     assert!(server.requests().len() > 300, "the store never asked for less");
 }
 
+/// A store that is away for a second and a half, once it has stored two files; `None`: its connections break.
+fn outlives_an_outage(status: Option<&'static str>) {
+    let start = OnceLock::new();
+    let server = Server::start(move |request| {
+        let start: &Instant = start.get_or_init(Instant::now);
+        match status {
+            _ if request.number <= 2 || start.elapsed() > Duration::from_millis(1_500) => Reply::Usual,
+            None => Reply::Break,
+            Some(status) => Reply::Answer(status, ""),
+        }
+    });
+    let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
+    assert!(server.requests().len() > 8, "there was no outage: {status:?}");
+}
+
 #[test]
-fn an_outage_of_a_store_that_has_answered_is_outlived_and_a_wrong_endpoint_is_told_soon() {
-    for status in [
-        None,
-        Some("HTTP/1.1 429 Too Many Requests"),
-        Some("HTTP/1.1 500 Internal Server Error\r\nretry-after: 1"),
-        Some("HTTP/1.1 502 Bad Gateway"),
-        Some("HTTP/1.1 504 Gateway Timeout"),
-    ] {
-        let start = OnceLock::new();
-        let server = Server::start(move |request| {
-            let start: &Instant = start.get_or_init(Instant::now);
-            match status {
-                _ if request.number <= 2 || start.elapsed() > Duration::from_millis(1_500) => Reply::Usual,
-                None => Reply::Break,
-                Some(status) => Reply::Answer(status, ""),
-            }
-        });
-        let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
-        export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
-        assert!(server.requests().len() > 8, "there was no outage: {status:?}");
-    }
+fn an_outage_of_a_store_that_has_answered_is_outlived() {
+    thread::scope(|scope| {
+        for status in [
+            None,
+            Some("HTTP/1.1 429 Too Many Requests"),
+            Some("HTTP/1.1 500 Internal Server Error\r\nretry-after: 1"),
+            Some("HTTP/1.1 502 Bad Gateway"),
+            Some("HTTP/1.1 504 Gateway Timeout"),
+        ] {
+            scope.spawn(move || outlives_an_outage(status));
+        }
+    });
+}
+
+#[test]
+fn a_wrong_endpoint_is_told_soon() {
     let server = Server::start(|_| Reply::Break);
     let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
     let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
