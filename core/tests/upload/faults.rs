@@ -76,7 +76,7 @@ impl Fault {
     /// the time of an attempt. What goes well has time for a slow machine.
     fn policy(self, times: u32) -> RetryPolicy {
         match self {
-            _ if !self.is_survived(times) => RetryPolicy { attempts: 3, total: Duration::from_secs(4) },
+            _ if !self.is_survived(times) => RetryPolicy { attempts: 3, total: Duration::from_secs(3) },
             Fault::Hang => RetryPolicy { attempts: 9, total: Duration::from_secs(9) },
             _ => GENEROUS,
         }
