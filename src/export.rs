@@ -63,6 +63,7 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
         limit.end()?;
     }
 
+    warn_of_doubled_uploads(&upload.doubled_uploads());
     let files = upload.records()?;
     // What is in S3, compressed or not.
     let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
@@ -106,6 +107,17 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
     };
     let destination = Destination::new(request.location.clone(), export_id, naming)?;
     Ok((connection, query, destination))
+}
+
+/// An upload that nobody completes holds storage that is paid for.
+fn warn_of_doubled_uploads(urls: &[String]) {
+    if urls.is_empty() {
+        return;
+    }
+    let warning = Error::new(Code::Io, "a multipart upload that nobody completes may remain in S3")
+        .detail(format!("The answer to its beginning was lost: {}.", urls.join(", ")))
+        .hint("A lifecycle rule of the bucket that aborts incomplete multipart uploads ends it.");
+    report::warn(&warning);
 }
 
 /// What the settings give an export.

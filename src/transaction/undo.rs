@@ -22,12 +22,13 @@ pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Repo
     }
     let deadline = deadline_of_abort();
     let limit = deadline.saturating_duration_since(Instant::now());
-    let jobs: Vec<Task<RollbackReport>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
-    let report = jobs.iter().map(|job| {
-        let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || job.take().transpose());
-        answer.and_then(Result::ok).unwrap_or_else(RollbackReport::unknown)
-    });
-    let reports = report.zip(exports).filter_map(|(report, export)| warning_of(&report, export)).collect();
+    let tasks: Vec<Task<RollbackReport>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
+    let report = |(task, export): (&Task<RollbackReport>, &Rc<ExportUpload>)| {
+        let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || task.take().transpose());
+        let report = answer.and_then(Result::ok).unwrap_or_else(|| export.unanswered_rollback());
+        warning_of(&report, export)
+    };
+    let reports = tasks.iter().zip(exports).filter_map(report).collect();
     LAST.set(Some(Last { deadline, ended: Instant::now() }));
     reports
 }
@@ -82,7 +83,7 @@ fn warning_of(report: &RollbackReport, export: &ExportUpload) -> Option<Report> 
         ),
     };
     if let Some(cause) = &report.cause {
-        detail = format!("{detail} {}", cause.summary());
+        detail = format!("{detail} The first cause: {}.", cause.summary().trim_end_matches('.'));
     }
     let warning = Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
         .detail(detail)

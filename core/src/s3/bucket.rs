@@ -270,6 +270,10 @@ impl Bucket {
     pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         let lost = AtomicBool::new(false);
         let condition = object.claim.map(|_| "*");
+        // Ceph ignores the condition in a bucket with versions. The look before the query may be hours old.
+        if condition.is_some() && !self.knows_condition() {
+            self.refuse_taken(object, self.blind()).await?;
+        }
         match self.send_put(&mut pace, object, (body.clone(), checksum), condition, &lost).await {
             // The store refuses the condition: a look stands in for it.
             Err(failure) if condition.is_some() && failure.status == Some(501) => {

@@ -1,9 +1,10 @@
 //! Objects under names of the user's making, which may be somebody else's.
 //!
 //! A write on condition (`If-None-Match`) is what keeps them from being overwritten. Some stores refuse it, some ignore it, and some
-//! obey it at a PUT and ignore it at the end of a multipart upload. So they are looked at as well: before the query runs, since an
-//! export of hours should not end at its last request, and before a multipart upload is completed. Away from Amazon, an object that may
-//! not be looked at is refused: nobody knows what the store makes of the condition.
+//! obey it at a PUT and ignore it at the end of a multipart upload (Ceph; in a bucket with versions at a PUT too). So they are looked at
+//! as well: before the query runs, since an export of hours should not end at its last request, and, away from Amazon, before the PUT
+//! and before a multipart upload is completed. There, an object that may not be looked at is refused: nobody knows what the store makes
+//! of the condition.
 #![forbid(unsafe_code)]
 
 use crate::error::{Code, Error};

@@ -198,7 +198,8 @@ impl Failure {
         let code = code.unwrap_or("");
         let (kind, summary, hint) = if asked.service == "STS" { sts_meaning(status, code) } else { meaning(status, code) };
         // STS repeats the value that it does not like, which may be an external id.
-        let message = message.filter(|_| !(asked.service == "STS" && code.starts_with("Validation")));
+        let message =
+            message.filter(|text| !text.trim().is_empty() && !(asked.service == "STS" && code.starts_with("Validation")));
         let name = if code.is_empty() { format!("HTTP status {status}") } else { printable(code) };
         let detail = format!(
             "{} answered {name}{}. {}equest id {}.",
@@ -374,6 +375,24 @@ fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>
             "the integration's session token is not valid any more",
             Some("Store new temporary credentials with s3_export.set_credentials, or use long-lived keys."),
         ),
+        "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => (
+            Code::Limit,
+            "the store's quota is used up",
+            Some("Raise the quota of the bucket or of its user, or delete what is not needed any more."),
+        ),
+        "UserSuspended" => (
+            Code::Credentials,
+            "the store has suspended the integration's user",
+            Some("Ask whoever runs the store to enable the user, or store the keys of another user."),
+        ),
+        "InvalidArgument" | "InvalidRequest" | "InvalidStorageClass" => (
+            Code::Io,
+            "S3 reported an error",
+            Some(
+                "The store does not take something that the request asks for: sse, storage_class, object_acl and checksum of the \
+                 integration are the likely ones.",
+            ),
+        ),
         "RequestTimeTooSkewed" => {
             (Code::Io, "the server's clock differs from S3's", Some("Set the clock of the database server."))
         }
@@ -545,6 +564,22 @@ mod tests {
     fn a_refusal_has_done_nothing_and_the_servers_own_failure_may_have() {
         assert!([403, 408, 412, 429, 501, 505].into_iter().all(|status| !may_have_worked(status)));
         assert!([200, 499, 500, 502, 503, 507, 520, 530].into_iter().all(may_have_worked));
+    }
+
+    #[test]
+    fn a_quota_and_a_suspended_user_are_no_missing_rights_and_an_empty_message_is_not_shown() {
+        let ceph = |code| {
+            Failure::answered(&Asked { service: "S3", step: "upload", url: None }, 403, Some(code), Some(""), Some("tx1"))
+        };
+        for (code, kind) in
+            [("QuotaExceeded", Code::Limit), ("UserSuspended", Code::Credentials), ("AccessDenied", Code::Privilege)]
+        {
+            let error = ceph(code).error;
+            assert_eq!(
+                (error.code(), error.detail_text()),
+                (kind, Some(format!("S3 answered {code}. Request id tx1.").as_str()))
+            );
+        }
     }
 
     fn answered(status: u16, code: &str) -> Failure {

@@ -164,13 +164,26 @@ impl ExportUpload {
         self.shared.bucket.last_failure()
     }
 
-    /// Stops all uploads, then deletes what they wrote, for at most `limit`.
+    /// The files whose multipart upload was begun twice, since an answer was lost: the other upload holds storage that is paid for, and
+    /// may be another export's, so that it is left.
+    pub fn doubled_uploads(&self) -> Vec<String> {
+        self.shared.leftovers().creating.iter().map(|key| self.shared.destination.url(key)).collect()
+    }
+
+    /// The report of a rollback that gave no answer: all that was there at its beginning may be there.
+    pub fn unanswered_rollback(&self) -> RollbackReport {
+        rollback::unanswered(&self.shared)
+    }
+
+    /// Stops all uploads, then deletes what they wrote, for at most `limit` from now on.
     pub fn clean_up(&self, io: &IoThread, limit: Duration) -> Task<RollbackReport> {
         self.files.job.abort();
         if let Some(manifest) = self.manifest.borrow().as_ref() {
             manifest.job.abort();
         }
-        io.spawn(rollback::clean_up(Arc::clone(&self.shared), limit))
+        // The thread may have work to do before it begins.
+        let deadline = tokio::time::Instant::now() + limit;
+        io.spawn(rollback::clean_up(Arc::clone(&self.shared), deadline))
     }
 }
 

@@ -33,11 +33,6 @@ pub struct RollbackReport {
 }
 
 impl RollbackReport {
-    /// Nobody knows what is left.
-    pub fn unknown() -> Self {
-        RollbackReport { cause: Some(Error::new(Code::Internal, "the clean-up gave no answer")), ..RollbackReport::default() }
-    }
-
     /// Whether all is taken back.
     pub fn is_empty(&self) -> bool {
         self.count == 0 && self.cause.is_none()
@@ -74,23 +69,17 @@ impl RollbackReport {
 /// all the same, before its object is deleted again.
 const SETTLING_TIME: Duration = Duration::from_millis(150);
 
-/// Deletes everything the export wrote, for at most `limit`.
-pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> RollbackReport {
-    let deadline = Instant::now() + limit;
+/// Deletes everything the export wrote, until `deadline`.
+pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport {
     // The uploads were aborted just now; this lets them go before the requests that they made are waited for.
     tokio::task::yield_now().await;
-    shared.settle(limit.min(SETTLING_TIME)).await;
+    shared.settle(deadline.saturating_duration_since(Instant::now()).min(SETTLING_TIME)).await;
     let leftovers = shared.leftovers();
     let mut report =
         RollbackReport { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..RollbackReport::default() };
     // All exports of a transaction may be taken back at once, and share its connections.
     let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
-        let announced = leftovers.commit_objects.iter().filter(|commit_object| !commit_object.is_unknown);
-        report.keep(announced.filter_map(|commit_object| url_of(&shared, commit_object.role)), None);
-        report.keep_files(&shared.destination, &leftovers.files);
-        report.counted_later.clear();
-        name_unknown(&shared, &leftovers.unknown(), &mut report);
-        return report;
+        return untouched(&shared, &leftovers);
     };
     delete_announcements(&shared, &leftovers.commit_objects, deadline, &mut report).await;
     // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
@@ -111,6 +100,23 @@ pub async fn clean_up(shared: Arc<Shared>, limit: Duration) -> RollbackReport {
         }
     }
     report
+}
+
+/// The report where nothing was deleted.
+fn untouched(shared: &Shared, leftovers: &RollbackPlan) -> RollbackReport {
+    let mut report = RollbackReport::default();
+    let announced = leftovers.commit_objects.iter().filter(|commit_object| !commit_object.is_unknown);
+    report.keep(announced.filter_map(|commit_object| url_of(shared, commit_object.role)), None);
+    report.keep_files(&shared.destination, &leftovers.files);
+    name_unknown(shared, &leftovers.unknown(), &mut report);
+    report
+}
+
+/// The report where nobody knows what was deleted.
+pub fn unanswered(shared: &Shared) -> RollbackReport {
+    let report = untouched(shared, &shared.leftovers());
+    let cause = Error::new(Code::Internal, "the clean-up gave no answer");
+    RollbackReport { cause: report.cause.or(Some(cause)), ..report }
 }
 
 /// A store that has a request already may carry it out after the last delete, however late that is.

@@ -569,3 +569,34 @@ fn an_upload_that_is_cut_off_within_its_body_has_made_no_object() {
     assert!(!paused().block_on(cut_off(false)));
     assert!(paused().block_on(cut_off(true)));
 }
+
+/// Ceph ignores If-None-Match at a PUT into a bucket with versions.
+#[test]
+fn an_object_that_appeared_under_a_name_of_the_users_is_not_overwritten_by_a_store_that_ignores_the_condition() {
+    let server = Server::start(|request| match () {
+        () if request.is("HEAD", "") => Reply::Answer(marked(Uuid::now_v7()), "{}\n"),
+        () => Reply::Usual,
+    });
+    let export = Export::begin_at(&server, destination_of(Some("all.json")), (1, 1 << 20), POLICY);
+    assert_eq!(export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err().code(), Code::Duplicate);
+    assert!(server.requests().iter().all(|request| !request.is("PUT", "")), "the object was overwritten");
+    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+    assert!(report.is_empty() && server.requests().iter().all(|request| !request.is("DELETE", "")), "{report:?}");
+}
+
+#[test]
+fn an_upload_whose_beginning_was_lost_is_told_of_where_it_has_to_be_left() {
+    for name in [Some("all.json"), None] {
+        let lost = AtomicUsize::new(0);
+        let server = Server::start(move |request| match () {
+            () if request.is("POST", "?uploads") && lost.fetch_add(1, Ordering::Relaxed) == 0 => Reply::Break,
+            () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
+            () => Reply::Usual,
+        });
+        let export = Export::begin_at(&server, destination_of(name), (1, 1 << 20), POLICY);
+        two_parts(&export).unwrap();
+        let doubled = export.upload.doubled_uploads();
+        // The upload of a key of the export's own is found and given up.
+        assert_eq!(doubled.len(), usize::from(name.is_some()), "{doubled:?}");
+    }
+}
