@@ -2,7 +2,7 @@
 # Every test of the project, from a fresh clone: those of the core, which need no Postgres; end to end against a real Postgres and a
 # real S3 server; and those that run inside Postgres. TESTS="name …" runs only what matches, builds only what that needs, and leaves
 # the servers running for the next time. SMOKE=1 runs a part that calls into Postgres in every way that a major version could break;
-# SOAK=1 the long test instead. PG_MAJOR=14, 16, 17, 18: on that version.
+# SOAK=1 the long test instead. PG_MAJOR=17 runs them on that version.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
