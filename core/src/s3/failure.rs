@@ -198,8 +198,8 @@ impl Failure {
         let code = code.unwrap_or("");
         let (kind, summary, hint) = if asked.service == "STS" { sts_meaning(status, code) } else { meaning(status, code) };
         // STS repeats the value that it does not like, which may be an external id.
-        let message =
-            message.filter(|text| !text.trim().is_empty() && !(asked.service == "STS" && code.starts_with("Validation")));
+        let is_hidden = asked.service == "STS" && code.starts_with("Validation");
+        let message = message.filter(|text| !is_hidden && !text.trim().is_empty());
         let name = if code.is_empty() { format!("HTTP status {status}") } else { printable(code) };
         let detail = format!(
             "{} answered {name}{}. {}equest id {}.",
