@@ -4,6 +4,9 @@
 //! characters pass, and nothing else of a remote body: it may repeat what was signed.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod connection;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +16,11 @@ use aws_sdk_s3::operation::RequestId;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
+use self::answer::{OVERLOADED, is_transient, is_unreadable, may_have_worked, meaning, sts_meaning};
+pub use self::connection::causes;
+use self::connection::{
+    chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, speaks_otherwise, unreachable_endpoint,
+};
 use crate::error::{Code, Error};
 use crate::s3::network::{Refused, is_too_long};
 
@@ -249,18 +257,6 @@ impl Failure {
     }
 }
 
-/// Codes by which stores ask for fewer requests.
-const OVERLOADED: [&str; 8] = [
-    "BandwidthLimitExceeded",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-    "TooManyRequestsException",
-];
-
 /// The pause that a header Retry-After asks for. A date that has passed asks for none.
 fn pause_until(header: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = header.trim().parse() {
@@ -293,227 +289,6 @@ fn known_cause(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
         let error = Error::new(Code::Privilege, format!("may not connect to the endpoint: {refused}"));
         Some(Failure::permanent(error.hint(hint)))
     })
-}
-
-/// Whether no connection came about, so that nothing was sent.
-fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
-    chain(error).any(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()))
-}
-
-/// Whether the server's certificate was refused, so that nothing was sent.
-fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
-    chain(error).any(|cause| matches!(tls_error(cause), Some(rustls::Error::InvalidCertificate(_))))
-}
-
-/// Whether the server speaks no TLS, or none that is spoken here: it will not at the next attempt either.
-fn speaks_otherwise(error: &(dyn std::error::Error + 'static)) -> bool {
-    use rustls::{AlertDescription as Alert, Error as Tls};
-    chain(error).any(|cause| match tls_error(cause) {
-        Some(Tls::InvalidMessage(_) | Tls::PeerIncompatible(_) | Tls::NoApplicationProtocol) => true,
-        Some(Tls::AlertReceived(alert)) => matches!(
-            alert,
-            Alert::HandshakeFailure
-                | Alert::ProtocolVersion
-                | Alert::InsufficientSecurity
-                | Alert::UnrecognisedName
-                | Alert::NoApplicationProtocol
-                | Alert::CertificateRequired
-        ),
-        _ => false,
-    })
-}
-
-/// What the TLS library said. An `io::Error` passes over what it wraps when it is asked for its source, and here one wraps another.
-fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    match error.downcast_ref::<std::io::Error>() {
-        Some(error) => error.get_ref().and_then(|wrapped| tls_error(wrapped)),
-        None => error.downcast_ref(),
-    }
-}
-
-/// What failed, and why, from the outside in.
-pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let texts: Vec<String> = chain(error).map(|cause| printable(&cause.to_string())).collect();
-    printable(&texts.join(": "))
-}
-
-fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
-}
-
-/// Answers that another attempt may change: S3's documented transient errors, those of gateways in front of stores (nginx's
-/// 499, Cloudflare's 520 to 527 and 530), and a success whose body cannot be read.
-fn is_transient(status: u16, code: &str) -> bool {
-    const CODES: [&str; 5] =
-        ["IDPCommunicationError", "InternalError", "OperationAborted", "PriorRequestNotComplete", "RequestTimeout"];
-    let by_status = matches!(status, 408 | 409 | 429 | 499 | 500 | 502..=504 | 507..=509 | 520..=527 | 530);
-    by_status || is_unreadable(status, code) || CODES.contains(&code) || OVERLOADED.contains(&code)
-}
-
-/// Whether the answer says that all went well, and has something else in it than such an answer has.
-fn is_unreadable(status: u16, code: &str) -> bool {
-    (200..300).contains(&status) && code.is_empty()
-}
-
-/// Whether a request that was answered so may have done its work. A refusal (3xx, 4xx) has not, nor has a server that lacks what
-/// was asked for (501, 505); a gateway that saw its client go away (499) cannot tell.
-fn may_have_worked(status: u16) -> bool {
-    status == 499 || !matches!(status, 300..=499 | 501 | 505)
-}
-
-/// SQLSTATE, summary and hint for an answer.
-fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
-    match code {
-        "NoSuchBucket" => (Code::Undefined, "the bucket does not exist", Some("Create the bucket, or correct its name.")),
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => (
-            Code::Credentials,
-            "S3 does not accept the integration's credentials",
-            Some("Check access key, secret key and region of the integration; s3_export.set_credentials stores new keys."),
-        ),
-        "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken" => (
-            Code::Credentials,
-            "the integration's session token is not valid any more",
-            Some("Store new temporary credentials with s3_export.set_credentials, or use long-lived keys."),
-        ),
-        "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => (
-            Code::Limit,
-            "the store's quota is used up",
-            Some("Raise the quota of the bucket or of its user, or delete what is not needed any more."),
-        ),
-        "UserSuspended" => (
-            Code::Credentials,
-            "the store has suspended the integration's user",
-            Some("Ask whoever runs the store to enable the user, or store the keys of another user."),
-        ),
-        "InvalidArgument" | "InvalidRequest" | "InvalidStorageClass" => (
-            Code::Io,
-            "S3 reported an error",
-            Some(
-                "The store does not take something that the request asks for: sse, storage_class, object_acl and checksum of the \
-                 integration are the likely ones.",
-            ),
-        ),
-        "RequestTimeTooSkewed" => {
-            (Code::Io, "the server's clock differs from S3's", Some("Set the clock of the database server."))
-        }
-        "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => (
-            Code::InvalidParameter,
-            "the bucket is in another region",
-            Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),
-        ),
-        _ => match status {
-            401 | 403 => (
-                Code::Privilege,
-                "S3 denied access",
-                Some("The integration's credentials need s3:PutObject, s3:AbortMultipartUpload and s3:DeleteObject here."),
-            ),
-            404 => (Code::Undefined, "the bucket or endpoint does not exist", None),
-            200..=299 if is_unreadable(status, code) => (Code::Io, "S3's answer cannot be read", None),
-            301 | 307 => (
-                Code::InvalidParameter,
-                "the bucket is in another region",
-                Some("Set the region of the integration to the bucket's, or to NULL, and it is asked for."),
-            ),
-            411 => (
-                Code::Io,
-                "S3 reported an error",
-                Some(
-                    "Something on the way has taken the length from the request, or the store wants one where there is none: look for a proxy.",
-                ),
-            ),
-            413 => (
-                Code::Io,
-                "S3 reported an error",
-                Some(
-                    "A proxy before the store takes no body of that size (nginx: client_max_body_size). Parts have 8 MiB, more where \
-                     max_file_bytes asks for it, and files up to that size are sent as one.",
-                ),
-            ),
-            501 => (
-                Code::Io,
-                "S3 reported an error",
-                Some(
-                    "The store lacks something that the request asks for: checksum \"none\" leaves checksums out; sse, storage_class \
-                     and object_acl of the integration are others. s3_export.validate_integration tells which requests it takes.",
-                ),
-            ),
-            _ => (Code::Io, "S3 reported an error", None),
-        },
-    }
-}
-
-/// As [`meaning`], for STS's answers.
-fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
-    match code {
-        "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" | "InvalidAccessKeyId" => (
-            Code::Credentials,
-            "STS does not accept the integration's credentials",
-            Some("Check access key and secret key of the integration; s3_export.set_credentials stores new keys."),
-        ),
-        "ExpiredToken" | "ExpiredTokenException" => (
-            Code::Credentials,
-            "the integration's session token is not valid any more",
-            Some("Store new temporary credentials with s3_export.set_credentials, or use long-lived keys."),
-        ),
-        "PackedPolicyTooLarge" | "PackedPolicySizeLimitExceeded" => {
-            (Code::Limit, "the session policy is too large for STS", Some("Allow fewer or shorter locations."))
-        }
-        "RegionDisabledException" | "RegionDisabled" => (
-            Code::NotReady,
-            "STS is switched off in this region",
-            Some("Set the integration's sts_endpoint to another region's."),
-        ),
-        _ => match status {
-            401 | 403 => (
-                Code::Privilege,
-                "STS denied it",
-                Some(
-                    "The role's trust policy must name the integration's own identity and external id: \
-                     s3_export.trust_policy prints one. That identity needs sts:AssumeRole on the role.",
-                ),
-            ),
-            _ => (Code::Io, "STS reported an error", None),
-        },
-    }
-}
-
-fn foreign_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
-    Error::new(
-        Code::Connection,
-        format!("could not {}: no TLS connection to the {} endpoint can be agreed on", asked.step, asked.service),
-    )
-    .detail(format!("{}{}.", asked.object(), printable(cause)))
-    .hint(
-        "Check the endpoint's port, which may speak plain http, and its name; TLS 1.2 and 1.3 are spoken here, \
-         without certificates of clients.",
-    )
-}
-
-fn unreachable_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
-    if cause.contains("tls handshake eof") {
-        // A server that restarts does so as well, hence it is tried again.
-        return Error::new(
-            Code::Connection,
-            format!("could not {}: the {} endpoint ends TLS connections before they stand", asked.step, asked.service),
-        )
-        .detail(format!("{}{}.", asked.object(), printable(cause)))
-        .hint("Check the endpoint's port, which may speak plain http.");
-    }
-    Error::new(Code::Connection, format!("could not {}: the {} endpoint cannot be reached", asked.step, asked.service))
-        .detail(format!("{}{}.", asked.object(), printable(cause)))
-        .hint("Check endpoint and region of the integration, and the network of the database server.")
-}
-
-fn distrusted_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
-    Error::new(
-        Code::Connection,
-        format!("could not {}: the {} endpoint's certificate is not trusted", asked.step, asked.service),
-    )
-    .detail(format!("{}{}.", asked.object(), printable(cause)))
-    .hint(
-        "The setting s3_export.ca_file names the authorities of a store with its own; \
-             others are the system's, of its package ca-certificates.",
-    )
 }
 
 /// At most [`MAX_REMOTE_TEXT`] printable characters of text from outside.
