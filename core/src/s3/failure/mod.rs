@@ -16,7 +16,7 @@ use aws_sdk_s3::operation::RequestId;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
-use self::answer::{OVERLOADED, is_transient, is_unreadable, may_have_worked, meaning, sts_meaning};
+use self::answer::{OVERLOADED, is_transient, may_have_worked, meaning, sts_meaning};
 pub use self::connection::causes;
 use self::connection::{
     chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, speaks_otherwise, unreachable_endpoint,
