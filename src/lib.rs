@@ -49,7 +49,7 @@ mod pg_tests;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
-    transaction::register_callbacks(job::queue::before_commit);
+    transaction::register_callbacks(&job::pending::HOOKS);
 }
 
 /// What the in-server tests need to know of their server.

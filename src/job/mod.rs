@@ -9,6 +9,7 @@
 //! RUNNING and whose lock nobody holds has lost its worker.
 #![deny(unsafe_code)]
 
+pub mod pending;
 pub mod queue;
 pub mod stored;
 pub mod table;
@@ -29,7 +30,6 @@ use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
-use crate::transaction;
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,14 +86,14 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
         options,
         settings: Value::Object(settings),
     })?;
-    transaction::enqueue(export_id);
+    pending::add(export_id);
     Ok(export_id)
 }
 
 /// Starts what has been queued for a while, as far as it may run: what was enqueued just now has its worker on the way, and a second
 /// one would take room for nothing. Not in a transaction with jobs of its own, which would be taken for jobs that anybody could run.
 fn look_at_queue() -> Result<()> {
-    if transaction::has_jobs() { Ok(()) } else { queue::start_forgotten(LOOK_AT_QUEUE).map(drop) }
+    if pending::has_any() { Ok(()) } else { queue::start_forgotten(LOOK_AT_QUEUE).map(drop) }
 }
 
 /// How long to sleep between two looks at a job: from here, growing, up to there.
@@ -105,7 +105,7 @@ const LOOK_AT_QUEUE: Duration = Duration::from_secs(1);
 /// Waits for the end of a job; gives its row of `s3_export.exports`. `limit`: at most so long. Raises what the export raised.
 /// Errors: 42704 for a job that is not there or not to be seen, 55000 for one of this very transaction, 57014 after `limit`.
 pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
-    if transaction::has_enqueued(export_id) {
+    if pending::has_enqueued(export_id) {
         return Err(Error::new(Code::NotReady, "cannot wait for an export that this transaction has enqueued")
             .detail("It begins when the transaction has committed.")
             .hint("Commit first."));

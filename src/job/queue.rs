@@ -29,7 +29,7 @@ use crate::settings;
 
 /// Starts workers for jobs that the current transaction is about to commit. Errors: 53400 when there is no worker and no room
 /// for one, 42501.
-pub fn before_commit(jobs: &[Uuid]) -> Result<()> {
+pub fn start_before_commit(jobs: &[Uuid]) -> Result<()> {
     let deadline = Instant::now() + ROOM_TIMEOUT;
     loop {
         // Kept until the commit, if that is to rely on a worker that has a number now. Behind a worker that waits for a commit

@@ -17,8 +17,9 @@ use crate::files::parquet;
 use crate::files::plan::FileEncoding;
 use crate::io::task::lost_task;
 use crate::s3::object::Object;
-use crate::upload::ledger::{Lease, Shared};
+use crate::upload::budget::Lease;
 use crate::upload::object_writer::ObjectWriter;
+use crate::upload::shared::Shared;
 
 enum FileEncoder {
     Not,
@@ -80,7 +81,7 @@ impl FileWriter {
 
     async fn pack(&mut self, body: Body, lease: Lease, is_last: bool) -> Result<()> {
         if self.packed.capacity() == 0 {
-            self.packed = self.shared.spare_buffer();
+            self.packed = self.shared.budget.spare_buffer();
         }
         let before = self.packed.len();
         match (body, &mut self.encoder) {
@@ -100,10 +101,10 @@ impl FileWriter {
     /// Keeps at least one byte, for the request that ends the file; gives the lease of what it keeps.
     async fn send_full_parts(&mut self) -> Result<Lease> {
         let part = self.shared.plan.part;
-        let mut lease = self.shared.lease(self.packed.len());
+        let mut lease = self.shared.budget.lease(self.packed.len());
         while self.packed.len() > part {
             // A used buffer, since parts give theirs back, and somebody has to take them.
-            let mut rest = self.shared.spare_buffer();
+            let mut rest = self.shared.budget.spare_buffer();
             append(&mut rest, self.packed.get(part..).unwrap_or_default())?;
             self.packed.truncate(part);
             let full = std::mem::replace(&mut self.packed, rest);

@@ -1,51 +1,24 @@
-//! What backend and I/O thread both see of an export: bytes on their way, files finished, things to clean up.
+//! What exists of an export, is unknown, is stored: the manifest lists it, and a rollback takes it back.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use bytes::Bytes;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::files::plan::{FilePlan, PART_BYTES};
 use crate::io::task::lost_task;
-use crate::io::wake::Wake;
 use crate::manifest::FileRecord;
-use crate::naming::keys::Destination;
-use crate::s3::bucket::Bucket;
 use crate::s3::object::Role;
-use crate::s3::throttle::Throttle;
 use crate::sync::lock;
-use crate::upload::leftovers::{CommitObject, LeftoverFile, OpenMultipart, RollbackPlan};
+use crate::upload::leftovers::{LeftoverCommitObject, LeftoverFile, OpenMultipart, RollbackPlan};
 
-/// Used buffers kept for the next files. Together with those under way there are never more of them than were under way at once,
-/// and reused they leave no holes in the heap.
-const MAX_SPARE_BUFFERS: usize = 1024;
-/// Larger buffers are given back to the system.
-const MAX_SPARE_BYTES: usize = 2 * PART_BYTES;
-
-/// Shared between the backend's handle and the tasks of one export.
-pub struct Shared {
-    /// Where objects go.
-    pub bucket: Bucket,
-    /// Their names.
-    pub destination: Destination,
-    /// How documents become files.
-    pub plan: FilePlan,
-    /// One permit a request that carries a body.
-    pub requests: Arc<Throttle>,
-    wake: Arc<Wake>,
-    requests_to_their_end: Mutex<JoinSet<()>>,
+/// What is known of the objects of one export.
+#[derive(Default)]
+pub struct Ledger {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Bytes handed over and not yet stored.
-    outstanding: usize,
     /// By file number less one.
     files: Vec<ObjectState>,
     /// Numbers of files that are stored, and of which an attempt was not answered.
@@ -55,8 +28,7 @@ struct State {
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
     /// Manifests and the marker, in the order in which they were written.
-    commit_objects: Vec<CommitObject>,
-    spare: Vec<Vec<u8>>,
+    commit_objects: Vec<LeftoverCommitObject>,
 }
 
 /// What is known of a file.
@@ -71,42 +43,7 @@ enum ObjectState {
     Stored(FileRecord),
 }
 
-impl Shared {
-    /// Nothing sent yet.
-    pub fn new(
-        bucket: Bucket,
-        destination: Destination,
-        plan: FilePlan,
-        requests: Arc<Throttle>,
-        wake: Arc<Wake>,
-    ) -> Arc<Self> {
-        Arc::new(Shared {
-            bucket,
-            destination,
-            plan,
-            requests,
-            wake,
-            requests_to_their_end: Mutex::default(),
-            state: Mutex::default(),
-        })
-    }
-
-    /// Bytes handed over and not yet stored.
-    pub fn outstanding(&self) -> usize {
-        lock(&self.state).outstanding
-    }
-
-    /// Counts `bytes` as outstanding until the lease is dropped.
-    pub fn lease(self: &Arc<Self>, bytes: usize) -> Lease {
-        lock(&self.state).outstanding += bytes;
-        Lease { shared: Arc::clone(self), bytes }
-    }
-
-    /// A used buffer, or a new one.
-    pub fn spare_buffer(&self) -> Vec<u8> {
-        lock(&self.state).spare.pop().unwrap_or_default()
-    }
-
+impl Ledger {
     /// Makes room for file `number`. Errors: 53200.
     pub fn file_began(&self, number: u64) -> Result<()> {
         let mut state = lock(&self.state);
@@ -132,40 +69,9 @@ impl Shared {
             Role::Probe => {}
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
                 let version_id = record.version_id.map(String::from);
-                state.set_announcement(role, Some(CommitObject { role, version_id, is_unknown: answer_lost }));
+                state.set_commit_object(role, Some(LeftoverCommitObject { role, version_id, is_unknown: answer_lost }));
             }
         }
-    }
-
-    /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only
-    /// [`Self::settle`] cuts it off.
-    pub fn to_its_end<T, R>(&self, request: R) -> impl Future<Output = Result<T>> + use<T, R>
-    where
-        T: Send + 'static,
-        R: Future<Output = T> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let mut requests = lock(&self.requests_to_their_end);
-        // The set keeps what has ended until it is asked for.
-        while requests.try_join_next().is_some() {}
-        requests.spawn(async move {
-            // Nobody listens any more after an abort.
-            let _ = answer.send(request.await);
-        });
-        async { answered.await.map_err(|_| lost_task()) }
-    }
-
-    /// Waits for the answers of requests under way, for at most `limit`, then cuts them off.
-    pub async fn settle(&self, limit: Duration) {
-        let mut requests = std::mem::take(&mut *lock(&self.requests_to_their_end));
-        // What has no answer by then stays unknown.
-        let _ = tokio::time::timeout(limit, async { while requests.join_next().await.is_some() {} }).await;
-        requests.shutdown().await;
-    }
-
-    /// No more files will be written.
-    pub fn drop_spare_buffers(&self) {
-        lock(&self.state).spare = Vec::new();
     }
 
     /// The request that makes the object is about to be sent.
@@ -235,13 +141,13 @@ impl State {
             // Whoever tries a store out deletes it himself.
             Role::Probe => {}
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => {
-                let unknown = CommitObject { role, version_id: None, is_unknown: true };
-                self.set_announcement(role, may_exist.then_some(unknown));
+                let unknown = LeftoverCommitObject { role, version_id: None, is_unknown: true };
+                self.set_commit_object(role, may_exist.then_some(unknown));
             }
         }
     }
 
-    fn set_announcement(&mut self, role: Role, commit_object: Option<CommitObject>) {
+    fn set_commit_object(&mut self, role: Role, commit_object: Option<LeftoverCommitObject>) {
         self.commit_objects.retain(|known| known.role != role);
         self.commit_objects.extend(commit_object);
     }
@@ -251,42 +157,5 @@ impl State {
         if let Some(file) = self.files.get_mut(index) {
             *file = presence;
         }
-    }
-}
-
-/// Some outstanding bytes; dropping it makes room for others, however the upload ended.
-pub struct Lease {
-    shared: Arc<Shared>,
-    bytes: usize,
-}
-
-impl Lease {
-    /// Some of its bytes, as a lease of their own.
-    pub fn split(&mut self, bytes: usize) -> Lease {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Lease { shared: Arc::clone(&self.shared), bytes }
-    }
-
-    /// Gives the bytes' buffer back for the next file, if nobody else holds it.
-    pub fn recycle(self, body: Bytes) {
-        let used = body.len();
-        let Ok(mut buffer) = body.try_into_mut() else { return };
-        // Else what is in it would be copied.
-        buffer.clear();
-        let buffer = Vec::from(buffer);
-        // One that was mostly empty would take room from others for little.
-        let is_apt = buffer.capacity() <= MAX_SPARE_BYTES && used >= buffer.capacity() / 2;
-        let mut state = lock(&self.shared.state);
-        if is_apt && state.spare.len() < MAX_SPARE_BUFFERS {
-            state.spare.push(buffer);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        lock(&self.shared.state).outstanding -= self.bytes;
-        self.shared.wake.raise();
     }
 }

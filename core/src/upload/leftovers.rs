@@ -16,7 +16,7 @@ pub struct OpenMultipart {
 #[derive(Debug, Default)]
 pub struct RollbackPlan {
     /// Manifests and the marker that may be there, the last first.
-    pub commit_objects: Vec<CommitObject>,
+    pub commit_objects: Vec<LeftoverCommitObject>,
     /// The files that may be there.
     pub files: Vec<LeftoverFile>,
     /// Keys that may have uploads whose ids are not known.
@@ -27,7 +27,7 @@ pub struct RollbackPlan {
 
 /// A manifest or marker that may be there.
 #[derive(Debug, Clone)]
-pub struct CommitObject {
+pub struct LeftoverCommitObject {
     /// Which.
     pub role: Role,
     /// Where known.
@@ -65,7 +65,8 @@ impl RollbackPlan {
         // Without the version that is known: what is there beside it is to be deleted, or hidden.
         let unversioned = |file: &LeftoverFile| LeftoverFile { version_id: None, ..file.clone() };
         let files = self.files.iter().filter(|file| file.is_unknown).map(unversioned).collect();
-        let unversioned = |commit_object: &CommitObject| CommitObject { version_id: None, ..commit_object.clone() };
+        let unversioned =
+            |commit_object: &LeftoverCommitObject| LeftoverCommitObject { version_id: None, ..commit_object.clone() };
         let commit_objects =
             self.commit_objects.iter().filter(|commit_object| commit_object.is_unknown).map(unversioned).collect();
         RollbackPlan { commit_objects, files, creating: self.creating.clone(), ..RollbackPlan::default() }

@@ -10,28 +10,30 @@
 //! and the wake's descriptor, so that a cancel reaches it at any time.
 #![forbid(unsafe_code)]
 
+mod budget;
+mod commit;
 mod file;
 mod ledger;
 mod leftovers;
 mod object_writer;
 mod rollback;
+mod shared;
 
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use self::budget::Lease;
 use self::file::FileWriter;
-use self::ledger::{Lease, Shared};
-use self::object_writer::ObjectWriter;
 pub use self::rollback::RollbackReport;
+use self::shared::Shared;
 use crate::error::{Code, Error, Result};
 use crate::files::chunker::Piece;
-use crate::files::plan::{FilePlan, PART_BYTES};
+use crate::files::plan::FilePlan;
 use crate::io::task::{Task, lost_task};
 use crate::io::thread::IoThread;
 use crate::io::wake::Wake;
@@ -110,13 +112,13 @@ impl ExportUpload {
     /// Whether `bytes` more fit into `budget`; one piece larger than the budget goes alone. Errors: the first upload's.
     pub fn has_room(&self, bytes: usize, budget: usize) -> Result<bool> {
         self.files.is_done()?;
-        let outstanding = self.shared.outstanding();
+        let outstanding = self.shared.budget.outstanding();
         Ok(outstanding == 0 || outstanding + bytes <= budget)
     }
 
     /// Hands a piece over. Errors: the first upload's.
     pub fn send(&self, piece: Piece) -> Result<()> {
-        let lease = self.shared.lease(piece.room);
+        let lease = self.shared.budget.lease(piece.room);
         let pieces = self.pieces.borrow();
         let pieces = pieces.as_ref().ok_or_else(lost_task)?;
         // Nobody takes pieces any more once the uploads have ended, and then their outcome is there.
@@ -125,7 +127,7 @@ impl ExportUpload {
 
     /// An empty buffer, a used one if there is one.
     pub fn spare_buffer(&self) -> Vec<u8> {
-        self.shared.spare_buffer()
+        self.shared.budget.spare_buffer()
     }
 
     /// Says that no piece will follow.
@@ -145,13 +147,13 @@ impl ExportUpload {
 
     /// Every file's record, in order, once all are stored.
     pub fn records(&self) -> Result<Vec<FileRecord>> {
-        self.shared.records()
+        self.shared.ledger.records()
     }
 
     /// Starts to write the manifest.
     pub fn write_manifest(&self, io: &IoThread, manifest: Arc<Manifest>) {
         self.shared.bucket.forget_failure();
-        self.manifest.replace(Some(Written::by(io.spawn(write_manifest(Arc::clone(&self.shared), manifest)))));
+        self.manifest.replace(Some(Written::by(io.spawn(commit::write(Arc::clone(&self.shared), manifest)))));
     }
 
     /// After [`Self::write_manifest`]: whether it is stored. Errors: the upload's.
@@ -167,7 +169,7 @@ impl ExportUpload {
     /// The files whose multipart upload was begun twice, since an answer was lost: the other upload holds storage that is paid for, and
     /// may be another export's, so that it is left.
     pub fn doubled_uploads(&self) -> Vec<String> {
-        self.shared.leftovers().creating.iter().map(|key| self.shared.destination.url(key)).collect()
+        self.shared.ledger.leftovers().creating.iter().map(|key| self.shared.destination.url(key)).collect()
     }
 
     /// The report of a rollback that gave no answer: all that was there at its beginning may be there.
@@ -222,7 +224,7 @@ impl FilesUnderWay {
         while let Some(ended) = self.uploads.join_next().await {
             ended.map_err(|_| lost_task())??;
         }
-        shared.drop_spare_buffers();
+        shared.budget.drop_spare_buffers();
         Ok(())
     }
 
@@ -233,7 +235,7 @@ impl FilesUnderWay {
             Some(file) => file,
             None => {
                 let number = sent.piece.file;
-                shared.file_began(number)?;
+                shared.ledger.file_began(number)?;
                 let (file, pieces) = unbounded_channel();
                 self.uploads.spawn(upload_file(Arc::clone(shared), number, pieces));
                 file
@@ -256,29 +258,4 @@ async fn upload_file(shared: Arc<Shared>, number: u64, mut pieces: UnboundedRece
         }
     }
     Err(Error::new(Code::Internal, "a file was left without its end"))
-}
-
-/// The manifest, then what announces it under names of the user's.
-async fn write_manifest(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
-    for role in [Role::Manifest, Role::ManifestCopy] {
-        if let Some(object) = Object::of(&shared.destination, role) {
-            write_manifest_to(&shared, object, &manifest).await?;
-        }
-    }
-    if let Some(marker) = Object::of(&shared.destination, Role::SuccessMarker) {
-        let written = ObjectWriter::new(Arc::clone(&shared), marker).finish(Bytes::new(), 0, None).await;
-        // Another export's marker says the same.
-        written.or_else(|error| if error.code() == Code::Duplicate { Ok(()) } else { Err(error) })?;
-    }
-    Ok(())
-}
-
-async fn write_manifest_to(shared: &Arc<Shared>, object: Object, manifest: &Manifest) -> Result<()> {
-    let mut writer = ObjectWriter::new(Arc::clone(shared), object);
-    let mut blocks = manifest.blocks(PART_BYTES).map(Bytes::from);
-    let mut block = blocks.next().unwrap_or_default();
-    for next in blocks {
-        writer.piece(std::mem::replace(&mut block, next), None).await?;
-    }
-    writer.finish(block, 0, None).await
 }

@@ -14,7 +14,8 @@ use crate::s3::checksum::{Checksum, Running};
 use crate::s3::failure::Failure;
 use crate::s3::object::{Object, Part, Role};
 use crate::s3::throttle::Permit;
-use crate::upload::ledger::{Lease, Shared};
+use crate::upload::budget::Lease;
+use crate::upload::shared::Shared;
 
 /// S3's limit of parts in an upload.
 const MAX_PARTS: i32 = 10_000;
@@ -86,11 +87,13 @@ impl Multipart {
         let (asking, asked) = (Arc::clone(shared), object.clone());
         let upload_id = shared
             .to_its_end(async move {
-                asking.multipart_asked(&asked.key);
+                asking.ledger.multipart_asked(&asked.key);
                 let answer = asking.bucket.create_multipart(&asked).await;
                 match &answer {
-                    Ok(created) => asking.multipart_answered(&asked.key, Some(&created.upload_id), created.others_may_exist),
-                    Err(failure) if !failure.outcome_unknown => asking.multipart_answered(&asked.key, None, false),
+                    Ok(created) => {
+                        asking.ledger.multipart_answered(&asked.key, Some(&created.upload_id), created.others_may_exist)
+                    }
+                    Err(failure) if !failure.outcome_unknown => asking.ledger.multipart_answered(&asked.key, None, false),
                     Err(_) => {}
                 }
                 answer.map(|created| created.upload_id).map_err(|failure| failure.error)
@@ -145,7 +148,7 @@ impl Multipart {
             completed.map(|version_id| Written { version_id, answer_lost: false })
         };
         make(shared, role, record, complete).await?;
-        shared.multipart_ended(&self.upload_id);
+        shared.ledger.multipart_ended(&self.upload_id);
         Ok(())
     }
 }
@@ -158,16 +161,16 @@ where
 {
     let recording = Arc::clone(shared);
     let recorded = shared.to_its_end(async move {
-        recording.object_may_exist(role);
+        recording.ledger.object_may_exist(role);
         match request.await {
             Ok(written) => {
                 let version_id = written.version_id.map(String::into_boxed_str);
-                recording.object_stored(role, FileRecord { version_id, ..record }, written.answer_lost);
+                recording.ledger.object_stored(role, FileRecord { version_id, ..record }, written.answer_lost);
                 Ok(())
             }
             Err(failure) => {
                 if !failure.outcome_unknown {
-                    recording.object_is_absent(role);
+                    recording.ledger.object_is_absent(role);
                 }
                 Err(failure.error)
             }

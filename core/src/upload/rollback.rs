@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{Code, Error};
 use crate::naming::keys::Destination;
 use crate::s3::object::{DELETE_BATCH, Deletion, Object, Role};
-use crate::upload::ledger::Shared;
-use crate::upload::leftovers::{CommitObject, LeftoverFile, RollbackPlan};
+use crate::upload::leftovers::{LeftoverCommitObject, LeftoverFile, RollbackPlan};
+use crate::upload::shared::Shared;
 
 /// How many of the objects that remain are named.
 const MAX_NAMED: usize = 3;
@@ -74,14 +74,14 @@ pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport 
     // The uploads were aborted just now; this lets them go before the requests that they made are waited for.
     tokio::task::yield_now().await;
     shared.settle(deadline.saturating_duration_since(Instant::now()).min(SETTLING_TIME)).await;
-    let leftovers = shared.leftovers();
+    let leftovers = shared.ledger.leftovers();
     let mut report =
         RollbackReport { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..RollbackReport::default() };
     // All exports of a transaction may be taken back at once, and share its connections.
     let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
         return untouched(&shared, &leftovers);
     };
-    delete_announcements(&shared, &leftovers.commit_objects, deadline, &mut report).await;
+    delete_commit_objects(&shared, &leftovers.commit_objects, deadline, &mut report).await;
     // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
     // some whatever becomes of the uploads.
     let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
@@ -92,7 +92,7 @@ pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport 
         // A part that was under way may have been stored after the first abort, and would cost money for ever.
         abort_multiparts(&shared, &leftovers, deadline, &mut report).await;
         let unknown = leftovers.unknown();
-        delete_announcements(&shared, &unknown.commit_objects, deadline, &mut report).await;
+        delete_commit_objects(&shared, &unknown.commit_objects, deadline, &mut report).await;
         delete_files(&shared, &unknown.files, deadline, &mut report).await;
         if leftovers.has_unknown() {
             report.counted_later.clear();
@@ -114,7 +114,7 @@ fn untouched(shared: &Shared, leftovers: &RollbackPlan) -> RollbackReport {
 
 /// The report where nobody knows what was deleted.
 pub fn unanswered(shared: &Shared) -> RollbackReport {
-    let report = untouched(shared, &shared.leftovers());
+    let report = untouched(shared, &shared.ledger.leftovers());
     let cause = Error::new(Code::Internal, "the clean-up gave no answer");
     RollbackReport { cause: report.cause.or(Some(cause)), ..report }
 }
@@ -169,8 +169,8 @@ async fn abort_multiparts(shared: &Shared, leftovers: &RollbackPlan, deadline: I
 }
 
 /// One by one, since one request for several deletes in no particular order.
-async fn delete_announcements(shared: &Shared, all: &[CommitObject], deadline: Instant, report: &mut RollbackReport) {
-    for CommitObject { role, version_id, is_unknown } in all {
+async fn delete_commit_objects(shared: &Shared, all: &[LeftoverCommitObject], deadline: Instant, report: &mut RollbackReport) {
+    for LeftoverCommitObject { role, version_id, is_unknown } in all {
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
         let is_known = !is_unknown && version_id.is_some();
         if is_known || is_ours(shared, &object, deadline, report).await {

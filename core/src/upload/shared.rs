@@ -1,0 +1,83 @@
+//! What the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use crate::error::Result;
+use crate::files::plan::FilePlan;
+use crate::io::task::lost_task;
+use crate::io::wake::Wake;
+use crate::naming::keys::Destination;
+use crate::s3::bucket::Bucket;
+use crate::s3::throttle::Throttle;
+use crate::sync::lock;
+use crate::upload::budget::Budget;
+use crate::upload::ledger::Ledger;
+
+/// Shared between the backend's handle and the tasks of one export.
+pub struct Shared {
+    /// Where objects go.
+    pub bucket: Bucket,
+    /// Their names.
+    pub destination: Destination,
+    /// How documents become files.
+    pub plan: FilePlan,
+    /// One permit a request that carries a body.
+    pub requests: Arc<Throttle>,
+    /// What exists of the export.
+    pub ledger: Ledger,
+    /// Bytes on their way.
+    pub budget: Arc<Budget>,
+    requests_to_their_end: Mutex<JoinSet<()>>,
+}
+
+impl Shared {
+    /// Nothing sent yet.
+    pub fn new(
+        bucket: Bucket,
+        destination: Destination,
+        plan: FilePlan,
+        requests: Arc<Throttle>,
+        wake: Arc<Wake>,
+    ) -> Arc<Self> {
+        Arc::new(Shared {
+            bucket,
+            destination,
+            plan,
+            requests,
+            ledger: Ledger::default(),
+            budget: Budget::new(wake),
+            requests_to_their_end: Mutex::default(),
+        })
+    }
+
+    /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only
+    /// [`Self::settle`] cuts it off.
+    pub fn to_its_end<T, R>(&self, request: R) -> impl Future<Output = Result<T>> + use<T, R>
+    where
+        T: Send + 'static,
+        R: Future<Output = T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let mut requests = lock(&self.requests_to_their_end);
+        // The set keeps what has ended until it is asked for.
+        while requests.try_join_next().is_some() {}
+        requests.spawn(async move {
+            // Nobody listens any more after an abort.
+            let _ = answer.send(request.await);
+        });
+        async { answered.await.map_err(|_| lost_task()) }
+    }
+
+    /// Waits for the answers of requests under way, for at most `limit`, then cuts them off.
+    pub async fn settle(&self, limit: Duration) {
+        let mut requests = std::mem::take(&mut *lock(&self.requests_to_their_end));
+        // What has no answer by then stays unknown.
+        let _ = tokio::time::timeout(limit, async { while requests.join_next().await.is_some() {} }).await;
+        requests.shutdown().await;
+    }
+}
