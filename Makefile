@@ -5,7 +5,7 @@ SHELL := bash
 # Cargo.toml has the list of supported majors, as features; scripts/common.sh has the one that Debian has.
 SUPPORTED := $(shell sed -n 's/^pg\([0-9]*\) = .*/\1/p' Cargo.toml)
 DEBIAN := $(shell sed -n 's/^DEBIAN_MAJOR=//p' scripts/common.sh)
-.PHONY: help all demo demo-stop unit test test-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop unit miri test test-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -18,6 +18,9 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 
 unit: ## the tests that need no Postgres and no server, in seconds (TESTS=name: those that match)
 	@scripts/unit.sh $(TESTS)
+
+miri: ## the core's readers of stored values and its cursor under Miri, which finds undefined behaviour (nightly Rust)
+	@scripts/miri.sh
 
 test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh

@@ -5,11 +5,11 @@
 . "$(dirname "$0")/common.sh"
 
 # Where Postgres is called, or what it has stored is read; and the core's cursor, for speed.
-UNSAFE_FILES='^src/(pg/.*|query/(mod|origins|receiver)|transaction/mod|progress|job/worker)\.rs:
-^src/encode/(arrow/(column|nested)|datum|geo|mod|nested|output|text_value|value)\.rs:
+UNSAFE_FILES='^src/(pg/.*|query/(columns|mod|origins|receiver|sink)|transaction/mod|progress|job/worker|bench)\.rs:
+^src/encode/(arrow/(column|geo|mod|nested)|datum|folder|geo|mod|nested|output|row|text_value|value)\.rs:
 ^core/src/text/cursor\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MAX_UNSAFE=257
+MAX_UNSAFE=379
 
 "$ROOT/scripts/setup.sh" test
 use_kind test

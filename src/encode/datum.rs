@@ -19,11 +19,13 @@ pub(super) fn base_type_and_modifier(type_id: pg_sys::Oid, mut modifier: i32) ->
 }
 
 /// The bytes of a value of variable length, without its header, detoasted into the row's memory.
+///
+/// # Safety
+/// The datum is not NULL and of a type of variable length. The bytes are kept no longer than the row's memory.
 #[inline(always)]
-pub(super) fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+pub(super) unsafe fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: only called for types of variable length, whose datum points to a varlena; it and its detoasted copy are
-    // readable until the row ends, and no caller keeps the bytes longer.
+    // SAFETY: by the caller's promise, the datum points to a varlena; it and its detoasted copy are readable until the row ends.
     unsafe {
         let is_plain = !pgrx::varlena::varatt_is_1b_e(value) && !pgrx::varlena::varatt_is_4b_c(value);
         let plain = if is_plain { value } else { detoast(value) };
@@ -42,8 +44,12 @@ unsafe fn detoast(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena {
     unsafe { pg_sys::pg_detoast_datum_packed(value) }
 }
 
-pub(super) fn interval_of(datum: pg_sys::Datum) -> Interval {
-    // SAFETY: only called for intervals, which are passed by reference to this struct.
+/// The parts of an interval.
+///
+/// # Safety
+/// The datum is an interval that is not NULL.
+pub(super) unsafe fn interval_of(datum: pg_sys::Datum) -> Interval {
+    // SAFETY: by the caller's promise; intervals are passed by reference to this struct.
     let value = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
     Interval { months: value.month, days: value.day, microseconds: value.time }
 }

@@ -1,6 +1,6 @@
 //! The folder of a row's partition, from the values of the columns that it is partitioned by.
 
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::PgTupleDesc;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::naming::hive::{NULL, escape};
 use s3_export_core::naming::keys::{MAX_KEY_BYTES, too_long};
@@ -12,6 +12,7 @@ use crate::encode::Context;
 use crate::encode::column_names;
 use crate::encode::in_column;
 use crate::encode::text_value::TextEncoder;
+use crate::pg::values::Row;
 
 /// Writes folders for rows of one shape.
 pub struct FolderEncoder {
@@ -65,21 +66,25 @@ impl FolderEncoder {
 
     /// The folder of a row, without a slash at either end.
     /// Errors: 22023 when it is longer than any key, 22021, 53200.
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool], context: &Context) -> Result<String> {
+    ///
+    /// # Safety
+    /// The row has the shape that the encoder was made for.
+    pub unsafe fn folder(&self, row: &impl Row, context: &Context) -> Result<String> {
         let mut folder = String::new();
         for column in &self.columns {
             if !folder.is_empty() {
                 folder.push('/');
             }
             folder.push_str(&column.key_prefix);
-            match (nulls.get(column.index), values.get(column.index)) {
-                (Some(false), Some(value)) => {
+            match row.value(column.index) {
+                Some((value, false)) => {
                     let named = |error| in_column(error, &column.name);
                     let mut text = JsonBuffer::new();
                     match column.encoder {
                         // As Hive has them.
                         TextEncoder::Bool => text.raw(if value.value() as u8 != 0 { b"true" } else { b"false" }),
-                        _ => column.encoder.write(*value, context, &mut text).map_err(named)?,
+                        // SAFETY: the encoder was chosen by the type of the row's column of that index.
+                        _ => unsafe { column.encoder.write(value, context, &mut text) }.map_err(named)?,
                     }
                     if text.failed() {
                         return Err(Error::out_of_memory("the name of a partition"));

@@ -49,13 +49,20 @@ impl Geo {
     }
 
     /// Writes the value.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        write(self.ewkb(datum), context.wrapping, out).ok_or_else(not_understood)
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the type that this was made for.
+    pub unsafe fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        // SAFETY: by the caller's promise; the bytes are read before the row ends.
+        write(unsafe { self.ewkb(datum) }, context.wrapping, out).ok_or_else(not_understood)
     }
 
-    /// PostGIS's binary form. The bytes are in the row's memory, and not to be kept longer.
-    pub fn ewkb<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
-        // SAFETY: the type's own send function, which gives a bytea that is not toasted.
+    /// PostGIS's binary form. The bytes are in the row's memory.
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the type that this was made for. The bytes are kept no longer than the row's memory.
+    pub unsafe fn ewkb<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
+        // SAFETY: by the caller's promise; it is the type's own send function, which gives a bytea that is not toasted.
         unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::SendFunctionCall(self.send.info(), datum).cast()) }
     }
 }

@@ -69,8 +69,11 @@ impl Column {
     }
 
     /// An error goes into `problem`, unless there is one; what follows it is not written.
+    ///
+    /// # Safety
+    /// The value is NULL or of the encoder's type.
     #[inline(always)]
-    fn write<'a>(
+    unsafe fn write<'a>(
         &self,
         value: pg_sys::Datum,
         is_null: bool,
@@ -79,12 +82,17 @@ impl Column {
         problem: &mut Option<Error>,
     ) -> Cursor<'a> {
         let start = out.length();
-        let out = self.try_write(value, is_null, context, out, problem);
-        if out.is_full() { self.write_with_more_room(value, is_null, context, out.take_back(start), problem) } else { out }
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let out = self.try_write(value, is_null, context, out, problem);
+            if out.is_full() { self.write_with_more_room(value, is_null, context, out.take_back(start), problem) } else { out }
+        }
     }
 
+    /// # Safety
+    /// As of [`Self::write`].
     #[inline(always)]
-    fn try_write<'a>(
+    unsafe fn try_write<'a>(
         &self,
         value: pg_sys::Datum,
         is_null: bool,
@@ -96,13 +104,17 @@ impl Column {
             out.blocks(&self.null);
             return out;
         }
-        self.encoder.write(value, &self.key_prefix, context, out, problem)
+        // SAFETY: by the caller's promise.
+        unsafe { self.encoder.write(value, &self.key_prefix, context, out, problem) }
     }
 
     /// By itself, since a loop around the other would have the compiler work out for each value what any type might need of it.
+    ///
+    /// # Safety
+    /// As of [`Self::write`].
     #[cold]
     #[inline(never)]
-    fn write_with_more_room<'a>(
+    unsafe fn write_with_more_room<'a>(
         &self,
         value: pg_sys::Datum,
         is_null: bool,
@@ -118,7 +130,8 @@ impl Column {
                 // Memory ran out, as the buffer says.
                 return out;
             }
-            out = self.try_write(value, is_null, context, out, problem);
+            // SAFETY: by the caller's promise.
+            out = unsafe { self.try_write(value, is_null, context, out, problem) };
             if !out.is_full() {
                 return out;
             }
@@ -193,8 +206,11 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, context: &C
 }
 
 /// Writes a row's values as an object; `end` is its brace and what comes after it, in one write.
+///
+/// # Safety
+/// The row has the shape that the columns are of.
 #[inline(always)]
-fn object<const N: usize>(
+unsafe fn object<const N: usize>(
     columns: &[(usize, Column)],
     row: &impl Row,
     context: &Context,
@@ -205,7 +221,8 @@ fn object<const N: usize>(
     let mut cursor = Cursor::new(out);
     for (index, column) in columns {
         let Some((value, is_null)) = row.value(*index) else { continue };
-        cursor = column.write(value, is_null, context, cursor, &mut problem);
+        // SAFETY: the column's encoder was chosen by the type of the row's column of that index.
+        cursor = unsafe { column.write(value, is_null, context, cursor, &mut problem) };
     }
     if columns.is_empty() {
         let out = cursor.end();

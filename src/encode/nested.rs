@@ -94,8 +94,11 @@ pub struct OpenArray<'a> {
 
 impl<'a> OpenArray<'a> {
     /// Of a datum of an array type.
-    pub fn of(datum: pg_sys::Datum) -> Self {
-        // SAFETY: only called for arrays; detoasted, one is an ArrayType whose dimensions follow its header.
+    ///
+    /// # Safety
+    /// The datum is an array that is not NULL. What this gives is kept no longer than the row's memory.
+    pub unsafe fn of(datum: pg_sys::Datum) -> Self {
+        // SAFETY: by the caller's promise; detoasted, an array is an ArrayType whose dimensions follow its header.
         unsafe {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
             let count = usize::try_from((*array).ndim).unwrap_or(0);
@@ -104,8 +107,11 @@ impl<'a> OpenArray<'a> {
         }
     }
 
-    /// Its elements, `layout` being that of its element type.
-    pub fn elements(self, layout: Layout) -> Elements {
+    /// The elements, which are values of the array's element type.
+    ///
+    /// # Safety
+    /// `layout` is that of the array's element type. The elements are read while the array is readable.
+    pub unsafe fn elements(self, layout: Layout) -> Elements {
         let start = self.array.cast::<u8>();
         // Lengths and lower bounds follow the header.
         let header = size_of::<pg_sys::ArrayType>() + self.dimensions.len() * 2 * size_of::<i32>();
@@ -130,10 +136,15 @@ impl Array {
     }
 
     /// Writes the array as an array, nested for several dimensions.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        let array = OpenArray::of(datum);
+    ///
+    /// # Safety
+    /// The datum is an array that is not NULL.
+    pub unsafe fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        // SAFETY: by the caller's promise; the array is read before the row ends.
+        let array = unsafe { OpenArray::of(datum) };
         let element = self.elements.get(array.element_type, || Ok(Element::of_type(array.element_type, context)))?;
-        write_dimension(array.dimensions, &element, &mut array.elements(element.layout), context, out)
+        // SAFETY: the element is that of the type that the array names.
+        unsafe { write_dimension(array.dimensions, &element, &mut array.elements(element.layout), context, out) }
     }
 }
 
@@ -185,7 +196,10 @@ impl Iterator for Elements {
 }
 
 /// Writes the elements of the outermost of `dimensions`; an array without dimensions is empty.
-fn write_dimension(
+///
+/// # Safety
+/// The elements are of the type that `element` was made for.
+unsafe fn write_dimension(
     dimensions: &[i32],
     element: &Element,
     elements: &mut Elements,
@@ -199,14 +213,16 @@ fn write_dimension(
                 if index > 0 {
                     out.push(b',');
                 }
-                write_dimension(inner, element, elements, context, out)?;
+                // SAFETY: by the caller's promise.
+                unsafe { write_dimension(inner, element, elements, context, out)? };
                 continue;
             }
             let column = if index == 0 { &element.first } else { &element.next };
             let value = elements.next().flatten();
             let (datum, is_null) = (value.unwrap_or_else(pg_sys::Datum::null), value.is_none());
             let mut problem = None;
-            column.write(datum, is_null, context, Cursor::new(out), &mut problem).end();
+            // SAFETY: by the caller's promise, the value is of the type that the column's encoder was chosen by.
+            unsafe { column.write(datum, is_null, context, Cursor::new(out), &mut problem) }.end();
             if let Some(error) = problem {
                 return Err(error);
             }
@@ -243,7 +259,7 @@ impl RowType {
     /// Of a type that has rows.
     pub fn of(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Self {
         let _long = context.memory.enter();
-        // SAFETY: only called for row types; the copy is freed with the encoders.
+        // SAFETY: a catalog look-up, which raises for a type that has no rows; the copy is freed with the encoders.
         RowType(unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) })
     }
 
@@ -254,8 +270,11 @@ impl RowType {
     }
 
     /// The values of a row of this type, and which of them are NULL.
-    pub fn values(&self, row: OpenRow) -> (Vec<pg_sys::Datum>, Vec<bool>) {
-        // SAFETY: the descriptor is alive, and the row is of its type; the lists have room for all columns.
+    ///
+    /// # Safety
+    /// The row is of this type.
+    pub unsafe fn values(&self, row: OpenRow) -> (Vec<pg_sys::Datum>, Vec<bool>) {
+        // SAFETY: the descriptor is alive, and by the caller's promise the row is of its type; the lists have room for all columns.
         unsafe {
             let mut tuple = pg_sys::HeapTupleData {
                 t_len: pgrx::varlena::varsize(row.0.cast()) as u32,
@@ -276,9 +295,12 @@ pub struct OpenRow(*mut pg_sys::HeapTupleHeaderData);
 
 impl OpenRow {
     /// Of a datum of a row type.
-    pub fn of(datum: pg_sys::Datum) -> Self {
+    ///
+    /// # Safety
+    /// The datum is a composite that is not NULL. What this gives is kept no longer than the row's memory.
+    pub unsafe fn of(datum: pg_sys::Datum) -> Self {
         // A record may hold a record, and so on for as long as a loop has made them; without this the server would crash.
-        // SAFETY: only raises. Detoasted, a composite is a tuple.
+        // SAFETY: the first only raises. By the caller's promise, the datum is a composite; detoasted, it is a tuple.
         unsafe {
             pg_sys::check_stack_depth();
             OpenRow(pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast())
@@ -300,11 +322,18 @@ impl Composite {
     }
 
     /// Writes the composite as an object.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        let row = OpenRow::of(datum);
+    ///
+    /// # Safety
+    /// The datum is a composite that is not NULL.
+    pub unsafe fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        // SAFETY: by the caller's promise; the composite is read before the row ends.
+        let row = unsafe { OpenRow::of(datum) };
         let row_type = row.row_type();
         let shape = self.shapes.get(row_type, || Shape::of_type(row_type.0, row_type.1, context))?;
-        let (values, nulls) = shape.row_type.values(row);
-        object(&shape.columns, &Values(&values, &nulls), context, out, b"}")
+        // SAFETY: the shape is that of the type that the row names, and the row stays readable until it is written.
+        unsafe {
+            let (values, nulls) = shape.row_type.values(row);
+            object(&shape.columns, &Values::new(&values, &nulls), context, out, b"}")
+        }
     }
 }

@@ -114,17 +114,23 @@ impl Output {
 
     /// Writes the value's text as a string. Errors: 22021, since not every output function gives text: that of `"char"` gave
     /// half a character until Postgres 15.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-        context.string(self.text(datum), out)
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the type that this was made for.
+    pub unsafe fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+        // SAFETY: by the caller's promise; the text is written before the row ends.
+        context.string(unsafe { self.text(datum) }, out)
     }
 
-    /// The value's text, in the server's encoding, or what the output function gives for text. The bytes are in the row's memory,
-    /// and not to be kept longer.
-    pub fn text<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
+    /// The value's text, in the server's encoding, or what the output function gives for text. The bytes are in the row's memory.
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the type that this was made for. The bytes are kept no longer than the row's memory.
+    pub unsafe fn text<'a>(&self, datum: pg_sys::Datum) -> &'a [u8] {
         // SAFETY: reads a setting; above 0, floats have their shortest form.
         let has_all_digits = self.is_float && unsafe { pg_sys::extra_float_digits } > 0;
         let _settings = self.pins.filter(|_| !has_all_digits).map(|pins| Settings::set(&pins.settings()));
-        // SAFETY: the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
+        // SAFETY: by the caller's promise, the datum is of the type whose output function this is, which gives a palloc'd, NUL-terminated string.
         unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.function.info(), datum)) }.to_bytes()
     }
 }

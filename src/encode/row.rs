@@ -55,7 +55,11 @@ struct CsvColumn {
 impl RowEncoder {
     /// For rows of this shape. Errors: 42701 for two columns of one name that would be keys, 42703 for a column that an option
     /// names and the query lacks, 42804.
-    pub fn new(shape: &PgTupleDesc<'_>, format: &Format, partitions: Option<&Partitions>) -> Result<Self> {
+    ///
+    /// # Safety
+    /// The rows that [`Self::document`] and [`Self::folder`] are given have this shape: an encoder is chosen by a column's type, and
+    /// reads each value as one of that type.
+    pub unsafe fn new(shape: &PgTupleDesc<'_>, format: &Format, partitions: Option<&Partitions>) -> Result<Self> {
         let wrapping = match format {
             Format::Json(wrapping) => *wrapping,
             Format::Csv(_) | Format::Parquet(_) => Wrapping::Plain(NonFinite::String),
@@ -101,9 +105,11 @@ impl RowEncoder {
             None
         };
         match &self.columns {
-            Columns::Json(columns) => object(columns, row, &self.context, out, b"}\n"),
+            // SAFETY: as `new` was promised, the row has the shape that the columns are of.
+            Columns::Json(columns) => unsafe { object(columns, row, &self.context, out, b"}\n") },
             Columns::Csv(columns) => {
-                columns.record(row, &self.context, out)?;
+                // SAFETY: likewise.
+                unsafe { columns.record(row, &self.context, out)? };
                 out.push(b'\n');
                 Ok(())
             }
@@ -111,12 +117,13 @@ impl RowEncoder {
     }
 
     /// The folder of the row's partition. Before [`Self::document`], whose memory it uses.
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<String> {
+    pub fn folder(&self, row: &impl Row) -> Result<String> {
         let folders =
             self.folders.as_ref().ok_or_else(|| Error::new(Code::Internal, "a folder where there are no partitions"))?;
         self.row_memory.reset();
         let _row = self.row_memory.enter();
-        folders.folder(values, nulls, &self.context)
+        // SAFETY: as `new` was promised, the row has the shape that the folders are of.
+        unsafe { folders.folder(row, &self.context) }
     }
 }
 
@@ -164,7 +171,9 @@ impl CsvColumns {
         out.into_vec()
     }
 
-    fn record(&self, row: &impl Row, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    /// # Safety
+    /// The row has the shape that the columns are of.
+    unsafe fn record(&self, row: &impl Row, context: &Context, out: &mut JsonBuffer) -> Result<()> {
         let (alone, start) = (self.alone(), out.len());
         let mut is_first = true;
         for (index, column) in self.columns.iter().enumerate() {
@@ -178,23 +187,33 @@ impl CsvColumns {
             }
             let mut text = self.text.borrow_mut();
             text.truncate(0);
-            column.encoder.write(value, context, &mut text).map_err(|error| in_column(error, &column.name))?;
+            // SAFETY: the encoder was chosen by the type of the row's column of that index.
+            let written = unsafe { column.encoder.write(value, context, &mut text) };
+            written.map_err(|error| in_column(error, &column.name))?;
             if text.failed() {
                 return Err(Error::out_of_memory("the text of a value"));
             }
             write_value(out, text.as_slice(), &self.style, column.forced, alone);
         }
         let line = out.as_slice().get(start..).unwrap_or_default();
-        if line.is_ascii() || is_utf8(line) { Ok(()) } else { self.find_no_text(row, context) }
+        if line.is_ascii() || is_utf8(line) {
+            return Ok(());
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { self.find_no_text(row, context) }
     }
 
     /// The error of the first value that is not UTF-8, in a row that has one.
+    ///
+    /// # Safety
+    /// As of [`Self::record`].
     #[cold]
-    fn find_no_text(&self, row: &impl Row, context: &Context) -> Result<()> {
+    unsafe fn find_no_text(&self, row: &impl Row, context: &Context) -> Result<()> {
         for (index, column) in self.columns.iter().enumerate() {
             let (Some(column), Some((value, false))) = (column, row.value(index)) else { continue };
             let mut text = JsonBuffer::new();
-            column.encoder.write(value, context, &mut text)?;
+            // SAFETY: as in `record`.
+            unsafe { column.encoder.write(value, context, &mut text)? };
             if !is_utf8(text.as_slice()) {
                 return Err(in_column(no_text(text.as_slice()), &column.name));
             }

@@ -56,21 +56,27 @@ impl TextEncoder {
 
     /// Writes a value that is not NULL, of the encoder's type. It is left to the caller whether it is UTF-8, see
     /// [`Context::unchecked_text`]. Errors: 22021.
-    pub fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the encoder's type.
+    pub unsafe fn write(&self, datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
         match self {
             TextEncoder::Bool => out.push(if datum.value() as u8 != 0 { b't' } else { b'f' }),
             TextEncoder::Int2 => number::integer(out, (datum.value() as i16).into()),
             TextEncoder::Int4 => number::integer(out, (datum.value() as i32).into()),
             TextEncoder::Int8 => number::integer(out, datum.value() as i64),
             TextEncoder::Numeric => {
-                numeric::numeric(out, payload(datum)).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
+                // SAFETY: a numeric has variable length, and is read at once.
+                numeric::numeric(out, unsafe { payload(datum) }).unwrap_or_else(|special| out.raw(special.text().as_bytes()));
             }
-            TextEncoder::Text => return context.unchecked_text(payload(datum), out),
+            // SAFETY: a text has variable length, and is read at once.
+            TextEncoder::Text => return context.unchecked_text(unsafe { payload(datum) }, out),
             TextEncoder::Date => datetime::write_date(out, datum.value() as i32),
             TextEncoder::Time => datetime::write_time(out, datum.value() as i64),
             TextEncoder::Timestamp => datetime::write_timestamp(out, datum.value() as i64, b' '),
             TextEncoder::Timestamptz => datetime::write_timestamptz_utc(out, datum.value() as i64, b' '),
-            TextEncoder::Output(output, _) => return context.unchecked_text(output.text(datum), out),
+            // SAFETY: by the caller's promise; the text is read at once.
+            TextEncoder::Output(output, _) => return context.unchecked_text(unsafe { output.text(datum) }, out),
         }
         Ok(())
     }

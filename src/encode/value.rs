@@ -136,8 +136,11 @@ impl Encoder {
 
     /// Writes a value that is not NULL, of the encoder's type, after its key_prefix. An error goes into `problem`, unless there is
     /// one.
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the encoder's type.
     #[inline(always)]
-    pub fn write<'a>(
+    pub unsafe fn write<'a>(
         &self,
         datum: pg_sys::Datum,
         key_prefix: &KeyPrefix,
@@ -155,7 +158,8 @@ impl Encoder {
             Encoder::Int8 => integer(datum.value() as i64, key_prefix, &mut out),
             Encoder::Oid => integer(i64::from(datum.value() as u32), key_prefix, &mut out),
             Encoder::Numeric => {
-                let payload = payload(datum);
+                // SAFETY: a numeric has variable length, and is read at once.
+                let payload = unsafe { payload(datum) };
                 let before = out.length();
                 out.blocks(&key_prefix.bare);
                 if !numeric::short_numeric(&mut out, payload) {
@@ -163,7 +167,8 @@ impl Encoder {
                 }
             }
             Encoder::Text => {
-                let text = payload(datum);
+                // SAFETY: a text has variable length, and is read at once.
+                let text = unsafe { payload(datum) };
                 if text.len() > LONG_TEXT {
                     return Cursor::new(other_text(text, key_prefix, context, out.end(), problem));
                 }
@@ -181,14 +186,18 @@ impl Encoder {
             Encoder::Time => time(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
             Encoder::Timestamp => timestamp(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
             Encoder::Timestamptz => timestamptz(datum.value() as i64, context.is_plain(), key_prefix, &mut out),
-            other => return Cursor::new(other.write_seldom(datum, key_prefix, context, out.end(), problem)),
+            // SAFETY: by the caller's promise.
+            other => return Cursor::new(unsafe { other.write_seldom(datum, key_prefix, context, out.end(), problem) }),
         }
         out
     }
 
     /// Values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
+    ///
+    /// # Safety
+    /// As of [`Self::write`].
     #[inline(never)]
-    fn write_seldom<'a>(
+    unsafe fn write_seldom<'a>(
         &self,
         datum: pg_sys::Datum,
         key_prefix: &KeyPrefix,
@@ -204,7 +213,8 @@ impl Encoder {
         match self {
             Encoder::Bytea => {
                 out.blocks(&key_prefix.typed);
-                bytea(payload(datum), plain, out);
+                // SAFETY: a bytea has variable length, and is read at once.
+                bytea(unsafe { payload(datum) }, plain, out);
                 return out;
             }
             Encoder::Uuid => {
@@ -215,13 +225,22 @@ impl Encoder {
             }
             _ => out.blocks(&key_prefix.bare),
         }
-        if let Err(error) = self.write_after_lead(datum, plain, context, out) {
+        // SAFETY: by the caller's promise.
+        if let Err(error) = unsafe { self.write_after_lead(datum, plain, context, out) } {
             *problem = Some(named(error, key_prefix));
         }
         out
     }
 
-    fn write_after_lead(&self, datum: pg_sys::Datum, plain: bool, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+    /// # Safety
+    /// As of [`Self::write`].
+    unsafe fn write_after_lead(
+        &self,
+        datum: pg_sys::Datum,
+        plain: bool,
+        context: &Context,
+        out: &mut JsonBuffer,
+    ) -> Result<()> {
         match self {
             Encoder::Float4 => {
                 let written = number::float4(out, f32::from_bits(datum.value() as u32));
@@ -231,14 +250,22 @@ impl Encoder {
                 let written = number::float8(out, f64::from_bits(datum.value() as u64));
                 written.unwrap_or_else(|special| non_finite(special, context, out));
             }
-            Encoder::Interval => interval(&interval_of(datum), plain, out),
-            Encoder::Json => return json_text(payload(datum), context, out),
-            Encoder::Jsonb => return jsonb_value(datum, context, out),
-            Encoder::Array(array) => return array.write(datum, context, out),
-            Encoder::Composite(composite) => return composite.write(datum, context, out),
-            Encoder::Geo(geo) => return geo.write(datum, context, out),
-            Encoder::Inet(output) => return inet(datum, output, context, out),
-            Encoder::Output(output) => return output.write(datum, context, out),
+            // SAFETY: an interval.
+            Encoder::Interval => interval(&unsafe { interval_of(datum) }, plain, out),
+            // SAFETY: json has variable length, and is read at once.
+            Encoder::Json => return json_text(unsafe { payload(datum) }, context, out),
+            // SAFETY: jsonb.
+            Encoder::Jsonb => return unsafe { jsonb_value(datum, context, out) },
+            // SAFETY: an array, of whatever type.
+            Encoder::Array(array) => return unsafe { array.write(datum, context, out) },
+            // SAFETY: a composite, of whatever type.
+            Encoder::Composite(composite) => return unsafe { composite.write(datum, context, out) },
+            // SAFETY: of the type that this was made for.
+            Encoder::Geo(geo) => return unsafe { geo.write(datum, context, out) },
+            // SAFETY: inet.
+            Encoder::Inet(output) => return unsafe { inet(datum, output, context, out) },
+            // SAFETY: of the type that this was made for.
+            Encoder::Output(output) => return unsafe { output.write(datum, context, out) },
             // `write` has all others.
             _ => {}
         }
@@ -292,15 +319,19 @@ fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffe
     }
 }
 
-fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+/// # Safety
+/// The datum is an inet that is not NULL, and `output` that type's.
+unsafe fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) -> Result<()> {
     let start = out.len();
     out.push(b'"');
-    if inet::write_ipv4(out, payload(datum)) {
+    // SAFETY: an inet has variable length, and is read at once.
+    if inet::write_ipv4(out, unsafe { payload(datum) }) {
         out.push(b'"');
         return Ok(());
     }
     out.truncate(start);
-    output.write(datum, context, out)
+    // SAFETY: by the caller's promise.
+    unsafe { output.write(datum, context, out) }
 }
 
 #[inline(always)]
@@ -401,16 +432,20 @@ pub(super) fn check_surrogates(json: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Errors: 22021.
-pub(super) fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
+/// Writes a jsonb. Errors: 22021.
+///
+/// # Safety
+/// The datum is a jsonb that is not NULL.
+pub(super) unsafe fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
     if context.utf8 {
         let start = out.len();
-        if jsonb::write(out, payload(datum)).is_some() {
+        // SAFETY: a jsonb has variable length, and is read at once.
+        if jsonb::write(out, unsafe { payload(datum) }).is_some() {
             return Ok(());
         }
         out.truncate(start);
     }
-    // SAFETY: only called for jsonb; detoasted with its full header it is a Jsonb, whose text is palloc'd in the row's memory.
+    // SAFETY: by the caller's promise; detoasted with its full header it is a Jsonb, whose text is palloc'd in the row's memory.
     let text = unsafe {
         let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
         let length = pgrx::varlena::varsize(value.cast()) as i32;

@@ -37,7 +37,8 @@ impl Call {
 
     /// A `text`; `None`: NULL.
     pub fn text(&self, position: usize) -> Option<String> {
-        self.argument(position).map(text)
+        // SAFETY: declared text.
+        self.argument(position).map(|datum| unsafe { text(datum) })
     }
 
     /// A `name`; `None`: NULL.
@@ -114,7 +115,8 @@ impl Call {
             if is_null {
                 return Err(Error::new(Code::Null, "an element of the array must not be null"));
             }
-            texts.push(text(value));
+            // SAFETY: an element of a text[].
+            texts.push(unsafe { text(value) });
         }
         Ok(Some(texts))
     }
@@ -163,8 +165,12 @@ impl Call {
     }
 }
 
-fn text(datum: pg_sys::Datum) -> String {
-    // SAFETY: only called for arguments declared text.
+/// The text in UTF-8. Raises what [`utf8`] does.
+///
+/// # Safety
+/// The datum is a text that is not NULL.
+unsafe fn text(datum: pg_sys::Datum) -> String {
+    // SAFETY: by the caller's promise; the bytes are copied at once.
     let bytes = unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) };
     utf8(bytes)
 }

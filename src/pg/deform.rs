@@ -3,10 +3,13 @@
 //! Postgres's looks up for each value what this has worked out once for all tuples of a table; of two integers that is a tenth
 //! of the time of an export. The layout is the one on disk (`src/include/access/htup_details.h`, `tupmacs.h`), the same in every
 //! version since 8.3. Whatever is not a stored tuple with all columns is Postgres's to take apart.
+//!
+//! A debug build has Postgres take each such tuple apart as well and compares the two, so that every test that exports a table is a
+//! test of this file.
 
 use pgrx::{PgTupleDesc, pg_sys};
 
-use crate::pg::values::{FixedLayoutRow, Form};
+use crate::pg::values::{FixedLayoutRow, Form, Row, Values};
 
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
@@ -57,31 +60,39 @@ impl Deformer {
         }
     }
 
-    /// The values of the row in the slot, and which are NULL.
+    /// The values of the row in the slot.
     ///
     /// # Safety
     /// The slot is the executor's, has so many columns and a row, and keeps it while what this gives is used.
     #[inline(always)]
-    pub unsafe fn deform(&mut self, slot: *mut pg_sys::TupleTableSlot) -> (&[pg_sys::Datum], &[bool]) {
+    pub unsafe fn deform(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Values<'_> {
         let columns = self.values.len();
-        // SAFETY: by the caller's promise. Deformed up to `columns`, the slot's arrays hold as many.
+        // SAFETY: by the caller's promise. Deformed up to `columns`, the slot's arrays hold as many, and the values stay readable
+        // as long as the slot keeps its row.
         unsafe {
             // Nobody has looked at this row yet, which saves most rows that are not stored the other questions.
             if (*slot).tts_nvalid == 0
                 && let Some(tuple) = self.stored_tuple(slot)
             {
-                return if tuple.has_nulls {
+                let row = if tuple.has_nulls {
                     self.find::<true>(&tuple);
-                    (&self.values, &self.nulls)
+                    Values::new(&self.values, &self.nulls)
                 } else {
                     self.find::<false>(&tuple);
-                    (&self.values, &self.none_is_null)
+                    Values::new(&self.values, &self.none_is_null)
                 };
+                if cfg!(debug_assertions) {
+                    compare_with_postgres(slot, &self.fields, &row);
+                }
+                return row;
             }
             if usize::try_from((*slot).tts_nvalid).unwrap_or(0) < columns {
                 slot_getsomeattrs_int(slot, columns as i32);
             }
-            (std::slice::from_raw_parts((*slot).tts_values, columns), std::slice::from_raw_parts((*slot).tts_isnull, columns))
+            Values::new(
+                std::slice::from_raw_parts((*slot).tts_values, columns),
+                std::slice::from_raw_parts((*slot).tts_isnull, columns),
+            )
         }
     }
 
@@ -98,7 +109,14 @@ impl Deformer {
             }
             let tuple = Stored::of(slot)?;
             let is_whole = tuple.columns >= self.places.len() && !tuple.has_nulls;
-            is_whole.then(|| FixedLayoutRow::new(tuple.data, &self.places))
+            if !is_whole {
+                return None;
+            }
+            let row = FixedLayoutRow::new(tuple.data, &self.places);
+            if cfg!(debug_assertions) {
+                compare_with_postgres(slot, &self.fields, &row);
+            }
+            Some(row)
         }
     }
 
@@ -222,6 +240,30 @@ impl Stored {
                 data: header.cast::<u8>().add(usize::from((*header).t_hoff)),
             })
         }
+    }
+}
+
+/// Panics unless Postgres finds the same values in the slot's tuple. Called in debug builds only. Postgres writes to arrays of this
+/// function's own, so that the slot stays one that nobody has looked at.
+///
+/// # Safety
+/// As of [`Deformer::deform`]. The slot has a stored tuple with all columns of its descriptor, which are `fields`; the values of `row`
+/// are readable.
+#[cold]
+#[inline(never)]
+unsafe fn compare_with_postgres(slot: *mut pg_sys::TupleTableSlot, fields: &[Field], row: &impl Row) {
+    let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); fields.len()], vec![true; fields.len()]);
+    // SAFETY: by the caller's promise; the arrays have room for all columns.
+    unsafe {
+        let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+        pg_sys::heap_deform_tuple(tuple, (*slot).tts_tupleDescriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+    }
+    for (index, ((field, value), is_null)) in fields.iter().zip(values).zip(nulls).enumerate() {
+        let Some((own, own_is_null)) = row.value(index) else { unreachable!("column {index} is not in the row") };
+        assert_eq!(own_is_null, is_null, "whether column {index} is NULL");
+        // Whether a byte has a sign is the platform's choice, and no reader looks above the byte.
+        let bits = if matches!(field.form, Form::One) { 0xff } else { usize::MAX };
+        assert!(is_null || (own.value() ^ value.value()) & bits == 0, "column {index}: {own:?} where Postgres finds {value:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use s3_export_core::error::{Error, Result};
 
 use crate::pg::Memory;
 use crate::pg::check_interrupts;
+use crate::pg::values::Values;
 
 /// What a `bytea` may have, header included.
 const MAX_BYTES: usize = 0x3fff_ffff;
@@ -120,7 +121,10 @@ pub struct RowBytes {
 
 impl RowBytes {
     /// Of rows of this shape.
-    pub fn of(shape: &PgTupleDesc<'_>) -> Self {
+    ///
+    /// # Safety
+    /// The rows that [`Self::with_bytes`] is given have this shape.
+    pub unsafe fn of(shape: &PgTupleDesc<'_>) -> Self {
         let memory = Memory::new(c"s3_export row shape");
         let may_be_apart = shape.iter().map(|attribute| attribute.attlen == -1).collect();
         let shape = {
@@ -131,13 +135,13 @@ impl RowBytes {
         RowBytes { shape, may_be_apart, row_memory: Memory::new(c"s3_export row bytes"), _memory: memory }
     }
 
-    /// The bytes of a row of so many values, which are read until `take` returns. Values that are stored apart are fetched: they
-    /// are looked up while the query runs.
-    pub fn with_bytes<T>(&self, values: &[pg_sys::Datum], nulls: &[bool], take: impl FnOnce(&[u8]) -> T) -> T {
+    /// Calls `take` with the bytes of a row. Values that are stored apart are fetched: they are looked up while the query runs.
+    pub fn with_bytes<T>(&self, row: &Values<'_>, take: impl FnOnce(&[u8]) -> T) -> T {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
+        let (values, nulls) = row.parts();
         let (mut values, mut nulls) = (values.to_vec(), nulls.to_vec());
-        // SAFETY: the row has the shape's columns, of their types; its copy is in the row's memory. What a composite or an array
+        // SAFETY: as `of` was promised, the row has the shape's columns, of their types, and it is readable; its copy is in the row's memory. What a composite or an array
         // holds is never stored apart.
         let bytes = unsafe {
             for ((value, is_null), may_be_apart) in values.iter_mut().zip(&nulls).zip(&self.may_be_apart) {
@@ -151,13 +155,16 @@ impl RowBytes {
         take(bytes)
     }
 
-    /// The values of a row's bytes, which are read until `take` returns.
-    pub fn with_values<T>(&self, bytes: &[u8], take: impl FnOnce(&[pg_sys::Datum], &[bool]) -> T) -> T {
+    /// Calls `take` with the row whose bytes these are.
+    ///
+    /// # Safety
+    /// [`Self::with_bytes`] gave these bytes.
+    pub unsafe fn with_values<T>(&self, bytes: &[u8], take: impl FnOnce(&Values<'_>) -> T) -> T {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
         let columns = self.may_be_apart.len();
         let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![true; columns]);
-        // SAFETY: the bytes are those of a tuple of this shape; their copy is aligned as a tuple must be, and lives in the row's
+        // SAFETY: by the caller's promise, the bytes are those of a tuple of this shape; their copy is aligned as a tuple must be, and lives in the row's
         // memory. The lists have room for all columns.
         unsafe {
             let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
@@ -166,7 +173,8 @@ impl RowBytes {
                 pg_sys::HeapTupleData { t_len: bytes.len() as u32, t_data: copy.cast(), ..pg_sys::HeapTupleData::default() };
             pg_sys::heap_deform_tuple(&mut tuple, self.shape, values.as_mut_ptr(), nulls.as_mut_ptr());
         }
-        take(&values, &nulls)
+        // SAFETY: these are the values of that tuple, whose memory nobody resets before `take` returns.
+        take(&unsafe { Values::new(&values, &nulls) })
     }
 }
 

@@ -84,9 +84,7 @@ pub fn write_latest(table: Table, statement: &str, argument: &Value) -> Result<O
 
 /// As [`read_latest`], of a statement whose only column is a whole row, as the result of a function that returns such a row.
 pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Datum>> {
-    // SAFETY: SPI is still connected; a row is passed by reference, with its length in its header.
-    let transfer = |row| unsafe { pg_sys::SPI_datumTransfer(row, false, -1) };
-    execute(statement, argument, |statement, argument| run_latest(statement, argument, true, transfer))
+    execute(statement, argument, |statement, argument| run_latest(statement, argument, true, transferred_row))
 }
 
 /// Errors: 55000 for a table that carries a trigger, rule, foreign key or child table that is not the extension's, or whose owner is
@@ -154,23 +152,46 @@ fn first_bytes(rows: spi::SpiTupleTable<'_>) -> spi::Result<Option<Vec<u8>>> {
     if rows.is_empty() { Ok(None) } else { rows.first().get_one() }
 }
 
-fn bytes(bytea: pg_sys::Datum) -> Vec<u8> {
-    // SAFETY: only for statements that give a bytea, while SPI is connected.
-    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum(bytea.cast_mut_ptr())) }.to_vec()
+/// The bytes of a bytea. Errors: XX000 for a value of another type.
+///
+/// # Safety
+/// The value is of that type and not NULL, and SPI is connected, whose memory the value may be detoasted into.
+unsafe fn bytes(value: pg_sys::Datum, type_id: pg_sys::Oid) -> Result<Vec<u8>> {
+    if type_id != pg_sys::BYTEAOID {
+        return Err(failed(&"the result is no bytea"));
+    }
+    // SAFETY: by the caller's promise, a bytea; its bytes are copied at once.
+    Ok(unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum(value.cast_mut_ptr())) }.to_vec())
 }
 
-/// `take`: what to take of the first row's first column, before SPI frees it.
+/// The row, in memory that outlives SPI's. Errors: XX000 for a value that is no row.
+///
+/// # Safety
+/// The value is of that type and not NULL, and SPI is connected.
+unsafe fn transferred_row(value: pg_sys::Datum, type_id: pg_sys::Oid) -> Result<pg_sys::Datum> {
+    // SAFETY: a catalog look-up; a row is passed by reference, with its length in its header.
+    unsafe {
+        if !pg_sys::type_is_rowtype(type_id) {
+            return Err(failed(&"the result is no row"));
+        }
+        Ok(pg_sys::SPI_datumTransfer(value, false, -1))
+    }
+}
+
+/// `take`: what to take of the first row's first column, before SPI frees it; it is called with a value and the value's type, as
+/// [`bytes`] and [`transferred_row`] ask for.
 fn run_latest<T>(
     statement: &str,
     argument: Vec<u8>,
     read_only: bool,
-    take: impl FnOnce(pg_sys::Datum) -> T,
+    take: unsafe fn(pg_sys::Datum, pg_sys::Oid) -> Result<T>,
 ) -> Result<Option<T>> {
     let text = CString::new(statement).map_err(|_| Error::new(Code::Internal, "a statement holds a NUL byte"))?;
     let _snapshot = LatestSnapshot::push();
     let _spi = Spi::connect()?;
     // SAFETY: the text is NUL-terminated, with one parameter, of type bytea, as is the one value. The snapshot is registered
-    // until the guard's drop. SPI frees plan and rows when it is disconnected, after they were taken.
+    // until the guard's drop. SPI frees plan and rows when it is disconnected, after they were taken. The value is of the type that
+    // its column has.
     unsafe {
         let mut types = [pg_sys::BYTEAOID];
         let mut values = [argument.into_datum().unwrap_or_else(pg_sys::Datum::null)];
@@ -190,7 +211,7 @@ fn run_latest<T>(
         let (row, shape) = (*(*pg_sys::SPI_tuptable).vals, (*pg_sys::SPI_tuptable).tupdesc);
         let mut is_null = false;
         let value = pg_sys::SPI_getbinval(row, shape, 1, &mut is_null);
-        Ok((!is_null).then(|| take(value)))
+        (!is_null).then(|| take(value, pg_sys::SPI_gettypeid(shape, 1))).transpose()
     }
 }
 

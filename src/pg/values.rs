@@ -4,18 +4,40 @@ use pgrx::pg_sys;
 use pgrx::varlena::varsize_any;
 
 /// A row's values.
-pub trait Row {
+///
+/// # Safety
+/// A value that is not NULL is one of its column's type, and what it refers to is readable as long as the row is borrowed.
+pub unsafe trait Row {
     /// The value of the column with that index, and whether it is NULL; `None`: there is no such column.
     fn value(&self, index: usize) -> Option<(pg_sys::Datum, bool)>;
 }
 
 /// A row's values, found, and which of them are NULL.
-pub struct Values<'a>(pub &'a [pg_sys::Datum], pub &'a [bool]);
+#[derive(Clone, Copy)]
+pub struct Values<'a> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+}
 
-impl Row for Values<'_> {
+impl<'a> Values<'a> {
+    /// # Safety
+    /// Each value that is not NULL is one of its column's type, and what it refers to is readable for `'a`.
+    #[inline(always)]
+    pub unsafe fn new(values: &'a [pg_sys::Datum], nulls: &'a [bool]) -> Self {
+        Values { values, nulls }
+    }
+
+    /// The values themselves, for Postgres.
+    pub(super) fn parts(&self) -> (&'a [pg_sys::Datum], &'a [bool]) {
+        (self.values, self.nulls)
+    }
+}
+
+// SAFETY: as `new` was promised.
+unsafe impl Row for Values<'_> {
     #[inline(always)]
     fn value(&self, index: usize) -> Option<(pg_sys::Datum, bool)> {
-        Some((*self.0.get(index)?, *self.1.get(index)?))
+        Some((*self.values.get(index)?, *self.nulls.get(index)?))
     }
 }
 
@@ -35,7 +57,8 @@ impl<'a> FixedLayoutRow<'a> {
     }
 }
 
-impl Row for FixedLayoutRow<'_> {
+// SAFETY: as `new` was promised; a value is read in the form that its column has.
+unsafe impl Row for FixedLayoutRow<'_> {
     #[inline(always)]
     fn value(&self, index: usize) -> Option<(pg_sys::Datum, bool)> {
         let (offset, form) = self.places.get(index)?;

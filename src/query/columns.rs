@@ -1,7 +1,7 @@
 //! Rows → batches of columns: what Parquet files are encoded from, elsewhere.
 
 use arrow_array::RecordBatch;
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::PgTupleDesc;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::batcher::{Batcher, Gather};
 use s3_export_core::files::chunker::{Limits, Totals};
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::encode::{BatchEncoder, ColumnInfo};
 use crate::pg::sort::{RowBytes, Sorter};
 use crate::pg::sql::read;
+use crate::pg::values::Values;
 use crate::query::backpressure::Backpressure;
 use crate::query::receiver::{Origin, early};
 
@@ -77,27 +78,32 @@ impl<'a> Columns<'a> {
         Ok(())
     }
 
-    /// The shape of the rows that will come.
-    pub fn start(&mut self, shape: &PgTupleDesc<'_>, request: &Request) -> Result<()> {
+    /// Prepares for rows of this shape.
+    ///
+    /// # Safety
+    /// The rows that [`Self::row`] is given have this shape.
+    pub unsafe fn start(&mut self, shape: &PgTupleDesc<'_>, request: &Request) -> Result<()> {
         let Format::Parquet(style) = &request.format else {
             return Err(Error::new(Code::Internal, "only Parquet is made of columns"));
         };
         let partitions = request.partitions.as_ref();
-        self.encoder = Some(BatchEncoder::new(shape, &self.column_infos, partitions, &style.bloom_filter_columns)?);
-        self.row_bytes = partitions.map(|_| RowBytes::of(shape));
+        // SAFETY: by the caller's promise; what the encoder is given besides, `row_bytes` gives back as it was.
+        self.encoder = Some(unsafe { BatchEncoder::new(shape, &self.column_infos, partitions, &style.bloom_filter_columns)? });
+        // SAFETY: likewise.
+        self.row_bytes = partitions.map(|_| unsafe { RowBytes::of(shape) });
         Ok(())
     }
 
     /// Takes a row. Not inlined, or each document's row would save the registers that this one needs.
     #[inline(never)]
-    pub fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: Option<&mut Sorter>) -> Result<()> {
+    pub fn row(&mut self, row: &Values<'_>, sorter: Option<&mut Sorter>) -> Result<()> {
         let encoder = self.encoder.as_mut().ok_or_else(early)?;
-        match (sorter, &self.row_bytes, encoder.folder(values, nulls)?) {
+        match (sorter, &self.row_bytes, encoder.folder(row)?) {
             (Some(sorter), Some(row_bytes), Some(folder)) => {
-                row_bytes.with_bytes(values, nulls, |bytes| sorter.put(folder.as_bytes(), bytes))
+                row_bytes.with_bytes(row, |bytes| sorter.put(folder.as_bytes(), bytes))
             }
             _ => {
-                let bytes = encoder.push(values, nulls)?;
+                let bytes = encoder.push(row)?;
                 self.batcher.gathered(bytes, encoder)
             }
         }
@@ -115,7 +121,8 @@ impl<'a> Columns<'a> {
                     begin(batcher.next_file(), folder)?;
                     open = Some(folder.to_owned());
                 }
-                let size = row_bytes.with_values(bytes, |values, nulls| encoder.push(values, nulls))?;
+                // SAFETY: the sorter gives back what `with_bytes` gave it.
+                let size = unsafe { row_bytes.with_values(bytes, |row| encoder.push(row)) }?;
                 batcher.gathered(size, &mut encoder)
             })?;
         }

@@ -105,14 +105,17 @@ fn judge(source: &Source) -> Result<()> {
         (None, _) => Err(Error::new(Code::Syntax, "query is empty")),
         (Some(_), Some(_)) => Err(Error::new(Code::Syntax, "query must be one statement, not several")),
         // SAFETY: a RawStmt of the list above.
-        (Some(only), None) => judge_statement(unsafe { (*only).stmt }),
+        (Some(only), None) => unsafe { judge_statement((*only).stmt) },
     }
 }
 
-fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
-    // SAFETY: a node of a parse tree that lives in the current memory context.
+/// # Safety
+/// `statement` is the root of a raw parse tree.
+unsafe fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
+    // SAFETY: by the caller's promise.
     if unsafe { !pgrx::is_a(statement, pg_sys::NodeTag::T_SelectStmt) } {
-        return Err(refused(&command_name(statement)));
+        // SAFETY: a statement of that tree.
+        return Err(refused(&unsafe { command_name(statement) }));
     }
     // A list of what is still to be looked at, and no recursion: Postgres runs expressions that are thousands of nodes deep.
     let mut nodes = vec![statement];
@@ -132,9 +135,12 @@ fn refused(what: &str) -> Error {
         .hint("Write one SELECT, VALUES, TABLE, or WITH … SELECT.")
 }
 
-/// As in command tags: `INSERT`, `CREATE TABLE`, …
-fn command_name(statement: *mut pg_sys::Node) -> String {
-    // SAFETY: a statement node; the name is a static string of Postgres's.
+/// The name that the statement's command tag has: `INSERT`, `CREATE TABLE`, …
+///
+/// # Safety
+/// `statement` is a statement of a raw parse tree.
+unsafe fn command_name(statement: *mut pg_sys::Node) -> String {
+    // SAFETY: by the caller's promise; the name is a static string of Postgres's.
     unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(statement))) }.to_string_lossy().into_owned()
 }
 

@@ -10,7 +10,7 @@ use s3_export_core::error::{Code, Error, Result};
 
 use crate::pg::deform::Deformer;
 use crate::pg::errors::raise_failed;
-use crate::pg::values::FixedLayoutRow;
+use crate::pg::values::{FixedLayoutRow, Values};
 
 /// Where a column of a result comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +35,17 @@ pub trait RowSink {
         Ok(())
     }
     /// Comes first, with the shape of the rows.
-    fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
+    ///
+    /// # Safety
+    /// Rows that come later have this shape: as many columns, of these types. An implementation relies on that when it reads values.
+    unsafe fn start(&mut self, shape: &pgrx::PgTupleDesc<'_>) -> Result<()>;
     /// Comes for a row that would cost more to take apart than to read; `None`: it is to come as others do.
     #[inline(always)]
     fn fixed_layout_row(&mut self, _row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         None
     }
-    /// Comes for each other row. The values are readable until it returns.
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()>;
+    /// Comes for each other row.
+    fn row(&mut self, row: &Values<'_>) -> Result<()>;
 }
 
 /// A `DestReceiver` that delegates to a sink for as long as `'a`. Of each kind of sink it has callbacks of its own, into which that
@@ -88,15 +91,20 @@ impl<'a, S: RowSink> Receiver<'a, S> {
         unsafe { &mut *dest.cast::<Self>() }
     }
 
-    fn start(&mut self, shape: pg_sys::TupleDesc) -> Result<()> {
+    /// # Safety
+    /// `shape` is the executor's descriptor of the rows that it will hand over.
+    unsafe fn start(&mut self, shape: pg_sys::TupleDesc) -> Result<()> {
         // SAFETY: the executor's descriptor outlives this call, and the copy is freed with its wrapper.
         let shape = unsafe { pgrx::PgTupleDesc::from_pg_copy(shape) };
         self.deformer = Deformer::new(shape.len());
-        self.sink.start(&shape)
+        // SAFETY: the executor hands over rows of the shape that it has announced, and the sink gets no others.
+        unsafe { self.sink.start(&shape) }
     }
 
+    /// # Safety
+    /// `slot` is the executor's, and holds a row of the shape that [`Self::start`] was given.
     #[inline(always)]
-    fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
+    unsafe fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Result<()> {
         // SAFETY: the executor's slot is valid, and stays as it is, during the call.
         unsafe {
             if let Some(row) = self.deformer.placed(slot)
@@ -104,8 +112,8 @@ impl<'a, S: RowSink> Receiver<'a, S> {
             {
                 return done;
             }
-            let (values, nulls) = self.deformer.deform(slot);
-            self.sink.row(values, nulls)
+            let row = self.deformer.deform(slot);
+            self.sink.row(&row)
         }
     }
 }
@@ -115,7 +123,8 @@ impl<'a, S: RowSink> Receiver<'a, S> {
 unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver, _operation: i32, shape: pg_sys::TupleDesc) {
     // SAFETY: the executor passes back what `as_dest` gave it.
     let receiver = unsafe { Receiver::<S>::from_dest(dest) };
-    match catch_unwind(AssertUnwindSafe(|| receiver.start(shape))) {
+    // SAFETY: the shape is that of the executor's rows.
+    match catch_unwind(AssertUnwindSafe(|| unsafe { receiver.start(shape) })) {
         Ok(Ok(())) => {}
         // SAFETY: the executor has called this, and nothing in it needs a drop.
         failed => unsafe { raise_failed(failed) },
@@ -133,7 +142,8 @@ unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
 ) -> bool {
     // SAFETY: the executor passes back what `as_dest` gave it.
     let receiver = unsafe { Receiver::<S>::from_dest(dest) };
-    match catch_unwind(AssertUnwindSafe(|| receiver.row(slot))) {
+    // SAFETY: the slot has a row of the shape that the executor has started with.
+    match catch_unwind(AssertUnwindSafe(|| unsafe { receiver.row(slot) })) {
         Ok(Ok(())) => true,
         // SAFETY: the executor has called this, and nothing in it needs a drop.
         failed => unsafe { raise_failed(failed) },

@@ -10,7 +10,7 @@
 
 use std::rc::Rc;
 
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::PgTupleDesc;
 use s3_export_core::error::{Error, Result};
 use s3_export_core::files::chunker::{Chunker, Limits, Totals};
 use s3_export_core::format::Format;
@@ -120,11 +120,11 @@ impl Lines<'_> {
 
     /// By itself, so that [`Self::row`] has no more to do than it needs.
     #[inline(never)]
-    fn row_of_partition(&mut self, values: &[pg_sys::Datum], nulls: &[bool], sorter: &mut Sorter) -> Result<()> {
+    fn row_of_partition(&mut self, row: &Values<'_>, sorter: &mut Sorter) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(early)?;
-        let folder = encoder.folder(values, nulls)?;
+        let folder = encoder.folder(row)?;
         self.document.truncate(0);
-        encoder.document(&Values(values, nulls), &mut self.document)?;
+        encoder.document(row, &mut self.document)?;
         if self.document.failed() {
             return Err(Error::out_of_memory("the buffer of a document"));
         }
@@ -144,14 +144,17 @@ impl RowSink for Documents<'_> {
         }
     }
 
-    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
+    unsafe fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
         match &mut self.output {
             Output::Lines(lines) => {
-                let encoder = RowEncoder::new(shape, &self.request.format, self.request.partitions.as_ref())?;
+                let partitions = self.request.partitions.as_ref();
+                // SAFETY: by the caller's promise; the encoder is given rows of this sink alone.
+                let encoder = unsafe { RowEncoder::new(shape, &self.request.format, partitions)? };
                 lines.chunker.begin_files_with(encoder.prologue());
                 lines.encoder = Some(encoder);
             }
-            Output::Columns(columns) => columns.start(shape, self.request)?,
+            // SAFETY: likewise.
+            Output::Columns(columns) => unsafe { columns.start(shape, self.request)? },
         }
         self.sorter = self.request.partitions.as_ref().map(|_| Sorter::new());
         self.columns = describe(shape)?;
@@ -166,13 +169,13 @@ impl RowSink for Documents<'_> {
     }
 
     #[inline(always)]
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
+    fn row(&mut self, row: &Values<'_>) -> Result<()> {
         // First, so that a file that ends with it does not show before it.
         self.progress.document();
         match (&mut self.output, &mut self.sorter) {
-            (Output::Lines(lines), None) => lines.row(&Values(values, nulls)),
-            (Output::Lines(lines), Some(sorter)) => lines.row_of_partition(values, nulls, sorter),
-            (Output::Columns(columns), sorter) => columns.row(values, nulls, sorter.as_mut()),
+            (Output::Lines(lines), None) => lines.row(row),
+            (Output::Lines(lines), Some(sorter)) => lines.row_of_partition(row, sorter),
+            (Output::Columns(columns), sorter) => columns.row(row, sorter.as_mut()),
         }
     }
 }

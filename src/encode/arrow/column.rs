@@ -200,7 +200,10 @@ impl Column {
 
     /// Adds a value that is not NULL, of the column's type; gives the bytes that it takes. Errors: 22003 and 22008 for a value
     /// that the type there has not, 0A000, 22021, 22P05, 53200.
-    pub fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the column's type.
+    pub unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
         match self {
             Column::Bool(values) => values.push(datum.value() as u8 != 0),
             Column::Int2(values) => values.push(datum.value() as i16),
@@ -209,25 +212,31 @@ impl Column {
             Column::Oid(values) => values.push(datum.value() as u32),
             Column::Float4(values) => values.push(f32::from_bits(datum.value() as u32)),
             Column::Float8(values) => values.push(f64::from_bits(datum.value() as u64)),
-            Column::Decimal(values, digits) => values.push(decimal(payload(datum), *digits)?),
-            Column::Text(values) => values.push(|out| context.unchecked_text(payload(datum), out)),
+            // SAFETY: a numeric has variable length, and is read at once.
+            Column::Decimal(values, digits) => values.push(decimal(unsafe { payload(datum) }, *digits)?),
+            // SAFETY: a text has variable length, and is read at once.
+            Column::Text(values) => values.push(|out| context.unchecked_text(unsafe { payload(datum) }, out)),
             Column::Json(values) => values.push(|out| {
-                let text = payload(datum);
+                // SAFETY: json has variable length, and is read at once.
+                let text = unsafe { payload(datum) };
                 check_surrogates(text)?;
                 context.unchecked_text(text, out)
             }),
             Column::Bytea(values) => values.push(|out| {
-                out.raw(payload(datum));
+                // SAFETY: a bytea has variable length, and is read at once.
+                out.raw(unsafe { payload(datum) });
                 Ok(())
             }),
-            Column::Jsonb(values) => values.push(|out| jsonb_value(datum, context, out)),
+            // SAFETY: jsonb.
+            Column::Jsonb(values) => values.push(|out| unsafe { jsonb_value(datum, context, out) }),
             // SAFETY: a uuid, which is passed by reference.
             Column::Uuid(values) => values.push(unsafe { *datum.cast_mut_ptr() }),
             Column::Date(values) => values.push(date(datum.value() as i32)?),
             Column::Time(values) => values.push(time(datum.value() as i64)?),
             Column::Timestamp(values) | Column::Timestamptz(values) => values.push(timestamp(datum.value() as i64)?),
             Column::Interval(intervals) => {
-                let value = interval_of(datum);
+                // SAFETY: an interval.
+                let value = unsafe { interval_of(datum) };
                 if value.is_infinite(HAS_INFINITE_INTERVALS) {
                     return Err(infinite("STRUCT of numbers"));
                 }
@@ -238,13 +247,18 @@ impl Column {
             }
             Column::Enum(labels, text) => labels.push(datum.value() as u32, || {
                 let mut label = JsonBuffer::new();
-                text.write(datum, context, &mut label)?;
+                // SAFETY: of the type that `text` was made for.
+                unsafe { text.write(datum, context, &mut label)? };
                 String::from_utf8(label.into_vec()).map_err(|error| no_text(error.as_bytes()))
             }),
-            Column::Geo(geometries) => geometries.push(datum),
-            Column::List(lists) => lists.push(datum, context),
-            Column::Struct(structs) => structs.push(datum, context),
-            Column::Other(values, text) => values.push(|out| text.write(datum, context, out)),
+            // SAFETY: by the caller's promise, of the type that each was made for.
+            Column::Geo(geometries) => unsafe { geometries.push(datum) },
+            // SAFETY: as above.
+            Column::List(lists) => unsafe { lists.push(datum, context) },
+            // SAFETY: as above.
+            Column::Struct(structs) => unsafe { structs.push(datum, context) },
+            // SAFETY: as above.
+            Column::Other(values, text) => values.push(|out| unsafe { text.write(datum, context, out) }),
         }
     }
 

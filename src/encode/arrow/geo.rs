@@ -32,8 +32,12 @@ impl Geometries {
     }
 
     /// Gives the bytes that it takes. Errors: 0A000 for what GeoParquet has no form for, 22023 for another reference system.
-    pub fn push(&mut self, datum: pg_sys::Datum) -> Result<usize> {
-        let ewkb = self.geo.ewkb(datum);
+    ///
+    /// # Safety
+    /// The datum is not NULL and of the type that `geo` was made for.
+    pub unsafe fn push(&mut self, datum: pg_sys::Datum) -> Result<usize> {
+        // SAFETY: by the caller's promise; the bytes are read before the row ends.
+        let ewkb = unsafe { self.geo.ewkb(datum) };
         match (wkb::srid(ewkb), self.srid) {
             (Some(found), Some(said)) if found != said && found != 0 => {
                 return Err(Error::new(

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, Schema, SchemaRef};
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::PgTupleDesc;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::format::{NonFinite, Wrapping};
 use s3_export_core::request::Partitions;
@@ -26,6 +26,7 @@ use crate::encode::column_name;
 use crate::encode::folder::FolderEncoder;
 use crate::encode::in_column;
 use crate::pg::Memory;
+use crate::pg::values::Row;
 
 /// What is known of a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,7 +60,11 @@ impl BatchEncoder {
     /// For rows of this shape. `column_infos`: of its columns, in order. `bloom_filter_columns` must be there. Errors: 42701 for two
     /// columns of one name, 42703 for a column that an option names and the query lacks, 42804 for one whose type does not fit
     /// it, 0A000 where no column is left.
-    pub fn new(
+    ///
+    /// # Safety
+    /// The rows that [`Self::push`] and [`Self::folder`] are given have this shape: how values gather is chosen by a column's type, and
+    /// each value is read as one of that type.
+    pub unsafe fn new(
         shape: &PgTupleDesc<'_>,
         column_infos: &[ColumnInfo],
         partitions: Option<&Partitions>,
@@ -106,13 +111,14 @@ impl BatchEncoder {
     }
 
     /// Adds a row; gives the bytes that its values take. Errors: for a value that Parquet has no type for, 53200.
-    pub fn push(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<usize> {
+    pub fn push(&mut self, row: &impl Row) -> Result<usize> {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
         let mut bytes = 0;
         for slot in &mut self.slots {
-            let pushed = match (values.get(slot.index), nulls.get(slot.index)) {
-                (Some(value), Some(false)) => slot.column.push(*value, &self.context),
+            let pushed = match row.value(slot.index) {
+                // SAFETY: as `new` was promised, the value is of the type that the column was chosen by.
+                Some((value, false)) => unsafe { slot.column.push(value, &self.context) },
                 _ if slot.not_null => Err(Error::new(Code::Internal, "a column that is NOT NULL holds a NULL")),
                 _ => slot.column.push_null(),
             };
@@ -137,10 +143,11 @@ impl BatchEncoder {
     }
 
     /// The folder of the row's partition; `None`: rows have none.
-    pub fn folder(&self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<Option<String>> {
+    pub fn folder(&self, row: &impl Row) -> Result<Option<String>> {
         self.row_memory.reset();
         let _row = self.row_memory.enter();
-        self.folders.as_ref().map(|folders| folders.folder(values, nulls, &self.context)).transpose()
+        // SAFETY: as `new` was promised, the row has the shape that the folders are of.
+        self.folders.as_ref().map(|folders| unsafe { folders.folder(row, &self.context) }).transpose()
     }
 }
 

@@ -39,16 +39,22 @@ impl Lists {
     }
 
     /// As a column's.
-    pub fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
-        let array = OpenArray::of(datum);
+    ///
+    /// # Safety
+    /// The datum is not NULL, and an array of the type that this was made for.
+    pub unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+        // SAFETY: by the caller's promise; the array is read before the row ends.
+        let array = unsafe { OpenArray::of(datum) };
         if array.dimensions.len() > 1 {
             return Err(Error::new(Code::Unsupported, "Parquet has no LIST for an array of several dimensions")
                 .hint("Export it as to_jsonb(column)."));
         }
         let mut bytes = 0;
-        for element in array.elements(self.layout) {
+        // SAFETY: layout and column are those of the element type that the array's type names.
+        for element in unsafe { array.elements(self.layout) } {
             bytes += match element {
-                Some(element) => self.elements.push(element, context)?,
+                // SAFETY: likewise.
+                Some(element) => unsafe { self.elements.push(element, context)? },
                 None => self.elements.push_null()?,
             };
             self.count += 1;
@@ -111,12 +117,17 @@ impl Structs {
     }
 
     /// As a column's.
-    pub fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
-        let (values, nulls) = self.row_type.values(OpenRow::of(datum));
+    ///
+    /// # Safety
+    /// The datum is not NULL, and a composite of the type that this was made for.
+    pub unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+        // SAFETY: by the caller's promise; the composite is read before the row ends.
+        let (values, nulls) = unsafe { self.row_type.values(OpenRow::of(datum)) };
         let mut bytes = 0;
         for (index, _, column) in &mut self.columns {
             bytes += match (values.get(*index), nulls.get(*index)) {
-                (Some(value), Some(false)) => column.push(*value, context)?,
+                // SAFETY: the column was chosen by the type of the attribute of that index.
+                (Some(value), Some(false)) => unsafe { column.push(*value, context)? },
                 _ => column.push_null()?,
             };
         }
