@@ -17,8 +17,9 @@ struct Lines {
 }
 
 impl RowSink for Lines {
-    fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
-        self.encoder = Some(RowEncoder::new(shape, &Format::Json(self.wrapping), None)?);
+    unsafe fn start(&mut self, shape: &PgTupleDesc<'_>) -> Result<()> {
+        // SAFETY: by the caller's promise, the rows that come have this shape.
+        self.encoder = Some(unsafe { RowEncoder::new(shape, &Format::Json(self.wrapping), None)? });
         Ok(())
     }
 
@@ -26,8 +27,8 @@ impl RowSink for Lines {
         Some(self.encoder.as_ref().unwrap().document(row, &mut self.out))
     }
 
-    fn row(&mut self, values: &[pg_sys::Datum], nulls: &[bool]) -> Result<()> {
-        self.encoder.as_ref().unwrap().document(&Values(values, nulls), &mut self.out)
+    fn row(&mut self, row: &Values<'_>) -> Result<()> {
+        self.encoder.as_ref().unwrap().document(row, &mut self.out)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::query::sink::Documents;
 use crate::settings;
 use crate::transaction;
 
-/// What the caller is told.
+/// Result of an export, as its caller sees it.
 #[derive(Debug)]
 pub struct Outcome {
     /// Documents, files and bytes written.
@@ -120,7 +120,7 @@ fn warn_of_doubled_uploads(urls: &[String]) {
     report::warn(&warning);
 }
 
-/// What the settings give an export.
+/// Returns the room that the settings give an export.
 fn room() -> Room {
     Room { buffer_memory: settings::buffer_memory(), chunk_size: settings::output_chunk_size() }
 }

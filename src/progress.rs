@@ -198,7 +198,7 @@ fn update(index: c_int, value: u64) {
     unsafe { pgstat_progress_update_param(index, value.cast_signed()) }
 }
 
-/// As many as there are, or none of them, are seen by whoever looks.
+/// A reader sees all of these counters from the same update, or none.
 fn update_together<const N: usize>(updates: [(c_int, u64); N]) {
     let (indexes, values) = (updates.map(|(index, _)| index), updates.map(|(_, value)| value.cast_signed()));
     // SAFETY: stores so many numbers in the backend's own entry.
@@ -223,7 +223,7 @@ fn size(bytes: f64) -> String {
 pub struct Running {
     /// Its id.
     pub export_id: Uuid,
-    /// Whose it is.
+    /// Role of the export.
     pub role: pg_sys::Oid,
     /// The process that runs it.
     pub pid: i32,

@@ -4,7 +4,7 @@
 //! has a SQLSTATE that a program can test, a message in Postgres's tone (lower case, no full stop), and detail
 //! and hint in whole sentences, and nothing but this file decides which SQLSTATE a kind of failure has.
 
-/// What went wrong, as far as a caller would act on it; each maps to one SQLSTATE.
+/// Kind of a failure, as far as a caller would act on it; each kind has one SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// 0A000: a known wish that this release does not grant.

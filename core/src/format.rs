@@ -1,7 +1,7 @@
 //! What files hold and how they are named for it: format, style, compression.
 #![forbid(unsafe_code)]
 
-/// What a file's documents look like.
+/// Format of a file's documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object a line.
@@ -37,7 +37,7 @@ pub enum Wrapping {
     Plain(NonFinite),
 }
 
-/// What NaN and the infinities become in plain JSON.
+/// Form of NaN and the infinities in plain JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonFinite {
     /// `"NaN"`, `"Infinity"`, `"-Infinity"`
@@ -53,7 +53,7 @@ pub struct CsvStyle {
     pub delimiter: u8,
     /// Around values, and doubled within them.
     pub quote: u8,
-    /// What NULL is, never in quotes.
+    /// Text of NULL, never in quotes.
     pub null: String,
     /// Whether each file begins with the columns' names.
     pub header: bool,
@@ -103,7 +103,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Of that name in SQL.
+    /// Returns the algorithm of that name in SQL.
     pub fn of_name(name: &str) -> Option<Self> {
         [Algorithm::Gzip, Algorithm::Zstd, Algorithm::Snappy, Algorithm::Lz4].into_iter().find(|known| known.name() == name)
     }
@@ -142,7 +142,7 @@ impl Algorithm {
     }
 }
 
-/// What files are named and announced as.
+/// Type by which files are named and announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileType {
     kind: Kind,
@@ -157,7 +157,7 @@ enum Kind {
 }
 
 impl FileType {
-    /// Of files of that format, so compressed.
+    /// Returns the type of files of that format and compression.
     pub fn of(format: &Format, compression: Option<Compression>) -> Self {
         let kind = match format {
             Format::Json(_) => Kind::Json,
@@ -181,7 +181,7 @@ impl FileType {
         self.compression.map_or("none", Algorithm::name)
     }
 
-    /// What follows a file's number, without the first dot.
+    /// Returns the suffix after a file's number, without the first dot.
     pub fn suffix(self) -> &'static str {
         match (self.kind, self.compression) {
             (Kind::Json, Some(Algorithm::Gzip)) => "json.gz",

@@ -18,7 +18,7 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Documents in it.
     pub documents: u64,
-    /// Of all its bytes.
+    /// Checksum of all its bytes.
     pub checksum: Checksum,
     /// The version the store gave it, in a versioned bucket.
     pub version_id: Option<Box<str>>,
@@ -44,7 +44,7 @@ pub struct Manifest {
     pub totals: Totals,
     /// The result's columns.
     pub columns: Vec<Column>,
-    /// Of the files' checksums.
+    /// Algorithm of the files' checksums.
     pub algorithm: Algorithm,
     /// Whether Rockset's type wrappers were written.
     pub wrap_types: bool,

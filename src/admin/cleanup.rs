@@ -24,7 +24,7 @@ use crate::transaction;
 /// Less is refused without `force`: an export may well take hours.
 const LEAST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is asked for.
+/// Arguments of the clean-up.
 #[derive(Debug)]
 pub struct CleanUp {
     /// Below which to look.

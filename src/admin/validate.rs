@@ -17,13 +17,13 @@ use crate::transaction;
 /// One row of `s3_export.validate_integration`.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was tried.
+    /// Step that was tried.
     pub step: &'static str,
     /// Whether it worked; `None`: it was not tried.
     pub ok: Option<bool>,
-    /// What came of it.
+    /// Outcome of the step.
     pub detail: String,
-    /// What that means for exports.
+    /// Consequence for exports.
     pub meaning: String,
 }
 

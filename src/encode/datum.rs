@@ -6,7 +6,7 @@ use s3_export_core::text::interval::Interval;
 /// Whether Postgres has infinite intervals: from 17 on.
 pub(super) const HAS_INFINITE_INTERVALS: bool = !cfg!(any(feature = "pg14", feature = "pg15", feature = "pg16"));
 
-/// What a domain is made of; any other type itself.
+/// Returns the base type of a domain, and any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
     base_type_and_modifier(type_id, -1).0
 }

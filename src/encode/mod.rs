@@ -31,7 +31,7 @@ use self::value::Encoder;
 use crate::pg::values::Row;
 use crate::pg::{Memory, Settings, server_text_is_utf8_or_none};
 
-/// What all encoders of an export share.
+/// State that all encoders of an export share.
 pub struct Context {
     wrapping: Wrapping,
     /// The server's text needs no conversion. Whether it is UTF-8 is asked all the same: Postgres's own views have text of other
@@ -139,7 +139,7 @@ impl Column {
     }
 }
 
-/// What stands before a value.
+/// Text that stands before a value.
 struct KeyPrefix {
     /// A comma or a brace; the column's name, escaped, with quotes and colon.
     bare: Blocks,

@@ -67,7 +67,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Of elements of that type.
+    /// Returns the encoder for elements of that type.
     pub fn of_type(element_type: pg_sys::Oid) -> Self {
         let (mut length, mut by_value, mut alignment) = (0, false, 0);
         // SAFETY: a catalog look-up that writes to three locals.
@@ -88,12 +88,12 @@ pub struct OpenArray<'a> {
     array: *const pg_sys::ArrayType,
     /// Their lengths; an array without dimensions is empty.
     pub dimensions: &'a [i32],
-    /// Of what type its elements are.
+    /// Type of the elements.
     pub element_type: pg_sys::Oid,
 }
 
 impl<'a> OpenArray<'a> {
-    /// Of a datum of an array type.
+    /// Reads a datum of an array type.
     ///
     /// # Safety
     /// The datum is an array that is not NULL. What this gives is kept no longer than the row's memory.
@@ -256,7 +256,7 @@ impl Shape {
 pub struct RowType(pg_sys::TupleDesc);
 
 impl RowType {
-    /// Of a type that has rows.
+    /// Returns the encoder of a row type.
     pub fn of(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Self {
         let _long = context.memory.enter();
         // SAFETY: a catalog look-up, which raises for a type that has no rows; the copy is freed with the encoders.
@@ -294,7 +294,7 @@ impl RowType {
 pub struct OpenRow(*mut pg_sys::HeapTupleHeaderData);
 
 impl OpenRow {
-    /// Of a datum of a row type.
+    /// Reads a datum of a row type.
     ///
     /// # Safety
     /// The datum is a composite that is not NULL. What this gives is kept no longer than the row's memory.

@@ -86,7 +86,7 @@ impl RowEncoder {
         Ok(RowEncoder { columns, folders, context, row_memory: Memory::new(c"s3_export row"), allocates })
     }
 
-    /// What each file begins with.
+    /// Bytes with which each file begins.
     pub fn prologue(&self) -> Vec<u8> {
         match &self.columns {
             Columns::Csv(columns) if columns.style.header => columns.header(),

@@ -42,7 +42,7 @@ pub fn external_id(name: &str) -> Result<Option<Option<String>>> {
     Ok(row.map(|row| text(&row, "aws_external_id")))
 }
 
-/// What members do not see of an integration.
+/// Columns of an integration that members do not see.
 pub struct HiddenHalf {
     pub access_key_id: Option<String>,
     pub aws_external_id: Option<String>,
@@ -166,7 +166,7 @@ pub fn update_access_key(name: &str, access_key_id: &str) -> Result<Option<Place
     row.map(|row| serde_json::from_value(row).map_err(unexpected)).transpose()
 }
 
-/// What says where the credentials of an integration belong.
+/// Columns that say where the credentials of an integration belong.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlaceRow {

@@ -46,11 +46,11 @@ pub struct NewIntegration {
     pub access_key_id: Option<String>,
     /// Secret half.
     pub secret_access_key: Option<Secret>,
-    /// Of temporary credentials.
+    /// Session token of temporary credentials.
     pub session_token: Option<Secret>,
     /// ARN of a role to assume.
     pub aws_role: Option<String>,
-    /// What its trust policy demands; made up where there is a role and no id.
+    /// External id that the role's trust policy demands; made up where there is a role and no id.
     pub aws_external_id: Option<String>,
     /// `keys`, `ambient`, `profile`
     pub credential_source: Option<String>,
@@ -60,7 +60,7 @@ pub struct NewIntegration {
     pub endpoint: Option<String>,
     /// The bucket in the path instead of the host name.
     pub path_style: Option<bool>,
-    /// Where it may write.
+    /// Locations to which the integration may write.
     pub allowed_locations: Option<Vec<String>>,
     /// The role whose members may use it.
     pub usage_role: Option<String>,

@@ -62,7 +62,7 @@ pub fn check_inline_privilege() -> Result<()> {
     Ok(())
 }
 
-/// Where the integration may write. Errors: 42704.
+/// Returns the locations to which the integration may write. Errors: 42704.
 pub fn allowed_locations(name: &str) -> Result<Vec<Allowed>> {
     visible(name)?.allowed()
 }
@@ -77,13 +77,13 @@ pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
     Ok(grant.iam_policy(kind))
 }
 
-/// What the trust policy of an integration's role depends on.
+/// Input of the trust policy of an integration's role.
 pub struct Trusted {
-    /// What the trust policy demands.
+    /// External id that the trust policy demands.
     pub external_id: Option<String>,
     /// Who asks STS for the role.
     pub identity: Identity,
-    /// Where to ask STS; a region of the bucket's partition.
+    /// Region in which STS is asked, of the bucket's partition.
     pub region: String,
 }
 

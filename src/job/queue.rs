@@ -63,7 +63,7 @@ fn no_room() -> Error {
         .hint("Raise max_worker_processes, or wait until another background worker ends.")
 }
 
-/// What a look at the queue came to.
+/// Outcome of a look at the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
     /// As many workers as may run, or as there are jobs for.

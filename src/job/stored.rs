@@ -26,7 +26,7 @@ pub fn to_options(arguments: &Arguments) -> Value {
     all
 }
 
-/// What [`to_options`] was given.
+/// Returns the arguments that [`to_options`] was given.
 pub fn to_arguments(uri: String, permission: PermissionArguments, query: String, options: &Value) -> Arguments {
     let text = |name| options.get(name).and_then(Value::as_str).map(str::to_owned);
     let number = |name| options.get(name).and_then(Value::as_i64);

@@ -256,7 +256,7 @@ pub struct Queued {
     pub may_connect: bool,
 }
 
-/// Which of the QUEUED jobs.
+/// Choice among the QUEUED jobs.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
     /// All.

@@ -82,7 +82,7 @@ unsafe fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
     }
 }
 
-/// Where Postgres begins a worker.
+/// Entry point of a worker, which Postgres calls.
 ///
 /// # Safety
 /// Only Postgres calls it, once, in a process of its own.

@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-/// What a new worker is told.
+/// Assignment of a new worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Assignment {
     /// The database that it connects to.
@@ -77,7 +77,7 @@ impl Assignment {
         unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
     }
 
-    /// What this worker was told.
+    /// Returns the assignment of this worker.
     pub fn of_this_worker() -> Self {
         let mut bytes = [0; Self::BYTES];
         // SAFETY: set before the entry of a background worker is called; `start_worker` filled it.

@@ -18,10 +18,10 @@ unsafe extern "C-unwind" {
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
 }
 
-/// Of a column.
+/// Layout of one column.
 #[derive(Debug, Clone, Copy)]
 struct Field {
-    /// What its values begin at a multiple of, less one.
+    /// Alignment mask: the type's alignment minus one.
     alignment: usize,
     form: Form,
 }
@@ -99,7 +99,7 @@ impl Deformer {
     /// The row in the slot, if its values need not be found; of the table whose rows [`Self::deform`] learnt last.
     ///
     /// # Safety
-    /// As of [`Self::deform`].
+    /// The promises of [`Self::deform`].
     #[inline(always)]
     pub unsafe fn placed(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<FixedLayoutRow<'_>> {
         // SAFETY: by the caller's promise.
@@ -123,7 +123,7 @@ impl Deformer {
     /// `None`: let Postgres find the values.
     ///
     /// # Safety
-    /// As of [`Self::deform`].
+    /// The promises of [`Self::deform`].
     #[inline(always)]
     unsafe fn stored_tuple(&mut self, slot: *mut pg_sys::TupleTableSlot) -> Option<Stored> {
         // SAFETY: by the caller's promise.
@@ -216,7 +216,7 @@ impl Stored {
     /// The tuple in the slot, if it is there as it is stored.
     ///
     /// # Safety
-    /// As of [`Deformer::deform`].
+    /// The promises of [`Deformer::deform`].
     #[inline(always)]
     unsafe fn of(slot: *mut pg_sys::TupleTableSlot) -> Option<Self> {
         // SAFETY: of these two kinds, slots begin with a HeapTupleTableSlot, whose tuple is NULL or stays where it is as long as

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 /// For Postgres's own waits, and other extensions.
 const LEFT_TO_POSTGRES: usize = 8;
 
-/// So many, given back on drop.
+/// Number of descriptors, given back on drop.
 #[derive(Debug)]
 pub struct ExternalDescriptors(usize);
 

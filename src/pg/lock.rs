@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// So many exports of one transaction have a lock of their own; the table of locks is shared by all sessions.
 const MOST: usize = 256;
 
-/// What a lock stands for.
+/// Meaning of a lock.
 #[derive(Debug, Clone, Copy)]
 pub enum Lock {
     /// A running export; the nil id stands for all of a transaction that has more than [`MOST`].
@@ -27,7 +27,7 @@ pub enum Lock {
 /// In `pg_locks.objsubid`. Kinds 1 and 2 are those of `pg_advisory_lock`.
 const EXPORT_KIND: u16 = 0x5333;
 const JOB_KIND: u16 = 0x5334;
-/// Of [`Lock::Worker`].
+/// Kind of [`Lock::Worker`].
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 

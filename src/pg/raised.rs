@@ -25,7 +25,7 @@ pub struct Raised {
     pub detail: Option<String>,
     /// Whole sentences about what to do.
     pub hint: Option<String>,
-    /// Where it was raised, function by function.
+    /// Context in which the error was raised, function by function.
     pub context: Option<String>,
     /// Whether Postgres raised it for a cancel.
     pub is_cancel: bool,

@@ -7,7 +7,7 @@ use crate::pg::Memory;
 use crate::pg::check_interrupts;
 use crate::pg::values::Values;
 
-/// What a `bytea` may have, header included.
+/// Most bytes of a `bytea`, header included.
 const MAX_BYTES: usize = 0x3fff_ffff;
 
 /// Pairs to be sorted by key, byte by byte.

@@ -63,7 +63,7 @@ impl<'a> Columns<'a> {
         Columns { encoder: None, column_infos: Vec::new(), batcher: Batcher::new(limits, sink), row_bytes: None }
     }
 
-    /// What the tables say of the columns that come from there.
+    /// Facts that the tables state of the columns that come from there.
     pub fn look_up(&mut self, origins: &[Origin]) -> Result<()> {
         let argument = origins.iter().map(|origin| {
             let (table, column) = origin.column.unzip();

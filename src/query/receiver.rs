@@ -12,7 +12,7 @@ use crate::pg::deform::Deformer;
 use crate::pg::errors::raise_failed;
 use crate::pg::values::{FixedLayoutRow, Values};
 
-/// Where a column of a result comes from.
+/// Origin of a column of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// A table's OID, and the number of its column; `None`: it is worked out.
@@ -72,7 +72,7 @@ impl<'a, S: RowSink> Receiver<'a, S> {
         Receiver { callbacks, sink, deformer: Deformer::new(0) }
     }
 
-    /// What it delegates to.
+    /// Sink to which the receiver delegates.
     pub fn sink(&mut self) -> &mut S {
         self.sink
     }

@@ -41,7 +41,7 @@ pub struct Documents<'a> {
     progress: &'a Progress,
 }
 
-/// What becomes of rows.
+/// Result of the rows.
 enum Output<'a> {
     Lines(Box<Lines<'a>>),
     Columns(Box<Columns<'a>>),

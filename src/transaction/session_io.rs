@@ -34,7 +34,7 @@ pub struct SessionIo {
     throttle: Arc<Throttle>,
     /// Most connections with bodies at once.
     connections: usize,
-    /// Of all its connections.
+    /// Descriptors of all connections.
     _descriptors: ExternalDescriptors,
 }
 

@@ -19,11 +19,11 @@ const BATCH_BYTES: usize = 4 << 20;
 /// hold on to those before it.
 pub const SMALL_BATCH_BYTES: usize = 64 << 10;
 
-/// What gathers rows.
+/// Collector of rows.
 pub trait Gather {
     /// Rows that have gathered.
     fn rows(&self) -> usize;
-    /// They, as a batch; the next begins empty.
+    /// Returns the gathered rows as one batch and starts an empty one.
     fn finish_batch(&mut self) -> Result<RecordBatch>;
 }
 

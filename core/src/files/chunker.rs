@@ -31,15 +31,15 @@ pub struct Limits {
 pub struct Piece {
     /// The file's number, from 1.
     pub file: u64,
-    /// What it brings.
+    /// Content of the piece.
     pub body: Body,
     /// Memory they take, in bytes: the buffer that holds them may be larger.
     pub room: usize,
-    /// Where the file ends with this piece: how many documents it has.
+    /// Number of the file's documents, where the file ends with this piece.
     pub documents: Option<u64>,
 }
 
-/// What a piece brings.
+/// Content of a piece.
 #[derive(Debug)]
 pub enum Body {
     /// Bytes of a file's documents.
@@ -59,7 +59,7 @@ impl Body {
     }
 }
 
-/// Where pieces go, in order.
+/// Receiver of pieces, in order.
 pub trait PieceSink {
     /// Takes the piece over, waiting until there is room for it.
     fn send(&mut self, piece: Piece) -> Result<()>;
@@ -67,7 +67,7 @@ pub trait PieceSink {
     fn buffer(&mut self, expected: usize) -> Vec<u8>;
 }
 
-/// What has been cut so far.
+/// Counts of what has been cut so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Documents written.
@@ -82,7 +82,7 @@ pub struct Totals {
 pub struct Chunker<S> {
     limits: Limits,
     sink: S,
-    /// What each file begins with.
+    /// Bytes with which each file begins.
     prologue: Vec<u8>,
     buffer: JsonBuffer,
     totals: Totals,
@@ -148,7 +148,7 @@ impl<S: PieceSink> Chunker<S> {
         self.buffer.len()
     }
 
-    /// Where documents go, between their begin and end.
+    /// Buffer into which a document is written, between its begin and end.
     #[inline(always)]
     pub fn buffer(&mut self) -> &mut JsonBuffer {
         &mut self.buffer

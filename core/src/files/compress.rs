@@ -56,7 +56,7 @@ enum Encoder {
 pub struct EncodedBytes(Vec<u8>);
 
 impl EncodedBytes {
-    /// They.
+    /// Takes the bytes.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
@@ -75,7 +75,7 @@ impl Write for EncodedBytes {
 }
 
 impl Compressor {
-    /// Of a new file; it takes nothing yet.
+    /// Returns the encoder of a new file, which takes no memory yet.
     pub fn new(compression: Compression) -> Self {
         Compressor { compression, encoder: None }
     }

@@ -25,7 +25,7 @@ const PARQUET_FILE_BYTES: u64 = 256 << 20;
 /// How the documents of an export become files.
 #[derive(Debug, Clone)]
 pub struct FilePlan {
-    /// What happens to pieces.
+    /// Encoding of pieces.
     pub encoding: FileEncoding,
     /// Bytes of a part.
     pub part: usize,
@@ -33,7 +33,7 @@ pub struct FilePlan {
     pub most_bytes: u64,
 }
 
-/// What happens to pieces on their way into a file.
+/// Encoding of pieces on their way into a file.
 #[derive(Debug, Clone)]
 pub enum FileEncoding {
     /// Nothing.
@@ -44,7 +44,7 @@ pub enum FileEncoding {
     Parquet(Arc<parquet::Layout>),
 }
 
-/// What the settings of the session give an export.
+/// Room that the settings of the session give an export.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     /// Bytes of `s3_export.buffer_memory`.

@@ -28,7 +28,7 @@ const HOW_TO: &str = "Create one with: echo \"k1 $(openssl rand -base64 32)\" > 
 
 /// One key.
 pub struct Key {
-    /// What sealed rows name it by.
+    /// Name by which sealed rows refer to the key.
     pub id: String,
     /// The key itself.
     pub bytes: Zeroizing<[u8; KEY_BYTES]>,

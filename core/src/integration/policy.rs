@@ -11,7 +11,7 @@ use crate::naming::uri::Allowed;
 /// STS's limit for a session policy, in characters.
 const MAX_SESSION_POLICY: usize = 2048;
 
-/// What a session is for.
+/// Purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Writing files and a manifest, looking whether one is there, and deleting them again.
@@ -22,11 +22,11 @@ pub enum Purpose {
     CleanUp,
 }
 
-/// What an integration's policies are made from.
+/// Input of an integration's policies.
 pub struct Grant<'a> {
-    /// Of the ARNs: `aws`, `aws-cn`, …
+    /// AWS partition of the ARNs: `aws`, `aws-cn`, …
     pub partition: &'a str,
-    /// Where it may write.
+    /// Locations to which the integration may write.
     pub locations: Vec<Allowed>,
     /// Whether the integration asks for KMS.
     pub kms: bool,

@@ -22,11 +22,11 @@ const FORMAT_VERSION: u8 = 1;
 pub struct Credentials {
     /// AWS's secret access key.
     pub secret_access_key: Secret,
-    /// Of temporary credentials.
+    /// Session token of temporary credentials.
     pub session_token: Option<Secret>,
 }
 
-/// Where a secret belongs: the associated data of its seal.
+/// Place of a secret: the associated data of its seal.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     /// Never changes.

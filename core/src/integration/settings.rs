@@ -40,7 +40,7 @@ pub const COLUMNS: [&str; 17] = [
     "superuser_owns",
 ];
 
-/// Whose credentials sign.
+/// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CredentialSource {
@@ -187,7 +187,7 @@ impl Settings {
         of_role.unwrap_or_else(|| partition_of_region(self.region.as_deref().unwrap_or(DEFAULT_REGION)))
     }
 
-    /// What its policies are made from. Errors: 22023 for a location that is none.
+    /// Returns the input of the integration's policies. Errors: 22023 for a location that is none.
     pub fn grant(&self) -> Result<Grant<'_>> {
         Ok(Grant {
             partition: self.partition(),
@@ -200,7 +200,7 @@ impl Settings {
         })
     }
 
-    /// What each object is written with.
+    /// Returns the settings with which each object is written.
     pub fn object_settings(&self) -> ObjectSettings {
         ObjectSettings {
             expected_bucket_owner: self.expected_bucket_owner.clone(),

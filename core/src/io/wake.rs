@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// What makes a waiting backend look again. Raised from the I/O thread, waited for in the backend.
+/// Eventfd that makes a waiting backend look again. The I/O thread raises it, and the backend waits for it.
 #[derive(Debug)]
 pub struct Wake(EventFd);
 

@@ -34,7 +34,7 @@ pub struct Orphan {
 /// Kinds of orphans.
 #[derive(Debug)]
 pub enum What {
-    /// Of so many bytes.
+    /// Size in bytes.
     Object(u64),
     /// By its id.
     Upload(String),

@@ -15,7 +15,7 @@ use crate::s3::object::{Deletion, Object, Role};
 use crate::s3::retry::RetryPolicy;
 use crate::s3::throttle::Throttle;
 
-/// What is tried.
+/// Step that is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Finding the bucket's region.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// What NULL is. The same text as a value is escaped, so that the two are told apart.
+/// Folder name of NULL. The same text as a value is escaped, so that the two differ.
 pub const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Appends `text` as a value or a column's name. ASCII that a file system, a URL or Hive would take for something else is

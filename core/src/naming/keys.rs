@@ -22,12 +22,12 @@ pub fn too_long(name: &[u8]) -> Error {
         .detail(format!("The partition is {beginning}…"))
 }
 
-/// What an object of an export is, by its key.
+/// Identity of an export's object, read from its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName {
     /// The export that it belongs to.
     pub export_id: Uuid,
-    /// Which of its objects.
+    /// Kind of the object.
     pub kind: ObjectKind,
     /// Keys that the export's manifest may have: a folder like `day=1` may be a partition of the export, or its location's own.
     pub manifest_keys: Vec<String>,
@@ -116,7 +116,7 @@ pub struct Destination {
     partitions: Arc<RwLock<Vec<Partition>>>,
 }
 
-/// Where a partition begins: the number of its first file, and its folder, with a slash at its end.
+/// Beginning of a partition: the number of its first file, and its folder, with a slash at its end.
 type Partition = (u64, Box<str>);
 
 /// How an export's objects are named.
@@ -124,7 +124,7 @@ type Partition = (u64, Box<str>);
 pub struct Naming {
     /// Files go to a folder named by the export id.
     pub in_folder: bool,
-    /// Of all files.
+    /// Type of all files.
     pub file_type: FileType,
     /// The name of the only file, where the user has given one.
     pub file: Option<String>,
@@ -180,7 +180,7 @@ impl Destination {
         self.location.bucket()
     }
 
-    /// Where they lie.
+    /// Returns the location of the objects.
     pub fn location(&self) -> &Location {
         &self.location
     }
@@ -203,7 +203,7 @@ impl Destination {
         })
     }
 
-    /// What files are named and announced as.
+    /// Type by which files are named and announced.
     pub fn file_type(&self) -> FileType {
         self.naming.file_type
     }

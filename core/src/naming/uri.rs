@@ -69,7 +69,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// Where an integration may write: one entry of `allowed_locations`.
+/// One entry of `allowed_locations`: a location to which an integration may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Allowed {
     /// `s3://`, in so many words.

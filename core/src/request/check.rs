@@ -7,7 +7,7 @@ use crate::request::Cut;
 use crate::request::Partitions;
 use crate::request::options::{Options, SingleFile};
 
-/// What 10,000 parts of 8 MiB hold.
+/// Bytes that 10,000 parts of 8 MiB hold.
 const DEFAULT_MOST_BYTES: u64 = 10_000 * (8 << 20);
 
 pub fn wrapping(wrap_types: bool, options: &Options) -> Wrapping {

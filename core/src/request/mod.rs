@@ -22,7 +22,7 @@ use crate::request::options::{Existing, Options};
 pub struct Arguments {
     /// `s3://bucket/prefix`
     pub uri: Option<String>,
-    /// What lets the export write there.
+    /// Permission to write to `uri`.
     pub permission: PermissionArguments,
     /// The SELECT.
     pub query: Option<String>,
@@ -53,12 +53,12 @@ pub enum PermissionArguments {
     Role {
         /// ARN.
         aws_role: Option<String>,
-        /// What the role's trust policy demands.
+        /// External id that the role's trust policy demands.
         aws_external_id: Option<String>,
     },
 }
 
-/// What lets an export write to its location.
+/// Permission by which an export writes to its location.
 #[derive(Debug, Clone)]
 pub enum Permission {
     /// The integration of this name.
@@ -67,7 +67,7 @@ pub enum Permission {
     Role {
         /// ARN of the role that the server assumes.
         aws_role: String,
-        /// What the role's trust policy demands.
+        /// External id that the role's trust policy demands.
         aws_external_id: String,
     },
 }
@@ -96,15 +96,15 @@ impl Permission {
 /// A checked wish for one export.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Where the files go.
+    /// Destination of the files.
     pub location: Location,
-    /// What lets it write there.
+    /// Permission to write to `location`.
     pub permission: Permission,
     /// The SELECT, as it was given.
     pub query: String,
     /// The statement that the query is a part of, if it is.
     pub statement: Option<Statement>,
-    /// What files hold.
+    /// Format of the files.
     pub format: Format,
     /// How files are compressed; `None`: not at all.
     pub compression: Option<Compression>,
@@ -122,13 +122,13 @@ pub struct Request {
     pub manifest_query: bool,
     /// The name of an empty object that comes after the manifest.
     pub success_marker: Option<String>,
-    /// What to do where objects are already.
+    /// Reaction to objects that are there already.
     pub existing: Existing,
     /// Longest time that it may take, zero: any; `None`: the setting `s3_export.timeout`.
     pub timeout: Option<Duration>,
 }
 
-/// What a query was cut out of, for errors to point into.
+/// Statement that the query was cut out of, for errors to point into.
 #[derive(Debug, Clone)]
 pub struct Statement {
     /// All of it.
@@ -202,7 +202,7 @@ impl Request {
         })
     }
 
-    /// What its files are named and announced as.
+    /// Returns the type by which the files are named and announced.
     pub fn file_type(&self) -> FileType {
         FileType::of(&self.format, self.compression)
     }

@@ -14,11 +14,11 @@ use crate::request::duration;
 pub struct Definition {
     /// Its key.
     pub name: &'static str,
-    /// What it is where it is not given, for README.
+    /// Default, as README shows it.
     pub default: &'static str,
-    /// What it takes, as the error says it.
+    /// Values that the option takes, as the error says it.
     pub takes: &'static str,
-    /// What it does, for README.
+    /// Effect, as README describes it.
     pub does: &'static str,
     set: fn(&mut Options, &Value) -> Option<()>,
 }
@@ -170,7 +170,7 @@ pub const OPTIONS: [Definition; 20] = [
 ];
 
 const NAME: &str = "a name without slashes that no export would give";
-/// What S3 takes.
+/// Most bytes of an object that S3 takes.
 const MAX_OBJECT_BYTES: u64 = 5 << 40;
 
 /// Options as they were given; `None`: not at all.
@@ -203,7 +203,7 @@ pub struct Options {
 /// Whether all documents go into one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SingleFile {
-    /// They do not.
+    /// Off.
     No,
     /// Under the name that the first of several would have.
     Numbered,
@@ -211,7 +211,7 @@ pub enum SingleFile {
     Named(String),
 }
 
-/// What to do where the location holds objects already.
+/// Reaction to objects that the location holds already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// Write beside them.

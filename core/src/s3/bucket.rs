@@ -50,7 +50,7 @@ pub struct Bucket {
     name: String,
     policy: RetryPolicies,
     throttle: Arc<Throttle>,
-    /// Of its files. `None` within: they are none that one can be made for.
+    /// Template of the PUTs of files. The inner `None`: no template can be made for them.
     template: OnceCell<Option<Template>>,
     /// Whether the store has answered anything: it is there, and will be there again after its connections have broken.
     has_answered: AtomicBool,
@@ -67,7 +67,7 @@ pub struct Written {
     pub answer_lost: bool,
 }
 
-/// What came of a write on condition.
+/// Outcome of a write on condition.
 #[derive(Debug)]
 pub enum Conditional {
     /// It was written; its version id in a versioned bucket.

@@ -6,7 +6,7 @@ use base64_simd::STANDARD;
 use ring::digest;
 use serde::Deserialize;
 
-/// Which checksum S3 is asked to verify, and the manifest to list.
+/// Checksum that S3 verifies and the manifest lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
@@ -42,7 +42,7 @@ impl Algorithm {
         }
     }
 
-    /// Of `bytes`.
+    /// Returns the checksum of `bytes`.
     pub fn of(self, bytes: &[u8]) -> Checksum {
         match self {
             Algorithm::Crc32 => Checksum::Crc32(crc32fast::hash(bytes)),
@@ -91,7 +91,7 @@ pub enum Running {
 }
 
 impl Running {
-    /// Of no bytes yet.
+    /// Returns the state before the first byte.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Crc32 => Running::Crc32(crc32fast::Hasher::new()),
@@ -117,7 +117,7 @@ impl Running {
         }
     }
 
-    /// Of all bytes added.
+    /// Returns the checksum of all bytes that were added.
     pub fn finish(self) -> Checksum {
         match self {
             Running::Crc32(hasher) => Checksum::Crc32(hasher.finalize()),

@@ -30,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whom to speak to, and as whom.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// Where the bucket is.
+    /// Region of the bucket.
     pub region: BucketRegion,
     /// Another server than Amazon's, as a URL.
     pub endpoint: Option<String>,
@@ -53,7 +53,7 @@ pub enum BucketRegion {
     AskedFrom(String),
 }
 
-/// What every object is written with; sent only when set.
+/// Settings with which every object is written; each is sent only when set.
 #[derive(Debug, Clone)]
 pub struct ObjectSettings {
     /// The account that must own the bucket.
@@ -84,7 +84,7 @@ pub struct Store {
     pub client: Client,
     /// Signs its requests.
     pub provider: Provider,
-    /// Of every object.
+    /// Settings of every object.
     pub settings: ObjectSettings,
     /// Only over TLS may the signature leave the payload out.
     pub unsigned_payload: bool,
@@ -131,7 +131,7 @@ fn as_folder(endpoint: &str) -> String {
     if has_path && !endpoint.ends_with('/') { format!("{endpoint}/") } else { endpoint.to_owned() }
 }
 
-/// Of every client. The time for a whole attempt is the retry loop's.
+/// Returns the timeouts of every client. The time for a whole attempt is the retry loop's.
 pub fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
 }
@@ -142,7 +142,7 @@ pub fn stalled_streams() -> StalledStreamProtectionConfig {
     StalledStreamProtectionConfig::enabled().upload_enabled(false).build()
 }
 
-/// What all clients of S3 have in common.
+/// Returns the configuration that all clients of S3 have in common.
 pub fn plain_config(region: &str) -> Builder {
     Config::builder()
         .behavior_version(BehaviorVersion::latest())

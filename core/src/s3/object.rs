@@ -51,9 +51,9 @@ impl Role {
 pub struct Object {
     /// Its key.
     pub key: String,
-    /// What it holds.
+    /// Role of the object.
     pub role: Role,
-    /// Of its `Content-Type` header.
+    /// Value of its `Content-Type` header.
     pub content_type: &'static str,
     /// Set where the user made up the key: it is written only if no object has it, and marked, so that it is known again.
     pub claim: Option<Uuid>,

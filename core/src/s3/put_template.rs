@@ -47,16 +47,16 @@ pub type SdkPut = CustomizableOperation<PutObjectOutput, PutObjectError, PutObje
 /// still is worth it.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// What signing adds, sorted.
+/// Headers that signing adds, sorted.
 const OF_SIGNING: [&str; 4] = ["authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"];
 
-/// What is of one request only, beside its length and its checksum.
+/// Headers of one request only, beside its length and its checksum.
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
 
-/// What the PUTs of an export's files have in common.
+/// Template of the PUTs of an export's files.
 #[derive(Debug)]
 pub struct Template {
-    /// Of the URL.
+    /// Path of the URL.
     before_key: String,
     after_key: String,
     headers: Headers,
@@ -174,7 +174,7 @@ impl Template {
     }
 }
 
-/// As it is in a URL.
+/// Returns the key as a URL has it.
 fn encoded(key: &str) -> String {
     fmt_string(key, EncodingStrategy::Greedy)
 }
@@ -187,7 +187,7 @@ fn scope(authorization: &str) -> Option<(&str, &str)> {
     Some((parts.next()?, service))
 }
 
-/// Of a signature: `20261129T120000Z`.
+/// Formats the time of a signature: `20261129T120000Z`.
 fn time(date: &str) -> Option<SystemTime> {
     let part = |range| date.get(range);
     let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);

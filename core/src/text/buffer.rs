@@ -295,7 +295,7 @@ fn has_special<const ASCII: bool>(block: &[u8; 16]) -> bool {
     block.iter().fold(false, |found, byte| found | is_special::<ASCII>(*byte))
 }
 
-/// Where the first byte to escape is.
+/// Returns the place of the first byte to escape.
 #[inline(always)]
 fn position_in_word<const ASCII: bool>(word: [u8; 8]) -> Option<usize> {
     let marks = specials::<ASCII>(u64::from_le_bytes(word));
@@ -322,7 +322,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What a writer writes.
+    /// Returns the text that a writer writes.
     pub fn text(write: impl FnOnce(&mut JsonBuffer)) -> String {
         let mut out = JsonBuffer::new();
         write(&mut out);

@@ -9,7 +9,7 @@ use std::cell::UnsafeCell;
 
 use crate::text::buffer::JsonBuffer;
 
-/// What text is appended to.
+/// Target to which text is appended.
 pub trait Append {
     /// Appends the first `used` bytes of `block`, at most all.
     fn block<const N: usize>(&mut self, block: [u8; N], used: usize);
@@ -65,7 +65,7 @@ pub fn append<const N: usize>(bytes: &mut Vec<u8>, block: [u8; N], used: usize) 
 const SLACK: usize = 64;
 
 thread_local! {
-    /// Where a cursor writes whose buffer has no memory; nobody reads it.
+    /// Target of a cursor whose buffer has no memory; nobody reads it.
     static NOWHERE: UnsafeCell<[u8; SLACK]> = const { UnsafeCell::new([0; SLACK]) };
 }
 
@@ -180,16 +180,16 @@ const SHORT: usize = 16;
 /// A text that is appended often, cut into blocks beforehand.
 #[derive(Debug)]
 pub struct Blocks {
-    /// Of few texts there is more than the last.
+    /// Blocks before the last one; few texts have any.
     whole: Vec<[u8; SLACK]>,
-    /// What is left, and zeros.
+    /// Last bytes of the text, filled up with zeros.
     last: [u8; SLACK],
     /// Bytes of the text.
     length: usize,
 }
 
 impl Blocks {
-    /// Of `text`.
+    /// Returns the blocks of `text`.
     pub fn new(text: &[u8]) -> Self {
         let (whole, rest) = text.as_chunks();
         let mut last = [0; SLACK];

@@ -17,7 +17,7 @@ const SCALAR: u32 = 0x1000_0000;
 const OBJECT: u32 = 0x2000_0000;
 const ARRAY: u32 = 0x4000_0000;
 
-/// What a child's word says.
+/// Content of a child's word.
 const IS_OFFSET: u32 = 0x8000_0000;
 const TYPE: u32 = 0x7000_0000;
 const LENGTH: u32 = 0x0fff_ffff;
@@ -152,7 +152,7 @@ impl Child<'_> {
     }
 }
 
-/// What stands between children.
+/// Separator of children.
 fn separate(out: &mut impl Append, index: usize) {
     if index > 0 {
         out.fixed(b", ");

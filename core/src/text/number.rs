@@ -16,7 +16,7 @@ pub enum NonFinite {
 }
 
 impl NonFinite {
-    /// What `value` is, unless it is finite.
+    /// Returns the kind of `value`, or `None` for a finite one.
     pub const fn of_f64(value: f64) -> Option<Self> {
         match value {
             f64::INFINITY => Some(Self::Infinity),

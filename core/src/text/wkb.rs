@@ -62,7 +62,7 @@ pub fn write_iso(ewkb: &[u8], out: &mut JsonBuffer) -> Option<()> {
     Reader::new(ewkb).iso(out, MAX_DEPTH)
 }
 
-/// What a geometry begins with, and each part that is one.
+/// Header of a geometry, and of each part that is a geometry.
 #[derive(Clone, Copy)]
 struct Head {
     little_endian: bool,
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// As many items as are said to come next, after their number.
+    /// Reads the number of items and then each item.
     fn iso_list(
         &mut self,
         head: Head,
@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
         Some(position)
     }
 
-    /// As many items as are said to come next, between brackets, with commas; gives their number.
+    /// Writes the items that come next in brackets, with commas; returns their number.
     fn list(
         &mut self,
         head: Head,

@@ -31,7 +31,7 @@ struct State {
     commit_objects: Vec<LeftoverCommitObject>,
 }
 
-/// What is known of a file.
+/// State of a file, as far as it is known.
 #[derive(Debug, Clone, Default)]
 enum ObjectState {
     /// Never sent, or refused.
@@ -114,7 +114,7 @@ impl Ledger {
         lock(&self.state).files.iter().map(record).collect::<Option<Vec<_>>>().ok_or_else(lost_task)
     }
 
-    /// What a rollback has to take back.
+    /// Objects and uploads that a rollback has to take back.
     pub fn leftovers(&self) -> RollbackPlan {
         let state = lock(&self.state);
         let present = |(file, number): (&ObjectState, u64)| match file {

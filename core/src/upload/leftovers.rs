@@ -12,7 +12,7 @@ pub struct OpenMultipart {
     pub upload_id: String,
 }
 
-/// What a rollback has to take back.
+/// Objects and uploads that a rollback has to take back.
 #[derive(Debug, Default)]
 pub struct RollbackPlan {
     /// Manifests and the marker that may be there, the last first.
@@ -30,7 +30,7 @@ pub struct RollbackPlan {
 pub struct LeftoverCommitObject {
     /// Which.
     pub role: Role,
-    /// Where known.
+    /// Version id, where it is known.
     pub version_id: Option<String>,
     /// A request for it was cut off, or an answer has not come: it may come to be there still, once more.
     pub is_unknown: bool,
@@ -41,7 +41,7 @@ pub struct LeftoverCommitObject {
 pub struct LeftoverFile {
     /// From 1.
     pub number: u64,
-    /// Where known.
+    /// Version id, where it is known.
     pub version_id: Option<String>,
     /// A request for it was cut off, or an answer was lost: it may come to be there still, once more.
     pub is_unknown: bool,

@@ -19,7 +19,7 @@ use crate::upload::shared::Shared;
 /// How many of the objects that remain are named.
 const MAX_NAMED: usize = 3;
 
-/// What could not be taken back.
+/// Result of a rollback: the objects that may remain.
 #[derive(Debug, Default)]
 pub struct RollbackReport {
     /// How many objects may still be there.
@@ -28,7 +28,7 @@ pub struct RollbackReport {
     pub named: Vec<String>,
     /// Why, the first time.
     pub cause: Option<Error>,
-    /// Of those whose deletion is tried once more: they are counted at the end.
+    /// URLs of objects whose deletion is tried once more, and which are counted at the end.
     counted_later: HashSet<String>,
 }
 

@@ -20,7 +20,7 @@ use crate::upload::ledger::Ledger;
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
-    /// Where objects go.
+    /// Bucket of the objects.
     pub bucket: Bucket,
     /// Their names.
     pub destination: Destination,

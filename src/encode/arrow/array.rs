@@ -18,7 +18,7 @@ use s3_export_core::text::no_text;
 /// Values expected in a batch; more make it grow.
 const EXPECTED: usize = 1024;
 
-/// Which values are there, and which are NULL.
+/// Bitmap of the values that are not NULL.
 pub struct Rows(NullBufferBuilder);
 
 impl Default for Rows {
@@ -164,7 +164,7 @@ impl Uuids {
     }
 }
 
-/// Where each value of variable length begins, and the last ends.
+/// Offsets at which each value of variable length begins, and the last one ends.
 pub struct Offsets(Vec<i32>);
 
 impl Default for Offsets {

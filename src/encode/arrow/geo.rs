@@ -16,7 +16,7 @@ use crate::encode::geo::{Geo, WGS84};
 pub struct Geometries {
     values: Bytes,
     geo: Geo,
-    /// What the column says of its values; `None`: nothing.
+    /// Coordinate reference system of the column; `None`: none is known.
     srid: Option<u32>,
 }
 

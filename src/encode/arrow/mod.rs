@@ -28,7 +28,7 @@ use crate::encode::in_column;
 use crate::pg::Memory;
 use crate::pg::values::Row;
 
-/// What is known of a column besides its type.
+/// Facts about a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ColumnInfo {
     /// It is a table's column that is never NULL.
@@ -167,7 +167,7 @@ fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What readers of geometries look for: GeoParquet 1.1.
+/// Metadata that readers of geometries look for: GeoParquet 1.1.
 fn metadata(slots: &[Slot], geometries: Map<String, Value>) -> HashMap<String, String> {
     let first = slots.iter().find(|slot| slot.column.geometries().is_some()).map(|slot| slot.name.as_str());
     first

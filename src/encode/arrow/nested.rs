@@ -111,7 +111,7 @@ impl Structs {
         Ok(Structs { row_type, columns, rows: Rows::default() })
     }
 
-    /// What its columns are.
+    /// Columns of the row type.
     pub fn fields(&self) -> Result<Fields> {
         self.columns.iter().map(|(_, name, column)| column.field(name, true)).collect()
     }

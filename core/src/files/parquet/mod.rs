@@ -35,11 +35,11 @@ use crate::io::task::lost_task;
 const HARD_PAGE_BYTES: usize = 256 << 10;
 /// As [`HARD_PAGE_BYTES`], at levels that compress a megabyte a second, or less of what suits them badly.
 const HARDEST_PAGE_BYTES: usize = 96 << 10;
-/// So many rows tell how often values repeat.
+/// Rows that tell how often values repeat.
 const TELLING_ROWS: usize = 1_000;
 /// Most columns of row groups in a file: each has a kilobyte or so in the footer, which is made in memory.
 const MAX_CHUNKS: usize = 100_000;
-/// So many are begun before they are counted again.
+/// Row groups that are begun before their bytes are counted again.
 const FEW_ROW_GROUPS: usize = 64;
 /// The encoder asks for memory infallibly, and for so many times what a batch holds when values are large.
 const COPIES: usize = 3;
@@ -49,7 +49,7 @@ const EXPORT_ID: &str = "s3_export.export_id";
 /// How the files of an export are laid out.
 #[derive(Debug)]
 pub struct Layout {
-    /// Of pages.
+    /// Compression of pages.
     pub compression: Option<Compression>,
     /// Most rows of a row group.
     pub row_group_rows: usize,
@@ -78,7 +78,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Of a new file; it takes nothing yet.
+    /// Returns the encoder of a new file, which takes no memory yet.
     pub fn new(layout: Arc<Layout>) -> Self {
         Encoder { layout, waiting: None, begun: None, cancel: CancelOnDrop::default() }
     }
@@ -268,7 +268,7 @@ impl Layout {
         Ok(())
     }
 
-    /// What a codec keeps for a column, from its first page to the end of its row group.
+    /// Bytes that a codec keeps for a column, from its first page to the end of its row group.
     fn codec_bytes(&self) -> usize {
         match self.compression {
             None => 0,

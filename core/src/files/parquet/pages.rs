@@ -16,7 +16,7 @@ use parquet::errors::{ParquetError, Result};
 pub struct CancelOnDrop(Arc<AtomicBool>);
 
 impl CancelOnDrop {
-    /// What the file's pages go to, until then.
+    /// Buffers that hold the file's pages until then.
     pub fn pages(&self) -> PagesUntilCancelled {
         PagesUntilCancelled(Arc::clone(&self.0))
     }

@@ -80,7 +80,7 @@ impl<'a> Cursor<'a> {
         self.text_of(self.at)
     }
 
-    /// Where the next token begins, or the text ends.
+    /// Returns the place where the next token begins, or the text ends.
     pub fn position(&self) -> usize {
         self.tokens.get(self.at).map_or(self.text.len(), |token| token.span.start)
     }

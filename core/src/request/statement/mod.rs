@@ -26,13 +26,13 @@ use crate::request::{Arguments, PermissionArguments};
 /// A statement's arguments, and where its query is.
 #[derive(Debug)]
 pub struct Statement {
-    /// What it says.
+    /// Text of the message.
     pub arguments: Arguments,
     /// The query's bytes in it.
     pub query: Range<usize>,
 }
 
-/// What is wrong with a statement, and where.
+/// Syntax error of a statement, with its place.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SyntaxError {
     /// In bytes from its beginning.
@@ -65,7 +65,7 @@ pub fn parse(text: &str, backslashes: bool) -> Result<Statement, SyntaxError> {
     Cursor::new(text, backslashes)?.statement()
 }
 
-/// What the clauses before and after the query say.
+/// Arguments that the clauses before and after the query give.
 #[derive(Default)]
 struct Clauses {
     integration: Option<String>,

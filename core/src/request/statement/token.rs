@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::request::statement::SyntaxError;
 
-/// What a token is.
+/// Kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A keyword or a name without quotes.
@@ -26,7 +26,7 @@ pub enum Kind {
 /// A token and where it stands, in bytes.
 #[derive(Debug, Clone)]
 pub struct Token {
-    /// What it is.
+    /// Kind of the token.
     pub kind: Kind,
     /// Its bytes.
     pub span: Range<usize>,
@@ -102,7 +102,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// They nest.
+    /// Comments nest.
     fn comment(&mut self) -> Result<(), SyntaxError> {
         let (start, mut depth) = (self.at, 0_u32);
         loop {

@@ -16,7 +16,7 @@ use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
 use crate::s3::retry::{RetryPolicy, retry};
 
-/// What is asked for: the most that a role may give that was assumed by another role.
+/// Seconds of a session that are asked for: the most that a role gives which another role assumes.
 const SESSION_SECONDS: i32 = 3600;
 
 /// Temporary credentials of the role, which `base` may assume.

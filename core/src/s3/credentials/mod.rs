@@ -31,7 +31,7 @@ use crate::secret::Secret;
 /// Whom requests are signed by.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// What signs, or asks for the role.
+    /// Credentials that sign, or that ask for the role.
     pub base: Base,
     /// The role to assume.
     pub role: Option<AssumedRole>,
@@ -46,7 +46,7 @@ pub enum Base {
         access_key_id: String,
         /// Secret half.
         secret_access_key: Secret,
-        /// Of temporary credentials, which nothing can renew.
+        /// Session token of temporary credentials, which nothing can renew.
         session_token: Option<Secret>,
     },
     /// The server's own, by the default chain of AWS's SDKs: environment, profile, web identity, container, instance.
@@ -55,12 +55,12 @@ pub enum Base {
     Profile(String),
 }
 
-/// What STS is asked for.
+/// Role that STS is asked for.
 #[derive(Debug, Clone)]
 pub struct AssumedRole {
     /// The role's ARN.
     pub arn: String,
-    /// What its trust policy may demand.
+    /// External id that the role's trust policy may demand.
     pub external_id: Option<String>,
     /// Shows in CloudTrail.
     pub session_name: String,

@@ -40,7 +40,7 @@ pub(super) fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Opt
     }
 }
 
-/// What failed, and why, from the outside in.
+/// Returns the messages of an error and its causes, from the outside in.
 pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let texts: Vec<String> = chain(error).map(|cause| printable(&cause.to_string())).collect();
     printable(&texts.join(": "))

@@ -30,7 +30,7 @@ const MAX_REMOTE_TEXT: usize = 200;
 /// A request that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the user is told when it is given up.
+    /// Error that the user is told when the request is given up.
     pub error: Error,
     /// Whether another attempt may succeed.
     pub transient: bool,
@@ -59,7 +59,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// What was asked of whom, for messages.
+/// Request of a failure, for messages.
 struct Asked<'a> {
     /// `S3` or `STS`.
     service: &'static str,
@@ -112,7 +112,7 @@ impl Failure {
         Self::of(&Asked { service: "S3", step, url: Some(url) }, error)
     }
 
-    /// Of a request to S3 that got no answer for so long.
+    /// Returns the failure of a request to S3 that got no answer for that time.
     pub fn unanswered(step: &str, url: &str, limit: Duration) -> Self {
         Self::silence(&Asked { service: "S3", step, url: Some(url) }, limit)
     }
@@ -143,7 +143,7 @@ impl Failure {
         self.transient && self.status.is_some_and(|status| (200..300).contains(&status)) && !self.disconnected
     }
 
-    /// Of a request to STS that got no answer for so long.
+    /// Returns the failure of a request to STS that got no answer for that time.
     pub fn unanswered_by_sts(step: &str, limit: Duration) -> Self {
         Self::silence(&Asked { service: "STS", step, url: None }, limit)
     }
@@ -153,7 +153,7 @@ impl Failure {
         asked.failure(unreachable_endpoint(asked, &format!("no answer within {seconds:.1} s")), true, true)
     }
 
-    /// Of a request to STS.
+    /// Returns the failure of a request to STS.
     pub fn of_sts<E>(step: &str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,

@@ -130,8 +130,8 @@ mod tests {
 
     use super::*;
     use crate::error::{Code, Error};
+    use crate::s3::Failure;
     use crate::s3::client::plain_config;
-    use crate::s3::failure::Failure;
 
     /// Says that every name means this address.
     #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use once_cell::sync::OnceCell;
 use crate::s3::network::address::Reach;
 use crate::sync::lock;
 
-/// What is in `/etc/hosts` has no end, and may be changed.
+/// Lifetime of an entry of `/etc/hosts`, which has no end of its own and may be changed.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Names known at once.
