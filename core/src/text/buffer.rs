@@ -340,7 +340,8 @@ pub(super) mod tests {
 
     #[test]
     fn finds_a_special_byte_at_every_offset_and_after_every_neighbour() {
-        for special in (0..0x20).chain([b'"', b'\\']) {
+        // Miri takes hundreds of times as long.
+        for special in (0..0x20).chain([b'"', b'\\']).step_by(if cfg!(miri) { 11 } else { 1 }) {
             for neighbour in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
                 for offset in 0..27 {
                     let mut bytes = [neighbour; 27];
@@ -358,7 +359,8 @@ pub(super) mod tests {
     #[test]
     fn bytes_that_are_no_text_are_found_at_every_offset_and_of_every_length() {
         let is_text = |text: &[u8]| JsonBuffer::new().checked_string(text);
-        for length in [1, 7, 8, 15, 16, 27, 64, 100, 2_000] {
+        let lengths: &[usize] = if cfg!(miri) { &[1, 16, 27] } else { &[1, 7, 8, 15, 16, 27, 64, 100, 2_000] };
+        for &length in lengths {
             for offset in (0..length).rev().take(70) {
                 for bad in [&b"\xff"[..], b"\x80", b"\xc3", b"\xc3\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80"] {
                     let mut text = vec![b'a'; length];
