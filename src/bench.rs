@@ -7,6 +7,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::format::{Format, NonFinite, Wrapping};
 use s3_export_core::request::required;
 use s3_export_core::text::buffer::JsonBuffer;
+use s3_export_core::text::cursor::Append;
 
 use crate::encode::RowEncoder;
 use crate::pg::call::{Call, int8_datum};
@@ -14,7 +15,6 @@ use crate::pg::values::{FixedLayoutRow, Row, Values};
 use crate::query::Query;
 use crate::query::receiver::RowSink;
 use crate::sql_function;
-use s3_export_core::text::cursor::Append;
 
 sql_function!(s3_export_bench_encode, pg_finfo_s3_export_bench_encode, encode);
 
