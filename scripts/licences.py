@@ -28,7 +28,8 @@ def linked(feature: str) -> list[dict]:
             if is_linked and not is_macro and dependency["pkg"] not in found:
                 found.add(dependency["pkg"])
                 waiting.append(dependency["pkg"])
-    return sorted((packages[package] for package in found), key=lambda package: (package["name"], package["version"]))
+    # The core is this project's own.
+    return sorted((packages[package] for package in found if packages[package]["source"]), key=lambda package: (package["name"], package["version"]))
 
 
 def texts(package: dict) -> list[str]:
