@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fixture::{Action, Bucket, Database, Gateway, Integration, Session, messages, refused, threads};
 
-/// What goes wrong.
+/// Fault of a store or of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// 503 SlowDown

@@ -49,7 +49,8 @@ fn outage(name: &str, settings: &str, time: Duration, away: impl Fn() -> Action 
             Some(_) => Action::Forward,
         }
     });
-    let settings = format!("SET s3_export.upload_concurrency = 4; {settings}");
+    // One request at a time, so that the store has answered the first before it goes away.
+    let settings = format!("SET s3_export.upload_concurrency = 1; {settings}");
     let exported = export(
         &db,
         gateway.endpoint(),

@@ -19,13 +19,13 @@ use crate::upload::shared::Shared;
 struct CommitObject {
     /// Gives its key; an export whose destination has none for the role does without it.
     role: Role,
-    /// What becomes of the commit where the key is another object's.
+    /// Reaction of the commit where the key is another object's.
     taken: Taken,
     /// Its body in blocks, each of a part's size at most.
     body: fn(&Manifest) -> Blocks<'_>,
 }
 
-/// What becomes of the commit where the key of an object is another object's.
+/// Reaction of the commit where the key of an object is another object's.
 enum Taken {
     /// The object that is there says the same.
     Keep,

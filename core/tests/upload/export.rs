@@ -40,7 +40,7 @@ impl Export {
         let connection = connection(store.endpoint());
         let opened = wait(&io, &io.spawn(async move { Store::open(&connection, "bucket", &network).await })).unwrap();
         let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
-        let destination = destination();
+        let destination = destination_of(None);
         let throttle = (4, Throttle::new(4));
         let upload = ExportUpload::start(&io, opened, destination.clone(), plan, throttle, policy);
         Export { io, upload, destination }
@@ -105,7 +105,8 @@ impl Export {
     }
 }
 
-fn wait<T>(io: &IoThread, task: &Task<T>) -> T {
+/// Waits for the result of a task.
+pub fn wait<T>(io: &IoThread, task: &Task<T>) -> T {
     loop {
         io.wake().clear();
         match task.take().unwrap() {
@@ -115,13 +116,16 @@ fn wait<T>(io: &IoThread, task: &Task<T>) -> T {
     }
 }
 
-fn destination() -> Destination {
+/// A destination; `name` is that of its only file, where the user has made it up.
+pub fn destination_of(name: Option<&str>) -> Destination {
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
-    let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
+    let file = name.map(str::to_owned);
+    let naming = Naming { in_folder: false, file_type, file, manifest_copy: None, success_marker: None };
     Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
 }
 
-fn connection(endpoint: String) -> Connection {
+/// The settings of a store at `endpoint`.
+pub fn connection(endpoint: String) -> Connection {
     let base = Base::Keys {
         access_key_id: "AKID".to_owned(),
         secret_access_key: Secret::new("secret".to_owned()),

@@ -11,7 +11,7 @@ use s3_export_core::s3::retry::RetryPolicy;
 use super::export::Export;
 use super::store::{Action, MemoryStore, Step};
 
-/// What goes wrong.
+/// Fault of a store or of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     SlowDown,

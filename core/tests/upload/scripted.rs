@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use s3_export_core::s3::checksum::Algorithm;
-use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
-use s3_export_core::s3::credentials::{Base, Identity};
-use s3_export_core::s3::network::{Network, Reach};
-use s3_export_core::secret::Secret;
+use s3_export_core::s3::client::{Connection, Store};
+use s3_export_core::s3::network::Network;
+
+use super::export::connection;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -99,26 +98,7 @@ impl Server {
 
     /// The settings of a store that speaks to it.
     pub fn connection(&self) -> Connection {
-        let base = Base::Keys {
-            access_key_id: "AKID".to_owned(),
-            secret_access_key: Secret::new("secret".to_owned()),
-            session_token: None,
-        };
-        Connection {
-            region: BucketRegion::Known("us-east-1".to_owned()),
-            endpoint: Some(format!("http://{}", self.address)),
-            path_style: true,
-            reach: Reach::Private,
-            identity: Arc::new(Identity { base, role: None }),
-            object: ObjectSettings {
-                expected_bucket_owner: None,
-                sse: None,
-                kms_key_id: None,
-                storage_class: None,
-                acl: None,
-                checksum: Algorithm::Crc32,
-            },
-        }
+        connection(format!("http://{}", self.address))
     }
 }
 

@@ -6,47 +6,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use uuid::Uuid;
-
-use super::scripted::{Reply, Request, Server};
 use s3_export_core::error::{Code, Result};
-use s3_export_core::files::chunker::Body;
-use s3_export_core::files::chunker::Piece;
+use s3_export_core::files::chunker::{Body, Piece};
 use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
-use s3_export_core::format::{FileType, Format, Wrapping};
-use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
 use s3_export_core::maintenance::probe;
 use s3_export_core::naming::keys::Destination;
-use s3_export_core::naming::keys::Naming;
-use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::network::{Network, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{Bucket, Failure, RetryPolicies, Throttle};
 use s3_export_core::upload::ExportUpload;
+use uuid::Uuid;
+
+use super::export::{destination_of, wait};
+use super::scripted::{Reply, Request, Server};
 
 const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(60) };
 
-fn wait<T>(io: &IoThread, job: &Task<T>) -> T {
-    loop {
-        io.wake().clear();
-        match job.take().unwrap() {
-            Some(value) => return value,
-            None => io.wake().wait(Duration::from_secs(60)),
-        }
-    }
-}
-
 fn destination() -> Destination {
     destination_of(None)
-}
-
-/// Where the only file has the name of a user's choice.
-fn destination_of(file: Option<&str>) -> Destination {
-    let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
-    let file = file.map(str::to_owned);
-    let naming = Naming { in_folder: false, file_type, file, manifest_copy: None, success_marker: None };
-    Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
 }
 
 /// The backend's side of an export, its `file`s of one piece each.
@@ -187,7 +165,8 @@ fn outlives_an_outage(status: Option<&'static str>) {
             Some(status) => Reply::Answer(status, ""),
         }
     });
-    let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    // One request at a time, so that the store has answered before it goes away.
+    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
     export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
     assert!(server.requests().len() > 8, "there was no outage: {status:?}");
 }
