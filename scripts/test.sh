@@ -24,7 +24,7 @@ matching() {
 
 unit=false end_to_end=false inside=false
 if [ -z "${SMOKE:-}${SOAK:-}" ]; then
-	! matching core/src || unit=true
+	! matching core || unit=true
 	! { matching pgrx-tests || matching src; } || inside=true
 fi
 ! matching tests/e2e || end_to_end=true
