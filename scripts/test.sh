@@ -31,6 +31,8 @@ fi
 $unit || $end_to_end || $inside || die "no test is named ${TESTS:-}"
 
 failed=()
+# First, since it brings the C compiler that the core needs too.
+if $end_to_end || $inside; then "$scripts/setup.sh" test; fi
 if $unit; then
 	say "Tests of the core"
 	# shellcheck disable=SC2086
@@ -41,7 +43,6 @@ if $unit; then
 	fi
 fi
 
-"$scripts/setup.sh" test
 use_kind test
 cd "$ROOT"
 features="pg$PG_MAJOR build_once"
