@@ -62,7 +62,7 @@ mod tests {
         assert!(attempt(|| Ok(())).is_ok());
     }
 
-    /// What a job's code had set stayed for what the worker does afterwards.
+    /// Settings of a job's code stayed for what the worker does afterwards.
     #[pg_test]
     fn settings_that_would_harm_a_worker_are_put_back_after_the_job() {
         let value = || Spi::get_one::<String>("SHOW exit_on_error").unwrap().unwrap();

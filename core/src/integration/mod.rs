@@ -1,4 +1,4 @@
-//! What an integration says: its settings, its sealed secret, and the policies that it needs at Amazon.
+//! Integrations: their settings, their sealed secrets, and the policies that they need at Amazon.
 
 pub mod aws_partition;
 pub mod check;

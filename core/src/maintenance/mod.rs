@@ -1,4 +1,4 @@
-//! What is done beside exports: orphans are looked for, and a store is tried.
+//! Maintenance beside exports: the search for orphans, and the trial of a store.
 
 pub mod orphans;
 pub mod probe;

@@ -1,4 +1,4 @@
-//! Where an export goes: the URI, the keys of its objects, the folders of its partitions.
+//! Destination of an export: the URI, the keys of its objects, the folders of its partitions.
 
 pub mod hive;
 pub mod keys;

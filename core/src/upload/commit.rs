@@ -1,6 +1,6 @@
 //! The objects that a commit writes, as a list: the manifest, its copy, the marker.
 //!
-//! They are written in the list's order, each when the one before is stored, and a rollback takes them back from the last to the
+//! The objects are written in the list's order, each when the one before is stored, and a rollback takes them back from the last to the
 //! first (`Ledger::leftovers`). Another kind of object is one more row, with a role and a key of its own (`s3::object`).
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What exists of an export, is unknown, is stored: the manifest lists it, and a rollback takes it back.
+//! Objects of an export that exist, are unknown, or are stored: the manifest lists it, and a rollback takes it back.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use crate::s3::object::Role;
 use crate::sync::lock;
 use crate::upload::leftovers::{LeftoverCommitObject, LeftoverFile, OpenMultipart, RollbackPlan};
 
-/// What is known of the objects of one export.
+/// Knowledge about the objects of one export.
 #[derive(Default)]
 pub struct Ledger {
     state: Mutex<State>,

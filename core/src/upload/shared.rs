@@ -1,4 +1,4 @@
-//! What the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
+//! State that the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ pub struct Shared {
     pub plan: FilePlan,
     /// One permit a request that carries a body.
     pub requests: Arc<Throttle>,
-    /// What exists of the export.
+    /// Objects of the export that exist.
     pub ledger: Ledger,
     /// Bytes on their way.
     pub budget: Arc<Budget>,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// What a request asks for.
+/// Step that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Put,
@@ -21,7 +21,7 @@ pub enum Step {
     Head,
 }
 
-/// What happens to a request.
+/// Reaction of the store to a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Action {
     /// The store does it and says so.

@@ -32,7 +32,7 @@ pub(super) fn speaks_otherwise(error: &(dyn std::error::Error + 'static)) -> boo
     })
 }
 
-/// What the TLS library said. An `io::Error` passes over what it wraps when it is asked for its source, and here one wraps another.
+/// Returns the error of the TLS library. An `io::Error` passes over what it wraps when it is asked for its source, and here one wraps another.
 pub(super) fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref::<std::io::Error>() {
         Some(error) => error.get_ref().and_then(|wrapped| tls_error(wrapped)),
