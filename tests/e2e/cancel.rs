@@ -339,8 +339,8 @@ fn no_encoder_outlives_its_transaction() {
         assert!(memory < first + 100 * 1024, "{arguments}: {memory} kB, {first} kB after the first");
     }
     client.batch_execute("SET statement_timeout = 0").unwrap();
-    let too_large = db.export_in(&mut client, "SELECT repeat('x', 2000000) AS t", &parquet("zstd", 19));
-    refused(too_large).sqlstate("53400").message("too large for zstd of level 19").hint("compression_level");
+    // A value that takes long at that level is written with less effort, for the same reason.
+    db.export_in(&mut client, "SELECT repeat('x', 2000000) AS t", &parquet("zstd", 19)).unwrap();
 }
 
 /// A way to the database by a Unix socket, whose buffers a few hundred messages fill, for one client, that stops reading while

@@ -49,6 +49,7 @@ mod tests {
 
     use super::*;
     use crate::files::parquet::Layout;
+    use crate::files::parquet::effort::Effort;
     use crate::files::parquet::pages::CancelOnDrop;
 
     fn footer(batch: &RecordBatch, arrow_extension_types: bool) -> ParquetMetaData {
@@ -64,9 +65,9 @@ mod tests {
         };
         let cancel = CancelOnDrop::default();
         let mut writer = layout.begin(batch, cancel.pages()).unwrap();
-        writer.write(batch).unwrap();
+        writer.write(batch, &vec![Effort::Asked; batch.num_columns()]).unwrap();
         writer.finish().unwrap();
-        ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(writer.inner_mut().take())).unwrap()
+        ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(writer.take().unwrap())).unwrap()
     }
 
     /// Crate parquet 60 and later write an order of floats that readers of before 2026 do not know. Such a reader refuses the whole file.

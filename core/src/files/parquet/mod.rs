@@ -6,17 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod dictionary;
+mod effort;
 mod footer;
+mod groups;
 mod pages;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::{DataType, Schema};
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::KeyValue;
@@ -24,17 +24,20 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::groups::GroupWriter;
 use self::pages::{CancelOnDrop, PagesUntilCancelled};
 use crate::error::{Code, Error, Result};
 use crate::files::batcher::SMALL_BATCH_BYTES;
-use crate::files::compress::{EncodedBytes, append, most_encoders, permit, spawn_blocking};
+use crate::files::compress::{append, most_encoders, permit, spawn_blocking};
 use crate::format::{Algorithm, Compression};
 use crate::io::task::lost_task;
 
 /// Bytes of a page before compression, at a level that takes its time: a tenth of a second, and six megabytes of memory at most.
 const HARD_PAGE_BYTES: usize = 256 << 10;
-/// As [`HARD_PAGE_BYTES`], at levels that compress a megabyte a second, or less of what suits them badly.
-const HARDEST_PAGE_BYTES: usize = 96 << 10;
+/// [`HARD_PAGE_BYTES`] at levels that compress a megabyte a second.
+const HARDER_PAGE_BYTES: usize = 96 << 10;
+/// [`HARD_PAGE_BYTES`] at levels that compress half a megabyte a second.
+const HARDEST_PAGE_BYTES: usize = 64 << 10;
 /// Rows that tell how often values repeat.
 const TELLING_ROWS: usize = 1_000;
 /// Most columns of row groups in a file: each has a kilobyte or so in the footer, which is made in memory.
@@ -73,7 +76,7 @@ pub struct Encoder {
     /// A first batch that tells too little of those after it: most often the row that the file before had no room for.
     waiting: Option<RecordBatch>,
     /// From the first batch to the last.
-    begun: Option<(ArrowWriter<EncodedBytes>, [OwnedSemaphorePermit; 2])>,
+    begun: Option<(GroupWriter, [OwnedSemaphorePermit; 2])>,
     cancel: CancelOnDrop,
 }
 
@@ -122,13 +125,13 @@ impl Encoder {
 
 /// `writer`: `None` at the beginning of a file, which `waited` may be. Errors: 53200, 53400, XX000.
 fn encode(
-    writer: Option<ArrowWriter<EncodedBytes>>,
+    writer: Option<GroupWriter>,
     layout: &Layout,
     pages: PagesUntilCancelled,
     waited: Option<RecordBatch>,
     batch: RecordBatch,
     is_last: bool,
-) -> Result<(ArrowWriter<EncodedBytes>, Vec<u8>)> {
+) -> Result<(GroupWriter, Vec<u8>)> {
     let mut writer = match writer {
         Some(writer) => writer,
         None => {
@@ -138,25 +141,23 @@ fn encode(
     };
     let step = layout.row_group_rows.saturating_mul(FEW_ROW_GROUPS);
     for batch in waited.into_iter().chain([batch]) {
-        layout.refuse_large_values(&batch)?;
+        let efforts = effort::efforts(layout.compression, &batch);
         let rows = batch.num_rows();
         for start in (0..rows).step_by(step) {
-            writer.write(&batch.slice(start, step.min(rows - start))).map_err(failed)?;
+            writer.write(&batch.slice(start, step.min(rows - start)), &efforts).map_err(failed)?;
             refuse_long_footer(&writer)?;
         }
     }
     if is_last {
         writer.finish().map_err(failed)?;
     }
-    writer.sync().map_err(|error| failed(error.into()))?;
-    let output = writer.inner_mut().take();
+    let output = writer.take().map_err(|error| failed(error.into()))?;
     Ok((writer, output))
 }
 
-fn refuse_long_footer(writer: &ArrowWriter<EncodedBytes>) -> Result<()> {
-    let groups = writer.flushed_row_groups();
-    let columns = groups.first().map_or(0, |group| group.num_columns());
-    if groups.len() * columns <= MAX_CHUNKS {
+fn refuse_long_footer(writer: &GroupWriter) -> Result<()> {
+    let columns = writer.leaves();
+    if writer.row_groups() * columns <= MAX_CHUNKS {
         return Ok(());
     }
     Err(Error::new(
@@ -218,9 +219,10 @@ impl Layout {
     /// Bytes of a page; `None`: as many as the encoder likes, since its codec is fast.
     fn page_bytes(&self) -> Option<usize> {
         match self.compression? {
-            Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(HARDEST_PAGE_BYTES),
+            Compression { algorithm: Algorithm::Zstd, level: 17.. } => Some(HARDEST_PAGE_BYTES),
+            Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(HARDER_PAGE_BYTES),
             Compression { algorithm: Algorithm::Zstd, level: 5.. } => Some(HARD_PAGE_BYTES),
-            Compression { algorithm: Algorithm::Gzip, level: 7.. } => Some(HARDEST_PAGE_BYTES),
+            Compression { algorithm: Algorithm::Gzip, level: 7.. } => Some(HARDER_PAGE_BYTES),
             _ => None,
         }
     }
@@ -228,44 +230,12 @@ impl Layout {
     /// Bytes of a column's dictionary in a row group; with more, its values are written as they are.
     fn dictionary_bytes(&self) -> usize {
         match self.compression {
-            // It is a page as well.
-            Some(Compression { algorithm: Algorithm::Zstd, level: 13.. }) => HARDEST_PAGE_BYTES,
+            // A dictionary is a page as well.
+            Some(Compression { algorithm: Algorithm::Zstd, level: 17.. }) => HARDEST_PAGE_BYTES,
+            Some(Compression { algorithm: Algorithm::Zstd, level: 13.. }) => HARDER_PAGE_BYTES,
+            Some(Compression { algorithm: Algorithm::Zstd, level: 9.. }) => HARD_PAGE_BYTES,
             _ => 1 << 20,
         }
-    }
-
-    /// Most bytes that a row has in one column, or in one field of it. Nothing stops the codec within a page, nor is a row in two
-    /// pages, and the end of a transaction waits for the page: a second or so for what is typical, some seconds for what suits the codec worst. `None`: any value of
-    /// Postgres's, since the codec compresses hundreds of megabytes a second.
-    fn most_row_bytes(&self) -> Option<usize> {
-        match self.compression? {
-            Compression { algorithm: Algorithm::Zstd, level: 13.. } => Some(1 << 20),
-            Compression { algorithm: Algorithm::Zstd, level: 5.. } => Some(16 << 20),
-            Compression { algorithm: Algorithm::Zstd, level: 3.. } => Some(64 << 20),
-            Compression { algorithm: Algorithm::Gzip, level: 7.. } => Some(1 << 20),
-            Compression { algorithm: Algorithm::Gzip, level: 4.. } => Some(16 << 20),
-            Compression { algorithm: Algorithm::Gzip, .. } => Some(64 << 20),
-            _ => None,
-        }
-    }
-
-    /// Errors: 53400 for a value that takes too long to compress.
-    fn refuse_large_values(&self, batch: &RecordBatch) -> Result<()> {
-        let (Some(most), Some(compression)) = (self.most_row_bytes(), self.compression) else { return Ok(()) };
-        for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            if let Some(bytes) = row_above(most, column, column.len(), &|row| row) {
-                let (name, level) = (compression.algorithm.name(), compression.level);
-                return Err(Error::new(
-                    Code::Limit,
-                    format!("column \"{}\" has a value of {bytes} bytes, too large for {name} of level {level}", field.name()),
-                )
-                .detail(format!(
-                    "A value is compressed in one go, an array with all of its elements. At that level it may have {most} bytes."
-                ))
-                .hint("Lower the option compression_level, or choose another compression."));
-            }
-        }
-        Ok(())
     }
 
     /// Bytes that a codec keeps for a column, from its first page to the end of its row group.
@@ -281,25 +251,12 @@ impl Layout {
     }
 
     /// Begins a file of rows such as these.
-    fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<ArrowWriter<EncodedBytes>> {
-        // The schema is among the properties' metadata.
-        let options = ArrowWriterOptions::new()
-            .with_properties(self.properties(sample)?)
-            .with_skip_arrow_metadata(true)
-            .with_page_store_factory(Arc::new(pages));
-        ArrowWriter::try_new_with_options(EncodedBytes::default(), sample.schema(), options)
+    fn begin(&self, sample: &RecordBatch, pages: PagesUntilCancelled) -> ParquetResult<GroupWriter> {
+        let fastest = codec(self.compression.map(effort::fastest))?;
+        GroupWriter::new(sample.schema(), self.properties(sample)?, fastest, Arc::new(pages))
     }
 
     fn properties(&self, sample: &RecordBatch) -> ParquetResult<WriterProperties> {
-        let codec = match self.compression {
-            None => Codec::UNCOMPRESSED,
-            Some(Compression { algorithm, level }) => match algorithm {
-                Algorithm::Zstd => Codec::ZSTD(ZstdLevel::try_new(level)?),
-                Algorithm::Gzip => Codec::GZIP(GzipLevel::try_new(level.unsigned_abs())?),
-                Algorithm::Snappy => Codec::SNAPPY,
-                Algorithm::Lz4 => Codec::LZ4_RAW,
-            },
-        };
         let mut metadata = vec![
             KeyValue::new(EXPORT_ID.to_owned(), self.export_id.clone()),
             footer::arrow_schema(sample.schema_ref(), self.arrow_extension_types),
@@ -307,7 +264,7 @@ impl Layout {
         metadata.extend(sample.schema_ref().metadata().iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
         let mut properties = WriterProperties::builder()
             .set_created_by(format!("s3_export version {}", env!("CARGO_PKG_VERSION")))
-            .set_compression(codec)
+            .set_compression(codec(self.compression)?)
             .set_max_row_group_row_count(Some(self.row_group_rows))
             .set_max_row_group_bytes(Some(self.row_group_bytes))
             .set_dictionary_page_size_limit(self.dictionary_bytes())
@@ -328,36 +285,14 @@ impl Layout {
     }
 }
 
-/// Returns the bytes of a row that has more than `most` of them in one leaf of the column. Row `n` of the `rows` has the elements of
-/// `array` from `begin(n)` to `begin(n + 1)`.
-fn row_above(most: usize, array: &dyn Array, rows: usize, begin: &dyn Fn(usize) -> usize) -> Option<usize> {
-    // `at`: where an element of the leaf begins, in bytes.
-    let leaf = |at: &dyn Fn(usize) -> usize| {
-        let start = |row| at(begin(row));
-        if start(rows) - start(0) <= most {
-            return None;
-        }
-        (0..rows).map(|row| start(row + 1) - start(row)).find(|&bytes| bytes > most)
-    };
-    let offset = |offsets: &[i32], index: usize| offsets[index].unsigned_abs() as usize;
-    match array.data_type() {
-        DataType::Utf8 => leaf(&|index| offset(array.as_string::<i32>().value_offsets(), index)),
-        DataType::Binary => leaf(&|index| offset(array.as_binary::<i32>().value_offsets(), index)),
-        DataType::Struct(_) => array.as_struct().columns().iter().find_map(|field| row_above(most, field, rows, begin)),
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            row_above(most, list.values(), rows, &|row| offset(list.value_offsets(), begin(row)))
-        }
-        DataType::Boolean => leaf(&|index| index / 8),
-        DataType::FixedSizeBinary(width) => {
-            let width = width.unsigned_abs() as usize;
-            leaf(&|index| index * width)
-        }
-        other => {
-            let width = other.primitive_width()?;
-            leaf(&|index| index * width)
-        }
-    }
+fn codec(compression: Option<Compression>) -> ParquetResult<Codec> {
+    let Some(Compression { algorithm, level }) = compression else { return Ok(Codec::UNCOMPRESSED) };
+    Ok(match algorithm {
+        Algorithm::Zstd => Codec::ZSTD(ZstdLevel::try_new(level)?),
+        Algorithm::Gzip => Codec::GZIP(GzipLevel::try_new(level.unsigned_abs())?),
+        Algorithm::Snappy => Codec::SNAPPY,
+        Algorithm::Lz4 => Codec::LZ4_RAW,
+    })
 }
 
 /// A filter's for so many values, at the false positives of one in twenty that the encoder has.
@@ -370,7 +305,10 @@ fn bloom_filter_bytes(values: usize) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use arrow_array::{ArrayRef, ListArray, StringArray};
+    use arrow_array::cast::AsArray;
+    use arrow_array::{ArrayRef, Int32Array, StringArray};
+    use bytes::Bytes;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
 
@@ -401,11 +339,11 @@ mod tests {
     fn the_permit_is_held_until_the_work_ends() {
         let layout = layout(Algorithm::Zstd, 19);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let values: ArrayRef = Arc::new(StringArray::from_iter_values([noise(1 << 20), noise(1 << 20)]));
+        let values: ArrayRef = Arc::new(StringArray::from_iter_values(vec![noise(60_000); 20]));
         let free = runtime.block_on(async {
             let mut encoder = Encoder::new(Arc::clone(&layout));
             let mut packed = Vec::new();
-            let writing = encoder.write(batch(values), 2 << 20, true, &mut packed);
+            let writing = encoder.write(batch(values), 1_200_000, true, &mut packed);
             assert!(tokio::time::timeout(Duration::from_millis(10), writing).await.is_err(), "it is no work");
             drop(encoder);
             layout.permits.get().unwrap().available_permits()
@@ -414,71 +352,35 @@ mod tests {
         drop(runtime);
         assert_eq!(layout.permits.get().unwrap().available_permits(), free + 1);
     }
-
+    /// A value of 3 bytes, of 100,000 and of 17,000,000 in one column, and small numbers in another.
     #[test]
-    fn a_row_of_many_values_in_a_list_is_refused_as_one_value_is() {
+    fn rows_that_take_long_to_compress_have_row_groups_of_their_own() {
         let layout = layout(Algorithm::Zstd, 19);
-        let list = |element, values: ArrayRef, lengths: [usize; 2]| {
-            let field = Arc::new(arrow_schema::Field::new("element", element, true));
-            Arc::new(ListArray::new(field, arrow_buffer::OffsetBuffer::from_lengths(lengths), values, None)) as ArrayRef
-        };
-        let texts = |lengths: [usize; 2]| {
-            let texts = std::iter::repeat_n("x".repeat(1 << 10), lengths.iter().sum());
-            list(DataType::Utf8, Arc::new(StringArray::from_iter_values(texts)), lengths)
-        };
-        let numbers = |lengths: [usize; 2]| {
-            let numbers = arrow_array::Int64Array::from_iter_values(0..lengths.iter().sum::<usize>() as i64);
-            list(DataType::Int64, Arc::new(numbers), lengths)
-        };
-        let within = |column: ArrayRef| {
-            let field = Arc::new(arrow_schema::Field::new("f", column.data_type().clone(), true));
-            Arc::new(arrow_array::StructArray::from(vec![(field, column)])) as ArrayRef
-        };
-        let kilobytes = 1 << 10;
-        for (column, is_refused) in [
-            (texts([kilobytes, kilobytes]), false),
-            (texts([1, kilobytes + 1]), true),
-            (within(texts([kilobytes, 1])), false),
-            (within(texts([kilobytes + 1, 1])), true),
-            (numbers([kilobytes * 128, kilobytes * 128]), false),
-            (numbers([0, kilobytes * 128 + 1]), true),
-        ] {
-            // A part of a batch begins in the middle of its columns.
-            for (batch, is_refused) in [(batch(Arc::clone(&column)), is_refused), (batch(column.slice(2, 0)), false)] {
-                assert_eq!(layout.refuse_large_values(&batch).is_err(), is_refused, "{:?}", column.data_type());
+        let sizes = [3, 3, 100_000, 3, 17_000_000, 100_000, 3];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut file = Vec::new();
+        runtime.block_on(async {
+            let mut encoder = Encoder::new(Arc::clone(&layout));
+            for (n, &size) in sizes.iter().enumerate() {
+                let number: ArrayRef = Arc::new(Int32Array::from(vec![n as i32]));
+                let value: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(size)]));
+                let batch = RecordBatch::try_from_iter([("n", number), ("t", value)]).unwrap();
+                encoder.write(batch, size + 4, n + 1 == sizes.len(), &mut file).await.unwrap();
             }
-        }
-    }
-
-    #[test]
-    fn a_value_that_takes_too_long_is_refused_wherever_it_is() {
-        let text = |bytes| StringArray::from_iter_values(["x".to_owned(), "x".repeat(bytes)]);
-        let list = |bytes| {
-            let field = Arc::new(arrow_schema::Field::new("element", DataType::Utf8, true));
-            let offsets = arrow_buffer::OffsetBuffer::from_lengths([1, 1]);
-            ListArray::new(field, offsets, Arc::new(text(bytes)), None)
+        });
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file)).unwrap();
+        let codecs = |column: usize| -> Vec<(i64, Codec)> {
+            let groups = reader.metadata().row_groups().iter();
+            groups.map(|group| (group.num_rows(), group.column(column).compression())).collect()
         };
-        for (algorithm, level, most) in [
-            (Algorithm::Zstd, 19, 1 << 20),
-            (Algorithm::Zstd, 9, 16 << 20),
-            (Algorithm::Gzip, 9, 1 << 20),
-            (Algorithm::Gzip, 6, 16 << 20),
-        ] {
-            let layout = layout(algorithm, level);
-            for (column, is_refused) in [
-                (Arc::new(text(most)) as ArrayRef, false),
-                (Arc::new(text(most + 1)), true),
-                (Arc::new(list(most)), false),
-                (Arc::new(list(most + 1)), true),
-            ] {
-                let outcome = layout.refuse_large_values(&batch(column));
-                assert_eq!(outcome.is_err(), is_refused, "{algorithm:?} {level}");
-                if let Err(error) = outcome {
-                    assert_eq!(error.code(), Code::Limit);
-                    assert!(error.summary().contains("column \"t\""), "{error:?}");
-                }
-            }
-        }
-        assert!(layout(Algorithm::Zstd, 1).refuse_large_values(&batch(Arc::new(text(100 << 20)))).is_ok());
+        // Readers are told no level.
+        let zstd = Codec::ZSTD(ZstdLevel::default());
+        assert_eq!(codecs(1), [(2, zstd), (2, zstd), (3, Codec::UNCOMPRESSED)]);
+        assert_eq!(codecs(0), [(2, zstd), (2, zstd), (3, zstd)]);
+        let batches = reader.build().unwrap().map(|batch| batch.unwrap());
+        let read: Vec<usize> = batches
+            .flat_map(|batch| batch.column(1).as_string::<i32>().iter().map(|t| t.unwrap().len()).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(read, sizes);
     }
 }
