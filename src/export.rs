@@ -89,10 +89,9 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
 /// What can be said before anything is written: whether the current user may write there, and whether this is a query that
 /// can be exported.
 pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
-    let purpose = match request.existing {
-        Existing::Append => Purpose::Export,
-        Existing::Error => Purpose::ExportIntoEmpty,
-    };
+    // Without s3:ListBucket a store hides that there is no object.
+    let looks = request.existing == Existing::Error || request.has_own_names();
+    let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
     let connection = integration::authorize(&request.permission, &request.location, purpose)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     let naming = Naming {

@@ -150,6 +150,26 @@ fn the_session_policy_allows_large_files_and_their_clean_up() {
     assert!(client.notices().is_empty());
 }
 
+/// Without s3:ListBucket a store answers 403, not 404, where there is no object.
+#[test]
+fn the_session_policy_allows_a_look_where_an_object_may_be_already() {
+    let db = Database::new("role_look");
+    let gateway = Gateway::to(&StandIn::ministack().endpoint, |_| Action::Forward);
+    RoleIntegration { sts_endpoint: Some(gateway.endpoint()), ..RoleIntegration::of(StandIn::ministack()) }.create(&db);
+    let mut may_list = |options: &str| {
+        let call = db.call(&db.prefix(), "SELECT 1 AS a", &format!("options => '{options}'")).replace("'local'", "'role'");
+        // A session of its own, which assumes the role anew.
+        db.client().batch_execute(&format!("SELECT {call}")).unwrap();
+        let policy = gateway.requests().pop().unwrap().field("Policy").unwrap();
+        policy.contains(r#""s3:ListBucket""#)
+    };
+    assert!(!may_list("{}"));
+    for name in ["single_file", "manifest_name", "success_marker"] {
+        assert!(may_list(&format!(r#"{{"{name}": "name"}}"#)), "{name}");
+    }
+    assert!(may_list(r#"{"existing": "error"}"#));
+}
+
 #[test]
 fn sts_is_told_the_role_the_session_and_the_allowed_locations() {
     let db = Database::new("role_request");

@@ -16,8 +16,8 @@ const MAX_SESSION_POLICY: usize = 2048;
 pub enum Purpose {
     /// Writing files and a manifest, looking whether one is there, and deleting them again.
     Export,
-    /// The same, where nothing may be there before.
-    ExportIntoEmpty,
+    /// The same, after a look at what is there: a folder that must be empty, or an object under a name of the user's.
+    ExportAfterALook,
     /// Finding and deleting what a crash has left.
     CleanUp,
 }

@@ -166,6 +166,12 @@ pub struct Partitions {
 }
 
 impl Request {
+    /// Whether an object of the export has a name of the user's making, which another object may have already.
+    pub fn has_own_names(&self) -> bool {
+        let has_own_file = matches!(&self.cut, Cut::SingleFile { name: Some(_), .. });
+        has_own_file || self.manifest_name.is_some() || self.success_marker.is_some()
+    }
+
     /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense.
     pub fn from_arguments(arguments: Arguments) -> Result<Self> {
         let location = Location::parse(&required("uri", arguments.uri)?)?;
