@@ -35,21 +35,25 @@ impl JsonBuffer {
     }
 
     /// The text so far.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Bytes written so far.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Bytes allocated.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// Whether memory ran out for any write since the buffer was made; nothing resets it.
+    #[inline]
     pub fn failed(&self) -> bool {
         self.failed
     }
@@ -82,6 +86,7 @@ impl JsonBuffer {
 
     /// Appends a quoted JSON string with what Postgres's `escape_json` escapes (`src/backend/utils/adt/json.c`): `"`, `\` and
     /// what is below 0x20.
+    #[inline]
     pub fn string(&mut self, text: &str) {
         self.reserve(text.len().saturating_add(2));
         self.push(b'"');
@@ -91,6 +96,7 @@ impl JsonBuffer {
 
     /// Appends what [`Self::string`] does. `false`: `text` is not UTF-8, and some of it may have been written.
     #[must_use]
+    #[inline]
     pub fn checked_string(&mut self, text: &[u8]) -> bool {
         self.reserve(text.len().saturating_add(2));
         self.push(b'"');

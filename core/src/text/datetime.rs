@@ -65,22 +65,26 @@ impl Calendar {
 }
 
 /// Whether a `date` is in 0001-01-01 to 9999-12-31, so that its wrapper can express it.
+#[inline(always)]
 pub fn date_fits_wrapper(days: i32) -> bool {
     (-730_119..=2_921_939).contains(&days)
 }
 
 /// Whether a `timestamp` is in the years 1 to 9999, so that its wrapper can express it.
+#[inline(always)]
 pub fn timestamp_fits_wrapper(microseconds: i64) -> bool {
     i32::try_from(microseconds.div_euclid(MICROSECONDS_PER_DAY)).is_ok_and(date_fits_wrapper)
 }
 
 /// Whether a `time` is before `24:00:00`, so that its wrapper can express it.
+#[inline(always)]
 pub fn time_fits_wrapper(microseconds: i64) -> bool {
     (0..MICROSECONDS_PER_DAY).contains(&microseconds)
 }
 
 /// Microseconds since 1970-01-01 00:00 UTC of a `timestamptz`; `None` if it is infinite. Wider than 64 bits, since
 /// Postgres's range ends, counted from 2000, where an `i64` counted from 1970 has overflowed by 29 years.
+#[inline]
 pub fn unix_microseconds(microseconds: i64) -> Option<i128> {
     match microseconds {
         i64::MIN | i64::MAX => None,

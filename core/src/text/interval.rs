@@ -42,6 +42,7 @@ impl Interval {
 
     /// Whether the interval is longer than any number says. `has_infinity`: whether Postgres has infinite intervals; before 17 these
     /// fields are those of the longest finite ones.
+    #[inline]
     pub fn is_infinite(&self, has_infinity: bool) -> bool {
         has_infinity && matches!(*self, Self::INFINITY | Self::NEG_INFINITY)
     }

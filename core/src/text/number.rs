@@ -17,6 +17,7 @@ pub enum NonFinite {
 
 impl NonFinite {
     /// Returns the kind of `value`, or `None` for a finite one.
+    #[inline]
     pub const fn of_f64(value: f64) -> Option<Self> {
         match value {
             f64::INFINITY => Some(Self::Infinity),
@@ -27,6 +28,7 @@ impl NonFinite {
     }
 
     /// Postgres's text of it (`float8out`, `numeric_out`).
+    #[inline]
     pub const fn text(self) -> &'static str {
         match self {
             Self::NaN => "NaN",
