@@ -103,7 +103,8 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
     settings.retain(|column, _| !OTHER_COLUMNS.contains(&column.as_str()));
     let integration = Settings::from_given(&settings)?;
     if new.aws_role.is_some() {
-        integration.grant()?.session_policy(Purpose::Export)?;
+        // The longest of the integration's session policies: what is too long for STS is told now.
+        integration.grant()?.session_policy(Purpose::ExportAfterALook)?;
     }
     let place =
         Place { integration_id, endpoint: integration.endpoint.as_deref(), sts_endpoint: integration.sts_endpoint.as_deref() };

@@ -324,6 +324,17 @@ mod tests {
         assert!(grant(&long[..20]).session_policy(Purpose::Export).is_ok());
     }
 
+    /// `create_integration` checks that policy alone.
+    #[test]
+    fn the_session_policy_of_an_export_that_looks_is_the_longest() {
+        for (kms, acl) in [(false, false), (true, true)] {
+            let grant = Grant { kms, acl, amazon: kms, ..grant(&["s3://bucket"]) };
+            let length = |purpose| grant.session_policy(purpose).unwrap().len();
+            let longest = length(Purpose::ExportAfterALook);
+            assert!(longest > length(Purpose::Export) && longest > length(Purpose::CleanUp));
+        }
+    }
+
     #[test]
     fn iam_policies_give_each_action_its_reason_in_a_unique_sid() {
         let keyed = Grant { kms: true, amazon: true, acl: true, ..grant(&["s3://bucket/a", "s3://bucket/b"]) };
