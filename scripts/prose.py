@@ -15,7 +15,7 @@ MOST_LINES = {"README.md": 150, "ARCHITECTURE.md": 200}
 SUMMARY = "docs/SUMMARY.md"
 FENCE = re.compile(r" *(?:> *)*(`{3,}|~{3,})")
 HEADING = re.compile(r" {0,3}(#{1,6})\s+(.*?)(?:\s+#+)?\s*$")
-ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
+ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 CODE = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)
 # The text of a link may hold an image or code.
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\)")

@@ -43,15 +43,18 @@ SECONDS = 180
 
 
 def for_site(file, text, copied):
-    """`text` of `file` as the site has it: a link to a folder is its text alone. Links to other files are added to `copied`."""
+    """`text` of `file` as the site has it: a link to a folder, or to the contents, which the site shows beside each page, is its text
+    alone. Links to files that are no pages are added to `copied`."""
 
     def replaced(link):
         path = link[2].partition("#")[0]
         place = Path(os.path.normpath(file.parent / path))
-        if re.match(r"[a-z][a-z0-9+.-]*:", link[2], re.I) or not path or place.suffix == ".md":
+        if re.match(r"[a-z][a-z0-9+.-]*:", link[2], re.I) or not path:
             return link[0]
-        if place.is_dir():
+        if place.is_dir() or place == SUMMARY:
             return link[1]
+        if place.suffix == ".md":
+            return link[0]
         copied.add(place)
         return link[0]
 

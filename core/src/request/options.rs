@@ -1,4 +1,4 @@
-//! The members of `options`: one table, for arguments, statements and jobs, and for README, which a test compares with it.
+//! The members of `options`: one table, for arguments, statements and jobs, and for docs/exporting.md, which a test compares with it.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::request::duration;
 pub struct Definition {
     /// Its key.
     pub name: &'static str,
-    /// Default, as README shows it.
+    /// Default, as docs/exporting.md shows it.
     pub default: &'static str,
     /// Values that the option takes, as the error says it.
     pub takes: &'static str,
-    /// Effect, as README describes it.
+    /// Effect, as docs/exporting.md describes it.
     pub does: &'static str,
     set: fn(&mut Options, &Value) -> Option<()>,
 }
@@ -329,10 +329,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_the_table() {
-        let readme = include_str!("../../../README.md");
+    fn the_documentation_has_the_table() {
+        let page = include_str!("../../../docs/exporting.md");
         let heading = "| option | default | |\n|---|---|---|\n";
-        let table = readme.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
+        let table = page.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
         let rows: Vec<String> =
             OPTIONS.iter().map(|option| format!("| `{}` | {} | {} |", option.name, option.default, option.does)).collect();
         assert_eq!(table.lines().collect::<Vec<_>>(), rows);
