@@ -22,6 +22,8 @@ say "cargo fmt"
 cargo fmt --all --check
 say "Rooms"
 scripts/rooms.py core/src src
+say "Sentences and links of the documentation"
+scripts/prose.py
 say "Features of dependencies"
 # features KINDS: of each package that dependencies of these kinds bring along.
 features() {
