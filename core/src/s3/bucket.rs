@@ -3,12 +3,11 @@
 //! A retried PUT is harmless: keys are unique to the export, so it writes the same bytes to the same key.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::claims::Blind;
 use crate::s3::client::{ObjectSettings, Store};
 use crate::s3::failure::Failure;
+use crate::s3::headers::{ChecksumHeader, ObjectHeaders};
 use crate::s3::object::{Deletion, EXPORT_ID, Object, Role};
 use crate::s3::put_template::{self, SdkPut, Template, replay};
 use crate::s3::retry::{RetryPolicy, Unanswered, renewing, retry, retry_at_pace};
@@ -350,8 +350,6 @@ impl Bucket {
         checksum: &Checksum,
         if_none_match: Option<&str>,
     ) -> SdkPut {
-        let settings = &self.store.settings;
-        let (crc32, sha256) = headers(checksum);
         let request = self
             .store
             .client
@@ -359,17 +357,9 @@ impl Bucket {
             .bucket(&self.name)
             .key(&object.key)
             .body(in_frames(body, meter))
-            .content_type(object.content_type)
-            .set_metadata(mark(object))
             .set_if_none_match(if_none_match.map(str::to_owned))
-            .set_checksum_crc32(crc32)
-            .set_checksum_sha256(sha256)
-            .set_storage_class(object.role.storage_class(settings))
-            .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
-            .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
-            .set_ssekms_key_id(settings.kms_key_id.clone())
-            .set_bucket_key_enabled(settings.bucket_key())
-            .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+            .with_checksum(checksum)
+            .with_object_headers(object, &self.store.settings)
             .customize();
         if self.store.unsigned_payload { request.disable_payload_signing() } else { request }
     }
@@ -487,18 +477,4 @@ pub fn check_tag(step: &str, url: &str, tag: Option<&str>) -> Result<(), Failure
         .detail(format!("Object {url}: the answer to the PUT has no ETag."))
         .hint("Check the endpoint of the integration, and what lies between it and the database server.");
     Err(Failure { outcome_unknown: true, ..Failure::permanent(error) })
-}
-
-/// Metadata by which an export knows again what it has made under a name of the user's.
-pub fn mark(object: &Object) -> Option<HashMap<String, String>> {
-    object.claim.map(|export_id| HashMap::from([(EXPORT_ID.to_owned(), export_id.to_string())]))
-}
-
-/// Values of `x-amz-checksum-crc32` and `x-amz-checksum-sha256`.
-pub fn headers(checksum: &Checksum) -> (Option<String>, Option<String>) {
-    match checksum {
-        Checksum::Crc32(_) => (checksum.base64(), None),
-        Checksum::Sha256(_) => (None, checksum.base64()),
-        Checksum::None => (None, None),
-    }
 }

@@ -8,6 +8,7 @@ mod claims;
 pub mod client;
 pub mod credentials;
 pub mod failure;
+mod headers;
 pub mod listing;
 mod multipart;
 pub mod network;

@@ -7,15 +7,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ServerSideEncryption};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use crate::error::{Code, Error};
 use crate::s3::body::in_frames;
-use crate::s3::bucket::{Bucket, check_tag, headers, mark};
-use crate::s3::checksum::{Algorithm, Checksum};
+use crate::s3::bucket::{Bucket, check_tag};
+use crate::s3::checksum::Checksum;
 use crate::s3::claims::Blind;
 use crate::s3::failure::Failure;
+use crate::s3::headers::{ChecksumHeader, ObjectHeaders, announced};
 use crate::s3::object::{Object, Part};
 use crate::s3::throttle::Pace;
 
@@ -31,7 +32,6 @@ pub struct Created {
 impl Bucket {
     /// Begins a multipart upload. One whose answer was lost is given up, if it can be found.
     pub async fn create_multipart(&self, object: &Object) -> Result<Created, Failure> {
-        let settings = self.settings();
         let (step, url) = (object.role.step(), self.url(&object.key));
         let lost = AtomicBool::new(false);
         let created = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
@@ -40,19 +40,8 @@ impl Bucket {
                 .create_multipart_upload()
                 .bucket(self.name())
                 .key(&object.key)
-                .content_type(object.content_type)
-                .set_metadata(mark(object))
-                .set_checksum_algorithm(match settings.checksum {
-                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
-                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
-                    Algorithm::None => None,
-                })
-                .set_storage_class(object.role.storage_class(settings))
-                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
-                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
-                .set_ssekms_key_id(settings.kms_key_id.clone())
-                .set_bucket_key_enabled(settings.bucket_key())
-                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .set_checksum_algorithm(announced(self.checksum()))
+                .with_object_headers(object, self.settings())
                 .send()
                 .await
                 .map_err(|error| Failure::new(step, &url, &error))?;
@@ -105,7 +94,6 @@ impl Bucket {
         let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
         let lost = AtomicBool::new(false);
         self.upload((self.patience_for(object.role), &mut pace), step, &url, &lost, || async {
-            let (crc32, sha256) = headers(checksum);
             let request = self
                 .client()
                 .upload_part()
@@ -114,8 +102,7 @@ impl Bucket {
                 .upload_id(upload_id)
                 .part_number(number)
                 .body(in_frames(body.clone(), &meter))
-                .set_checksum_crc32(crc32.clone())
-                .set_checksum_sha256(sha256.clone())
+                .with_checksum(checksum)
                 .set_expected_bucket_owner(self.owner());
             let answer = if self.unsigned_payload() {
                 request.customize().disable_payload_signing().send().await
@@ -124,12 +111,7 @@ impl Bucket {
             };
             let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
             check_tag(step, &url, output.e_tag())?;
-            Ok(CompletedPart::builder()
-                .part_number(number)
-                .set_e_tag(output.e_tag)
-                .set_checksum_crc32(crc32)
-                .set_checksum_sha256(sha256)
-                .build())
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(output.e_tag).with_checksum(checksum).build())
         })
         .await
     }

@@ -268,6 +268,7 @@ mod tests {
 
     use super::*;
     use crate::s3::client::plain_config;
+    use crate::s3::headers::ChecksumHeader;
 
     const KEYS: [&str; 5] = ["a.json", "a/b c+d=e/ä~*'(!).json", "year=2026/%2F%3D%253D/x.json", "a//b/.json", "?x-id=#&.json"];
 
@@ -283,7 +284,6 @@ mod tests {
     }
 
     fn put(client: &Client, bucket: &str, key: &str, body: &Bytes, checksum: Algorithm, signs_payload: bool) -> SdkPut {
-        let value = checksum.of(body).base64();
         let put = client
             .put_object()
             .bucket(bucket)
@@ -291,8 +291,7 @@ mod tests {
             .body(in_frames(body.clone(), &Meter::default()))
             .content_type("application/json")
             .storage_class(StorageClass::GlacierIr)
-            .set_checksum_crc32(value.clone().filter(|_| checksum == Algorithm::Crc32))
-            .set_checksum_sha256(value.filter(|_| checksum == Algorithm::Sha256))
+            .with_checksum(&checksum.of(body))
             .customize();
         if signs_payload { put } else { put.disable_payload_signing() }
     }

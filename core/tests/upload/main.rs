@@ -4,6 +4,7 @@
 
 mod export;
 mod faults;
+mod headers;
 mod scripted;
 mod store;
 mod stores;
