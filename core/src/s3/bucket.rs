@@ -13,7 +13,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::error::{Code, Error};
-use crate::s3::body::{Meter, in_frames};
+use crate::s3::body::{Meter, Payload};
+use crate::s3::call::Call;
 use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::claims::Blind;
 use crate::s3::client::{ObjectSettings, Store};
@@ -21,7 +22,7 @@ use crate::s3::failure::Failure;
 use crate::s3::headers::{ChecksumHeader, ObjectHeaders};
 use crate::s3::object::{Deletion, EXPORT_ID, Object, Role};
 use crate::s3::put_template::{self, SdkPut, Template, replay};
-use crate::s3::retry::{RetryPolicy, Unanswered, renewing, retry, retry_at_pace};
+use crate::s3::retry::{RetryPolicy, Unanswered, renewing, retry_at_pace};
 use crate::s3::throttle::{Pace, Permit, Throttle};
 use crate::s3::whole::Ending;
 use crate::sync::lock;
@@ -153,6 +154,11 @@ impl Bucket {
         self.policy
     }
 
+    /// The request that makes the object, or a part of it.
+    pub fn call_for(&self, object: &Object) -> Call {
+        Call::new(self.patience_for(object.role), object.role.step(), self.url(&object.key))
+    }
+
     /// How long to try, for such an object.
     pub fn patience_for(&self, role: Role) -> RetryPolicy {
         match role {
@@ -161,64 +167,44 @@ impl Bucket {
         }
     }
 
-    /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went. `step` and `url`
-    /// are for messages.
-    pub async fn send<T, F>(&self, policy: RetryPolicy, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
+    /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went.
+    pub async fn send<T, F>(&self, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.send_noting_loss(policy, step, url, &AtomicBool::new(false), attempt).await
+        self.send_at(None, call, attempt).await
     }
 
-    /// As [`Self::send`]; sets `lost` when an attempt may have done its work and nobody was told.
-    pub async fn send_noting_loss<T, F>(
-        &self,
-        policy: RetryPolicy,
-        step: &str,
-        url: &str,
-        lost: &AtomicBool,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
+    /// Sends a request with a body like [`Self::send`], at the `pace` that the throttle allows.
+    pub async fn upload<T, F>(&self, pace: &mut Pace, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let unanswered = |limit| {
-            lost.store(true, Ordering::Relaxed);
-            self.noted(Failure::unanswered(step, url, limit))
-        };
-        retry(policy, unanswered, || self.noting(lost, attempt())).await
+        self.send_at(Some(pace), call, attempt).await
     }
 
-    /// As [`Self::send_noting_loss`], of a request with a body: at the `pace` that the throttle allows.
-    pub async fn upload<T, F>(
-        &self,
-        (policy, pace): (RetryPolicy, &mut Pace),
-        step: &str,
-        url: &str,
-        lost: &AtomicBool,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
+    async fn send_at<T, F>(&self, pace: Option<&mut Pace>, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let meter = pace.meter();
+        let meter = pace.as_ref().map(|pace| pace.meter());
         let unanswered = |end| {
             let failure = match end {
-                Unanswered::Silent(time) => Failure::unanswered(step, url, time),
-                Unanswered::TooSlow(time) => Failure::too_slow(step, url, time),
+                Unanswered::Silent(time) => call.unanswered(time),
+                Unanswered::TooSlow(time) => call.too_slow(time),
                 // The store makes no object of a part of a body.
                 Unanswered::MadeRoom(time) => {
-                    Failure { outcome_unknown: meter.has_ended(), ..Failure::unanswered(step, url, time) }
+                    Failure { outcome_unknown: meter.as_ref().is_none_or(Meter::has_ended), ..call.unanswered(time) }
                 }
             };
-            lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
+            call.note(&failure);
             self.noted(failure)
         };
-        retry_at_pace(policy, Some(pace), unanswered, || self.noting(lost, attempt())).await
+        retry_at_pace(call.policy, pace, unanswered, || self.noting(call, attempt())).await
     }
 
     /// One attempt of these.
-    async fn noting<T>(&self, lost: &AtomicBool, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    async fn noting<T>(&self, call: &Call, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let sent = Instant::now();
         let answer = renewing(&self.store.provider, answer).await;
         if answer.as_ref().map_or_else(|failure| failure.status.is_some() && !failure.is_of_gateway(), |_| true) {
@@ -231,7 +217,7 @@ impl Bucket {
             }
             Err(failure) => failure,
         };
-        lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
+        call.note(&failure);
         if failure.overloaded {
             self.throttle.lower(sent);
         }
@@ -268,20 +254,20 @@ impl Bucket {
 
     /// As [`Self::put`], at that pace.
     pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
-        let lost = AtomicBool::new(false);
+        let call = self.call_for(object);
         let condition = object.claim.map(|_| "*");
         // Ceph ignores the condition in a bucket with versions. The look before the query may be hours old.
         if condition.is_some() && !self.knows_condition() {
             self.refuse_taken(object, self.blind()).await?;
         }
-        match self.send_put(&mut pace, object, (body.clone(), checksum), condition, &lost).await {
+        match self.send_put(&call, &mut pace, object, (&body, checksum), condition).await {
             // The store refuses the condition: a look stands in for it.
             Err(failure) if condition.is_some() && failure.status == Some(501) => {
                 self.refuse_taken(object, Blind::Refuse).await?;
-                self.send_put(&mut pace, object, (body, checksum), None, &lost).await
+                self.send_put(&call, &mut pace, object, (&body, checksum), None).await
             }
             Err(failure) if condition.is_some() && failure.status == Some(412) => {
-                let version_id = self.resolve_conflict(object, lost.load(Ordering::Relaxed)).await?;
+                let version_id = self.resolve_conflict(object, call.answer_lost()).await?;
                 Ok(Written { version_id, answer_lost: false })
             }
             other => other,
@@ -301,7 +287,8 @@ impl Bucket {
     /// successor finds it there.
     pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
-        match self.send_put(&mut self.pace(None), object, (body, &checksum), Some("*"), &AtomicBool::new(false)).await {
+        let call = self.call_for(object);
+        match self.send_put(&call, &mut self.pace(None), object, (&body, &checksum), Some("*")).await {
             Ok(written) => Ok(Conditional::Written(written.version_id)),
             Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
@@ -310,55 +297,50 @@ impl Bucket {
 
     async fn send_put(
         &self,
+        call: &Call,
         pace: &mut Pace,
         object: &Object,
-        (body, checksum): (Bytes, &Checksum),
+        (bytes, checksum): (&Bytes, &Checksum),
         if_none_match: Option<&str>,
-        lost: &AtomicBool,
     ) -> Result<Written, Failure> {
-        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
-        let put = self.upload((self.patience_for(object.role), pace), step, &url, lost, || async {
-            let by_sdk = || self.sdk_put(object, (body.clone(), &meter), checksum, if_none_match);
-            let answer = match self.template_for(object, body.len()).await {
+        let meter = pace.meter();
+        let payload = Payload { bytes, meter: &meter, checksum };
+        let put = self.upload(pace, call, || async {
+            let by_sdk = || self.sdk_put(object, payload, if_none_match);
+            let answer = match self.template_for(object, bytes.len()).await {
                 None => Box::pin(by_sdk().send()).await,
                 Some(template) => {
                     // As of those that the SDK asks for: who fetches them has tried often enough.
                     let credentials = self.store.provider.credentials().await;
                     let credentials = credentials.map_err(|failure| Failure::permanent(failure.error))?;
-                    match template.put(&object.key, body.clone(), &meter, checksum, credentials).await {
+                    match template.put(&object.key, payload, credentials).await {
                         Ok(answer) if answer.status().is_success() => {
                             let header = |name| answer.headers().get(name);
-                            check_tag(step, &url, header("etag"))?;
+                            call.check_tag(header("etag"))?;
                             return Ok(header("x-amz-version-id").map(str::to_owned));
                         }
                         other => Box::pin(by_sdk().config_override(replay(other)).send()).await,
                     }
                 }
             };
-            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
-            check_tag(step, &url, output.e_tag())?;
+            let output = answer.map_err(|error| call.failure(&error))?;
+            call.check_tag(output.e_tag())?;
             Ok(output.version_id)
         });
         let version_id = put.await?;
-        Ok(Written { version_id, answer_lost: lost.load(Ordering::Relaxed) })
+        Ok(Written { version_id, answer_lost: call.answer_lost() })
     }
 
-    fn sdk_put(
-        &self,
-        object: &Object,
-        (body, meter): (Bytes, &Meter),
-        checksum: &Checksum,
-        if_none_match: Option<&str>,
-    ) -> SdkPut {
+    fn sdk_put(&self, object: &Object, payload: Payload<'_>, if_none_match: Option<&str>) -> SdkPut {
         let request = self
             .store
             .client
             .put_object()
             .bucket(&self.name)
             .key(&object.key)
-            .body(in_frames(body, meter))
+            .body(payload.in_frames())
             .set_if_none_match(if_none_match.map(str::to_owned))
-            .with_checksum(checksum)
+            .with_checksum(payload.checksum)
             .with_object_headers(object, &self.store.settings)
             .customize();
         if self.store.unsigned_payload { request.disable_payload_signing() } else { request }
@@ -372,7 +354,8 @@ impl Bucket {
         }
         let make = || async {
             let body = Bytes::from_static(b"{}");
-            let put = self.sdk_put(object, (body.clone(), &Meter::default()), &self.checksum().of(&body), None);
+            let payload = Payload { bytes: &body, meter: &Meter::default(), checksum: &self.checksum().of(&body) };
+            let put = self.sdk_put(object, payload, None);
             let credentials = self.store.provider.credentials().await.ok()?;
             Template::of(put, &object.key, &body, self.checksum(), !self.store.unsigned_payload, credentials).await
         };
@@ -386,8 +369,8 @@ impl Bucket {
 
     /// As [`Self::head`], with that policy.
     pub async fn head_within(&self, policy: RetryPolicy, key: &str) -> Result<Option<Head>, Failure> {
-        let url = self.url(key);
-        self.send(policy, LOOK, &url, || self.head_once(key)).await
+        let call = Call::new(policy, LOOK, self.url(key));
+        self.send(&call, || self.head_once(key)).await
     }
 
     /// As [`Self::head`], one attempt.
@@ -411,7 +394,8 @@ impl Bucket {
         const STEP: &str = "delete files";
         let Some(first) = objects.first() else { return Ok(Vec::new()) };
         let url = self.url(&first.key);
-        self.send(self.policy.clean_up, STEP, &url, || async {
+        let call = Call::new(self.policy.clean_up, STEP, url.clone());
+        self.send(&call, || async {
             let ending = Ending::default();
             let identifier = |object: &Deletion| {
                 ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
@@ -433,7 +417,7 @@ impl Bucket {
                 .interceptor(ending.clone())
                 .send()
                 .await
-                .map_err(|error| Failure::new(STEP, &url, &error))?;
+                .map_err(|error| call.failure(&error))?;
             // What is not named in the answer counts as deleted.
             let failed: Option<Vec<String>> = output.errors.unwrap_or_default().into_iter().map(|error| error.key).collect();
             failed.filter(|_| ending.was_seen()).ok_or_else(|| {
@@ -447,8 +431,8 @@ impl Bucket {
     /// Deletes one object.
     pub async fn delete_one(&self, object: &Deletion) -> Result<(), Failure> {
         const STEP: &str = "delete a file";
-        let url = self.url(&object.key);
-        self.send(self.policy.clean_up, STEP, &url, || async {
+        let call = Call::new(self.policy.clean_up, STEP, self.url(&object.key));
+        self.send(&call, || async {
             self.store
                 .client
                 .delete_object()
@@ -458,7 +442,7 @@ impl Bucket {
                 .set_expected_bucket_owner(self.owner())
                 .send()
                 .await
-                .map_err(|error| Failure::new(STEP, &url, &error))?;
+                .map_err(|error| call.failure(&error))?;
             Ok(())
         })
         .await
@@ -466,15 +450,3 @@ impl Bucket {
 }
 
 const LOOK: &str = "look at an object";
-
-/// Errors: 58030 where an answer to a PUT has no ETag. Every store gives one; a web server or a portal that answers 200 to whatever
-/// it is sent does not.
-pub fn check_tag(step: &str, url: &str, tag: Option<&str>) -> Result<(), Failure> {
-    if tag.is_some_and(|tag| !tag.is_empty()) {
-        return Ok(());
-    }
-    let error = Error::new(Code::Io, format!("could not {step}: what answers at the endpoint is no S3 store"))
-        .detail(format!("Object {url}: the answer to the PUT has no ETag."))
-        .hint("Check the endpoint of the integration, and what lies between it and the database server.");
-    Err(Failure { outcome_unknown: true, ..Failure::permanent(error) })
-}

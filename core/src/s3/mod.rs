@@ -2,6 +2,7 @@
 
 mod body;
 pub mod bucket;
+pub mod call;
 mod caught;
 pub mod checksum;
 mod claims;

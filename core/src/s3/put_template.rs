@@ -36,8 +36,8 @@ use aws_smithy_types::date_time::Format;
 use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
 
-use crate::s3::body::{Meter, in_frames};
-use crate::s3::checksum::{Algorithm, Checksum};
+use crate::s3::body::Payload;
+use crate::s3::checksum::Algorithm;
 use crate::sync::lock;
 
 /// A PUT as the SDK takes it.
@@ -103,39 +103,25 @@ impl Template {
         Some(template)
     }
 
-    /// Sends one PUT, with this checksum of its body.
-    pub async fn put(
-        &self,
-        key: &str,
-        body: Bytes,
-        meter: &Meter,
-        checksum: &Checksum,
-        credentials: Credentials,
-    ) -> Result<HttpResponse, ConnectorError> {
-        let request = self.request(key, body, meter, checksum, credentials).map_err(ConnectorError::user)?;
+    /// Sends one PUT.
+    pub async fn put(&self, key: &str, payload: Payload<'_>, by: Credentials) -> Result<HttpResponse, ConnectorError> {
+        let request = self.request(key, payload, by).map_err(ConnectorError::user)?;
         self.connector.call(request).await
     }
 
-    fn request(
-        &self,
-        key: &str,
-        body: Bytes,
-        meter: &Meter,
-        checksum: &Checksum,
-        credentials: Credentials,
-    ) -> Result<HttpRequest, BoxError> {
+    fn request(&self, key: &str, payload: Payload<'_>, by: Credentials) -> Result<HttpRequest, BoxError> {
         let url = [&self.before_key, encoded(key).as_str(), &self.after_key].concat();
         let mut headers = self.headers.clone();
-        headers.try_insert("content-length", body.len().to_string())?;
-        if let (Some(name), Some(value)) = (self.checksum.header(), checksum.base64()) {
+        headers.try_insert("content-length", payload.bytes.len().to_string())?;
+        if let (Some(name), Some(value)) = (self.checksum.header(), payload.checksum.base64()) {
             headers.try_insert(name, value)?;
         }
         let signature =
-            self.sign(&url, &headers, &body, credentials, SystemTime::now()).ok_or("the request cannot be signed")?;
+            self.sign(&url, &headers, payload.bytes, by, SystemTime::now()).ok_or("the request cannot be signed")?;
         for (name, value) in signature {
             headers.try_insert(name, value)?;
         }
-        let mut request = HttpRequest::new(in_frames(body, meter).into_inner());
+        let mut request = HttpRequest::new(payload.in_frames().into_inner());
         request.set_method("PUT")?;
         request.set_uri(url)?;
         *request.headers_mut() = headers;
@@ -267,6 +253,7 @@ mod tests {
     use aws_sdk_s3::types::StorageClass;
 
     use super::*;
+    use crate::s3::body::Meter;
     use crate::s3::client::plain_config;
     use crate::s3::headers::ChecksumHeader;
 
@@ -284,14 +271,15 @@ mod tests {
     }
 
     fn put(client: &Client, bucket: &str, key: &str, body: &Bytes, checksum: Algorithm, signs_payload: bool) -> SdkPut {
+        let payload = Payload { bytes: body, meter: &Meter::default(), checksum: &checksum.of(body) };
         let put = client
             .put_object()
             .bucket(bucket)
             .key(key)
-            .body(in_frames(body.clone(), &Meter::default()))
+            .body(payload.in_frames())
             .content_type("application/json")
             .storage_class(StorageClass::GlacierIr)
-            .with_checksum(&checksum.of(body))
+            .with_checksum(payload.checksum)
             .customize();
         if signs_payload { put } else { put.disable_payload_signing() }
     }
@@ -334,8 +322,8 @@ mod tests {
             let template = wait(template(&client, "bucket", checksum, signs_payload, token)).unwrap();
             for key in KEYS {
                 let sdks = wait(capture(put(&client, "bucket", key, &body, checksum, signs_payload))).unwrap();
-                let ours =
-                    template.request(key, body.clone(), &Meter::default(), &checksum.of(&body), credentials(token)).unwrap();
+                let payload = Payload { bytes: &body, meter: &Meter::default(), checksum: &checksum.of(&body) };
+                let ours = template.request(key, payload, credentials(token)).unwrap();
                 assert_eq!(ours.method(), "PUT");
                 assert_eq!(comparable(ours.uri(), ours.headers()), comparable(&sdks.url, &sdks.headers), "{endpoint:?} {key}");
                 // Its signature is right for its own time.

@@ -1,20 +1,16 @@
 //! The headers of an object do not depend on how it is written.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3_export_core::io::thread::IoThread;
 use s3_export_core::s3::checksum::Algorithm;
-use s3_export_core::s3::client::{ObjectSettings, Store};
-use s3_export_core::s3::network::{Network, Trust};
+use s3_export_core::s3::client::ObjectSettings;
 use s3_export_core::s3::object::{Object, Role};
 use s3_export_core::s3::retry::RetryPolicy;
-use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use uuid::Uuid;
 
-use super::export::wait;
+use super::export::{bucket, wait};
 use super::scripted::{Reply, Request, Server};
 
 /// Headers of the request itself: its body, its time, its signature and its sender.
@@ -46,8 +42,6 @@ fn both(object: Object) -> (Request, Request) {
         () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
         () => Reply::Usual,
     });
-    let io = IoThread::start().unwrap();
-    let network = Arc::new(Network::new(Trust::System));
     let mut connection = server.connection();
     connection.object = ObjectSettings {
         expected_bucket_owner: Some("012345678901".to_owned()),
@@ -57,10 +51,8 @@ fn both(object: Object) -> (Request, Request) {
         acl: Some("bucket-owner-full-control".to_owned()),
         checksum: Algorithm::Sha256,
     };
+    let (io, bucket) = bucket(connection, RetryPolicy { attempts: 1, total: Duration::from_secs(60) });
     let sent = io.spawn(async move {
-        let store = Store::open(&connection, "bucket", &network).await.unwrap();
-        let policy = RetryPolicy { attempts: 1, total: Duration::from_secs(60) };
-        let bucket = Bucket::new(store, "bucket", RetryPolicies::all(policy), Throttle::new(1));
         let body = Bytes::from_static(b"{}\n");
         bucket.put(&object, body.clone(), &bucket.checksum().of(&body)).await.unwrap();
         bucket.create_multipart(&object).await.unwrap();

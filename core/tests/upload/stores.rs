@@ -1,90 +1,29 @@
 //! Exports against scripted stores, without Postgres.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use s3_export_core::error::{Code, Result};
-use s3_export_core::files::chunker::{Body, Piece};
-use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::io::thread::IoThread;
 use s3_export_core::maintenance::probe;
 use s3_export_core::naming::keys::Destination;
+use s3_export_core::s3::call::Call;
 use s3_export_core::s3::network::{Network, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{Bucket, Failure, RetryPolicies, Throttle};
-use s3_export_core::upload::ExportUpload;
 use uuid::Uuid;
 
-use super::export::{destination_of, wait};
+use super::export::{Export, Terms, bucket, destination_of, wait};
 use super::scripted::{Reply, Request, Server};
 
 const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(60) };
 
-fn destination() -> Destination {
-    destination_of(None)
-}
-
-/// The backend's side of an export, its `file`s of one piece each.
-struct Export {
-    io: IoThread,
-    upload: ExportUpload,
-    /// Bytes that may be on their way.
-    budget: usize,
-}
-
-impl Export {
-    fn begin(server: &Server, concurrency: usize, budget: usize, policy: RetryPolicy) -> Self {
-        Self::begin_at(server, destination(), (concurrency, budget), policy)
-    }
-
-    fn begin_at(server: &Server, destination: Destination, room: (usize, usize), policy: RetryPolicy) -> Self {
-        Self::begin_with(Trust::System, server, destination, room, policy)
-    }
-
-    fn begin_with(
-        trust: Trust,
-        server: &Server,
-        destination: Destination,
-        (concurrency, budget): (usize, usize),
-        policy: RetryPolicy,
-    ) -> Self {
-        let io = IoThread::start().unwrap();
-        let network = Arc::new(Network::new(trust));
-        let address = server.clone();
-        let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
-        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
-        let throttle = (concurrency, Throttle::new(concurrency));
-        let upload = ExportUpload::start(&io, store, destination, plan, throttle, RetryPolicies::all(policy));
-        Export { io, upload, budget }
-    }
-
-    fn wait_until(&self, ready: impl Fn() -> Result<bool>) -> Result<()> {
-        loop {
-            self.upload.wake().clear();
-            if ready()? {
-                return Ok(());
-            }
-            self.upload.wake().wait(Duration::from_secs(60));
-        }
-    }
-
-    fn file(&self, number: u64, body: Bytes) -> Result<()> {
-        let room = body.len();
-        self.wait_until(|| self.upload.has_room(room, self.budget))?;
-        self.upload.send(Piece { file: number, body: Body::Bytes(body), room, documents: Some(1) })
-    }
-
-    /// Writes that number of files, all of which are stored at the end.
-    fn files(&self, count: u64, body: &Bytes) -> Result<()> {
-        for number in 1..=count {
-            self.file(number, body.clone())?;
-        }
-        self.upload.close();
-        self.wait_until(|| self.upload.is_stored())
-    }
+/// Terms with that number of uploads at once.
+fn terms(concurrency: usize, policy: RetryPolicy) -> Terms {
+    Terms { concurrency, ..Terms::new(RetryPolicies::all(policy)) }
 }
 
 #[test]
@@ -98,7 +37,7 @@ fn the_first_error_of_an_upload_is_told_however_full_the_buffer_is() {
                 Reply::Usual
             }
         });
-        let export = Export::begin(&server, 32, 300, POLICY);
+        let export = Export::begin(server.connection(), Terms { budget: 300, ..terms(32, POLICY) });
         let error = export.files(3_200, &Bytes::from_static(b"{}\n")).unwrap_err();
         assert_eq!(error.code(), Code::Privilege, "round {round}: {error:?}");
         assert!(error.summary().contains("AccessDenied (enough)"), "round {round}: {error:?}");
@@ -121,14 +60,11 @@ fn a_store_that_wants_the_length_of_empty_bodies_is_told_it() {
             _ => Reply::Usual,
         }
     });
-    let export = Export::begin(&server, 4, 1 << 20, POLICY);
-    let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
-    export.upload.send(part(None)).unwrap();
-    export.upload.send(part(Some(2))).unwrap();
+    let export = Export::begin(server.connection(), terms(4, POLICY));
+    export.file_in_pieces(1, 2).unwrap();
     // An empty file, such as a success marker is.
     export.file(2, Bytes::new()).unwrap();
-    export.upload.close();
-    export.wait_until(|| export.upload.is_stored()).unwrap();
+    export.stored().unwrap();
     let requests = server.requests();
     let begun: Vec<_> = requests.iter().filter(|request| request.is("POST", "?uploads")).collect();
     assert!(begun.len() == 1 && begun[0].header("content-length") == Some("0"), "{begun:?}");
@@ -149,7 +85,7 @@ fn a_store_that_asks_for_less_is_not_left_after_a_few_attempts() {
         *next = (*next).max(Instant::now()) + Duration::from_millis(5);
         Reply::Usual
     });
-    let export = Export::begin(&server, 64, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    let export = Export::begin(server.connection(), terms(64, RetryPolicy { attempts: 2, ..POLICY }));
     export.files(300, &Bytes::from_static(b"{}\n")).unwrap();
     assert!(server.requests().len() > 300, "the store never asked for less");
 }
@@ -166,7 +102,7 @@ fn outlives_an_outage(status: Option<&'static str>) {
         }
     });
     // One request at a time, so that the store has answered before it goes away.
-    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    let export = Export::begin(server.connection(), terms(1, RetryPolicy { attempts: 2, ..POLICY }));
     export.files(8, &Bytes::from_static(b"{}\n")).unwrap();
     assert!(server.requests().len() > 8, "there was no outage: {status:?}");
 }
@@ -189,23 +125,14 @@ fn an_outage_of_a_store_that_has_answered_is_outlived() {
 #[test]
 fn a_wrong_endpoint_is_told_soon() {
     let server = Server::start(|_| Reply::Break);
-    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    let export = Export::begin(server.connection(), terms(1, RetryPolicy { attempts: 2, ..POLICY }));
     let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
     assert_eq!((error.code(), server.requests().len()), (Code::Connection, 2), "{error:?}");
     // A gateway's word is none of the store behind it.
     let server = Server::start(|_| Reply::Answer("HTTP/1.1 502 Bad Gateway", ""));
-    let export = Export::begin(&server, 1, 1 << 20, RetryPolicy { attempts: 2, ..POLICY });
+    let export = Export::begin(server.connection(), terms(1, RetryPolicy { attempts: 2, ..POLICY }));
     export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
     assert_eq!(server.requests().len(), 2);
-}
-
-/// Two parts, so that the file is a multipart upload of six bytes.
-fn two_parts(export: &Export) -> Result<()> {
-    let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
-    export.upload.send(part(None))?;
-    export.upload.send(part(Some(2)))?;
-    export.upload.close();
-    export.wait_until(|| export.upload.is_stored())
 }
 
 /// Successes that nobody can read: empty, somebody else's, cut off, and one that lacks what it is for.
@@ -226,8 +153,8 @@ fn a_success_that_cannot_be_read_is_asked_for_again() {
             }
             () => Reply::Usual,
         });
-        let export = Export::begin(&server, 4, 1 << 20, POLICY);
-        two_parts(&export).unwrap_or_else(|error| panic!("{body}: {error:?}"));
+        let export = Export::begin(server.connection(), terms(4, POLICY));
+        export.two_parts().unwrap_or_else(|error| panic!("{body}: {error:?}"));
         let count = |method, part| server.requests().iter().filter(|request| request.is(method, part)).count();
         assert_eq!((count("POST", "?uploads"), count("GET", "uploads")), (2, 1), "{body}: the first upload is looked for");
     }
@@ -247,8 +174,8 @@ fn a_completion_whose_answer_cannot_be_read_is_found_by_a_look_at_the_object() {
                 () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
                 () => Reply::Usual,
             });
-            let export = Export::begin(&server, 4, 1 << 20, RetryPolicy { attempts: 3, ..POLICY });
-            match two_parts(&export) {
+            let export = Export::begin(server.connection(), terms(4, RetryPolicy { attempts: 3, ..POLICY }));
+            match export.two_parts() {
                 Ok(()) => assert!(looks <= 2, "{body}"),
                 Err(error) => {
                     assert!(looks > 2 && error.code() == Code::Io, "{body}: {error:?}");
@@ -275,7 +202,7 @@ fn an_answer_without_end_is_an_error_and_not_read() {
         let sent = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&sent);
         let server = Server::start(move |_| Reply::Endless(head, Arc::clone(&counter)));
-        let export = Export::begin_with(trust, &server, destination(), (1, 1 << 20), POLICY);
+        let export = Export::begin(server.connection(), Terms { trust, ..terms(1, POLICY) });
         let error = export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err();
         assert!(error.code() == Code::Io && error.summary().contains("too long"), "{head}: {error:?}");
         assert_eq!(server.requests().len(), 1, "{head}: another attempt");
@@ -320,9 +247,9 @@ fn a_refusal_that_has_done_nothing_leaves_nothing_to_warn_of() {
         }
         () => Reply::Usual,
     });
-    let export = Export::begin(&server, 4, 1 << 20, POLICY);
+    let export = Export::begin(server.connection(), terms(4, POLICY));
     assert_eq!(export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err().code(), Code::Io);
-    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+    let report = export.roll_back(Duration::from_secs(10));
     assert!(report.is_empty(), "{report:?}");
     assert_eq!(server.requests().len(), 1, "nothing is deleted");
 }
@@ -336,7 +263,7 @@ fn large() -> Bytes {
 fn an_upload_that_has_to_wait_for_the_network_goes_on() {
     // Longer than the SDK's own protection against streams that stall bears: a period of grace of 5 s.
     let server = Server::slow(Duration::from_secs(8), |_| Reply::Usual);
-    let export = Export::begin(&server, 2, 1 << 30, RetryPolicy { attempts: 1, total: Duration::from_secs(300) });
+    let export = Export::begin(server.connection(), terms(2, RetryPolicy { attempts: 1, total: Duration::from_secs(300) }));
     export.files(2, &large()).unwrap();
     assert_eq!(server.requests().len(), 2, "each body was sent once");
 }
@@ -344,7 +271,7 @@ fn an_upload_that_has_to_wait_for_the_network_goes_on() {
 #[test]
 fn a_store_that_takes_nothing_is_given_up_and_the_error_says_so() {
     let server = Server::slow(Duration::from_secs(600), |_| Reply::Usual);
-    let export = Export::begin(&server, 1, 1 << 30, RetryPolicy { attempts: 1, total: Duration::from_secs(3) });
+    let export = Export::begin(server.connection(), terms(1, RetryPolicy { attempts: 1, total: Duration::from_secs(3) }));
     let error = export.files(1, &large()).unwrap_err();
     assert_eq!(error.code(), Code::Connection, "{error:?}");
     assert!(error.summary().contains("no answer within 1.0 s"), "{error:?}");
@@ -379,8 +306,8 @@ fn refused_with_412(in_parts: bool, looks: Vec<Reply>, destination: Destination)
         () => Reply::Usual,
     });
     let policy = RetryPolicy { attempts: 2, ..POLICY };
-    let export = Export::begin_at(&server, destination, (4, 1 << 20), policy);
-    let outcome = if in_parts { two_parts(&export) } else { export.files(1, &Bytes::from_static(b"{}\n{}\n")) };
+    let export = Export::begin(server.connection(), Terms { destination, ..terms(4, policy) });
+    let outcome = if in_parts { export.two_parts() } else { export.files(1, &Bytes::from_static(b"{}\n{}\n")) };
     (export, outcome)
 }
 
@@ -400,7 +327,7 @@ fn a_conflict_over_a_name_of_the_users_is_resolved_by_a_look() {
             let (export, outcome) = refused_with_412(in_parts, vec![looks.clone()], destination_of(Some("all.json")));
             let error = outcome.unwrap_err();
             assert_eq!(error.code(), code, "in parts: {in_parts}, {looks:?}: {error:?}");
-            let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+            let report = export.roll_back(Duration::from_secs(10));
             assert_eq!(report.is_empty(), is_known, "in parts: {in_parts}, {looks:?}: {report:?}");
         }
     }
@@ -415,34 +342,26 @@ fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
         () if request.is("HEAD", "") => Reply::Answer(mark, "{}\n"),
         () => Reply::Usual,
     });
-    let export = Export::begin_at(&server, destination, (4, 1 << 20), POLICY);
+    let export = Export::begin(server.connection(), Terms { destination, ..terms(4, POLICY) });
     export.files(1, &Bytes::from_static(b"{}\n")).unwrap();
-    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(60)));
+    let report = export.roll_back(Duration::from_secs(60));
     assert!(report.is_empty(), "{report:?}");
     assert!(server.requests().iter().any(|request| request.is("POST", "?delete")));
-}
-
-/// The bucket of a store behind `server`, with a thread for its requests.
-fn bucket(server: &Server) -> (IoThread, Bucket) {
-    let io = IoThread::start().unwrap();
-    let (network, address) = (Arc::new(Network::new(Trust::System)), server.clone());
-    let store = wait(&io, &io.spawn(async move { address.store(&network).await }));
-    let bucket = Bucket::new(store, "bucket", RetryPolicies::all(RetryPolicy { attempts: 2, ..POLICY }), Throttle::new(1));
-    (io, bucket)
 }
 
 #[test]
 fn a_name_that_may_not_be_looked_at_is_refused_where_the_store_may_ignore_the_condition() {
     let server = Server::start(|request| if request.is("HEAD", "") { FORBIDDEN } else { Reply::Usual });
-    let (io, bucket) = bucket(&server);
+    let (io, bucket) = bucket(server.connection(), RetryPolicy { attempts: 2, ..POLICY });
     let destination = destination_of(Some("all.json"));
     let refused = wait(&io, &io.spawn(async move { bucket.refuse_taken_names(&destination).await }));
     let error = refused.unwrap_err().error;
     assert_eq!(error.code(), Code::Unsupported, "{error:?}");
     assert!(server.requests().iter().all(|request| request.is("HEAD", "")), "nothing is written: {:?}", server.requests());
     // The same before the end of a multipart upload, whose condition more stores ignore.
-    let export = Export::begin_at(&server, destination_of(Some("all.json")), (4, 1 << 20), POLICY);
-    assert_eq!(two_parts(&export).unwrap_err().code(), Code::Unsupported);
+    let export =
+        Export::begin(server.connection(), Terms { destination: destination_of(Some("all.json")), ..terms(4, POLICY) });
+    assert_eq!(export.two_parts().unwrap_err().code(), Code::Unsupported);
     assert!(server.requests().iter().all(|request| !makes_object(request, true)));
 }
 
@@ -462,16 +381,13 @@ fn a_multipart_upload_whose_beginning_is_tried_again_holds_up_no_other_file() {
         }
         () => Reply::Usual,
     });
-    let export = Export::begin(&server, 2, 1 << 20, RetryPolicy { attempts: 2, total: Duration::from_secs(10) });
-    let part = |documents| Piece { file: 1, body: Body::Bytes(Bytes::from_static(b"{}\n")), room: 3, documents };
-    export.upload.send(part(None)).unwrap();
-    export.upload.send(part(Some(2))).unwrap();
+    let export = Export::begin(server.connection(), terms(2, RetryPolicy { attempts: 2, total: Duration::from_secs(10) }));
+    export.file_in_pieces(1, 2).unwrap();
     while asked.load(Ordering::Relaxed) < 2 {
         thread::sleep(Duration::from_millis(1));
     }
     export.file(2, Bytes::from_static(b"{}\n")).unwrap();
-    export.upload.close();
-    export.wait_until(|| export.upload.is_stored()).unwrap();
+    export.stored().unwrap();
 }
 
 /// The answer to the completion is lost, and the upload is gone at the next attempt.
@@ -489,7 +405,7 @@ fn a_probe_does_not_take_the_object_of_one_step_for_that_of_the_next() {
     });
     let io = IoThread::start().unwrap();
     let (network, connection) = (Arc::new(Network::new(Trust::System)), server.connection());
-    let tried = wait(&io, &io.spawn(async move { probe::probe(&connection, destination(), &network).await }));
+    let tried = wait(&io, &io.spawn(async move { probe::probe(&connection, destination_of(None), &network).await }));
     let step = tried.iter().find(|tried| tried.step == probe::Step::ConditionalMultipart).unwrap();
     let error = step.outcome.clone().unwrap().unwrap_err();
     assert!(error.summary().contains("the multipart upload is gone"), "{error:?}");
@@ -504,7 +420,7 @@ fn a_listing_that_goes_round_in_circles_with_new_tokens_is_a_failure() {
         let page = format!("<ListBucketResult>{more}{objects}</ListBucketResult>");
         Reply::Answer("HTTP/1.1 200 OK", Box::leak(page.into_boxed_str()))
     });
-    let (io, bucket) = bucket(&server);
+    let (io, bucket) = bucket(server.connection(), RetryPolicy { attempts: 2, ..POLICY });
     let listing = async move { bucket.each_object("x/", 2, |_| std::ops::ControlFlow::Continue(())).await };
     let error = wait(&io, &io.spawn(listing)).unwrap_err().error;
     assert!(error.summary().contains("a page that was read already"), "{error:?}");
@@ -521,10 +437,10 @@ async fn cut_off(is_whole: bool) -> bool {
         tokio::time::sleep(POLICY.total / 2).await;
         drop(other);
     });
-    let (lost, attempts) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (call, attempts) = (Call::new(POLICY, "send", "here".to_owned()), AtomicUsize::new(0));
     let mut pace = bucket.pace(None);
     let meter = pace.meter();
-    let sent = bucket.upload((POLICY, &mut pace), "send", "here", &lost, || async {
+    let sent = bucket.upload(&mut pace, &call, || async {
         if attempts.fetch_add(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
@@ -539,7 +455,7 @@ async fn cut_off(is_whole: bool) -> bool {
     });
     sent.await.unwrap();
     assert_eq!(attempts.load(Ordering::Relaxed), 2);
-    lost.load(Ordering::Relaxed)
+    call.answer_lost()
 }
 
 #[test]
@@ -556,10 +472,11 @@ fn an_object_that_appeared_under_a_name_of_the_users_is_not_overwritten_by_a_sto
         () if request.is("HEAD", "") => Reply::Answer(marked(Uuid::now_v7()), "{}\n"),
         () => Reply::Usual,
     });
-    let export = Export::begin_at(&server, destination_of(Some("all.json")), (1, 1 << 20), POLICY);
+    let export =
+        Export::begin(server.connection(), Terms { destination: destination_of(Some("all.json")), ..terms(1, POLICY) });
     assert_eq!(export.files(1, &Bytes::from_static(b"{}\n")).unwrap_err().code(), Code::Duplicate);
     assert!(server.requests().iter().all(|request| !request.is("PUT", "")), "the object was overwritten");
-    let report = wait(&export.io, &export.upload.clean_up(&export.io, Duration::from_secs(10)));
+    let report = export.roll_back(Duration::from_secs(10));
     assert!(report.is_empty() && server.requests().iter().all(|request| !request.is("DELETE", "")), "{report:?}");
 }
 
@@ -572,8 +489,8 @@ fn an_upload_whose_beginning_was_lost_is_told_of_where_it_has_to_be_left() {
             () if request.is("HEAD", "") => Reply::Answer("HTTP/1.1 404 Not Found", ""),
             () => Reply::Usual,
         });
-        let export = Export::begin_at(&server, destination_of(name), (1, 1 << 20), POLICY);
-        two_parts(&export).unwrap();
+        let export = Export::begin(server.connection(), Terms { destination: destination_of(name), ..terms(1, POLICY) });
+        export.two_parts().unwrap();
         let doubled = export.upload.doubled_uploads();
         // The upload of a key of the export's own is found and given up.
         assert_eq!(doubled.len(), usize::from(name.is_some()), "{doubled:?}");
