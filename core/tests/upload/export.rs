@@ -26,6 +26,9 @@ use uuid::Uuid;
 /// Documents of one piece.
 const DOCUMENTS: &[u8] = b"{}\n";
 
+/// Attempts that outlive what a slow machine makes of a test.
+pub const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(60) };
+
 /// Terms of an export that a test may choose.
 pub struct Terms {
     pub trust: Trust,
@@ -41,6 +44,11 @@ impl Terms {
     pub fn new(policy: RetryPolicies) -> Self {
         Terms { trust: Trust::System, destination: destination_of(None), concurrency: 4, budget: 1 << 30, policy }
     }
+}
+
+/// Terms with that number of uploads at once.
+pub fn terms(concurrency: usize, policy: RetryPolicy) -> Terms {
+    Terms { concurrency, ..Terms::new(RetryPolicies::all(policy)) }
 }
 
 pub struct Export {
