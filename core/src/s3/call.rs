@@ -1,7 +1,8 @@
 //! One request to the store with all of its attempts: how long to try, by which words messages name it, and whether an answer was
 //! lost.
 //!
-//! A lost answer is remembered over all attempts. Whoever forgets one deletes nothing of what the store may have made.
+//! A lost answer is remembered over all attempts. Were it forgotten, a rollback would leave an object that the store has made all the
+//! same.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Returns a request that has not been sent. `step`: what is being done, such as "could not upload"; `url`: the object's.
+    /// Returns a request that has not been sent. `step`: the work, such as "upload a file"; `url`: the object's.
     pub fn new(policy: RetryPolicy, step: &'static str, url: String) -> Self {
         Call { policy, step, url, answer_lost: AtomicBool::new(false) }
     }

@@ -34,13 +34,13 @@ impl Bucket {
         self.head_within(self.policy().files, key).await
     }
 
-    /// As [`Self::head`], with that policy.
+    /// Looks at an object, with that policy; `None`: there is none.
     pub async fn head_within(&self, policy: RetryPolicy, key: &str) -> Result<Option<Head>, Failure> {
         let call = Call::new(policy, STEP, self.url(key));
         self.send(&call, || self.head_once(key)).await
     }
 
-    /// As [`Self::head`], one attempt.
+    /// Looks at an object in one attempt; `None`: there is none.
     pub async fn head_once(&self, key: &str) -> Result<Option<Head>, Failure> {
         let answer =
             self.client().head_object().bucket(self.name()).key(key).set_expected_bucket_owner(self.owner()).send().await;

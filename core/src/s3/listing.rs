@@ -93,7 +93,8 @@ impl Bucket {
         Ok(first)
     }
 
-    /// As [`Self::each_object`] for multipart uploads.
+    /// Shows `visit` each multipart upload whose key begins with `prefix`. Errors: 58030 when the listing is not whole; what `visit` has
+    /// seen is then only a part of it.
     pub async fn each_upload(
         &self,
         policy: RetryPolicy,
@@ -205,7 +206,7 @@ fn objects(answer: ListObjectsV2Output, prefix: &str, is_closed: bool) -> Result
     }
 }
 
-/// As [`objects`].
+/// Returns the uploads of a page and the marker of the next one; `None`: this page is the last. Errors: why the page is not whole.
 fn uploads(
     answer: ListMultipartUploadsOutput,
     prefix: &str,

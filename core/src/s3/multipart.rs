@@ -80,7 +80,7 @@ impl Bucket {
         self.put_part_at(self.pace(None), object, upload_id, number, (body, checksum)).await
     }
 
-    /// As [`Self::put_part`], at that pace.
+    /// Uploads one part like [`Self::put_part`], at that pace.
     pub async fn put_part_at(
         &self,
         mut pace: Pace,
@@ -138,7 +138,7 @@ impl Bucket {
         }
     }
 
-    /// As [`Self::complete_multipart`], without a look before. `on_condition`: that the key is nobody's.
+    /// Completes the upload like [`Self::complete_multipart`], without a look before. `on_condition`: only if no object has the key.
     pub async fn complete_once(
         &self,
         object: &Object,

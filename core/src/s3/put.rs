@@ -41,7 +41,7 @@ impl Bucket {
         self.put_at(self.pace(None), object, body, checksum).await
     }
 
-    /// As [`Self::put`], at that pace.
+    /// Writes the object like [`Self::put`], at that pace.
     pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         let call = self.call_for(object);
         let condition = object.claim.map(|_| "*");

@@ -6,8 +6,8 @@
 //! gives what the SDK has signed, to the letter: whatever signs differently (directory buckets, access points of many regions)
 //! stays with the SDK.
 //!
-//! What a store refuses, or what goes wrong on the way, is told to the SDK as the answer to a request of its own, so that failures
-//! are read in one place.
+//! A refusal of the store, or a failure on the way, is replayed to the SDK as the answer to a request of its own, so that failures are
+//! read in one place.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};

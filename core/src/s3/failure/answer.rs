@@ -116,7 +116,7 @@ pub(super) fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'
     }
 }
 
-/// As [`meaning`], for STS's answers.
+/// Returns SQLSTATE, summary and hint for an answer of STS.
 pub(super) fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
     match code {
         "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" | "InvalidAccessKeyId" => (

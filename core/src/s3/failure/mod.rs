@@ -1,4 +1,4 @@
-//! What a failed request means: whether to try again, and what to tell the user.
+//! The meaning of a failed request: whether to try again, and what to tell the user.
 //!
 //! `sdk` reads what the SDK gives as an error, `answer` has the meaning of a store's answers, and `connection` that of a missing one.
 #![forbid(unsafe_code)]
@@ -54,7 +54,7 @@ impl std::error::Error for Failure {}
 struct Asked<'a> {
     /// `S3` or `STS`.
     service: &'static str,
-    /// As in "could not upload".
+    /// The work that failed, such as "upload a file": a message begins with "could not".
     step: &'a str,
     /// The object's URL.
     url: Option<&'a str>,
@@ -95,7 +95,7 @@ impl Failure {
         Failure { outcome_unknown: true, ..Self::permanent(error) }
     }
 
-    /// Of a request to S3. `step`: what was being done, as in "could not upload"; `url`: of the object.
+    /// Returns the failure of a request to S3. `step`: the work, such as "upload a file"; `url`: the object's.
     pub fn new<E>(step: &str, url: &str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,

@@ -52,9 +52,9 @@ where
     retry_at_pace(policy, None, |end| unanswered(end.time()), attempt).await
 }
 
-/// As [`retry`], of an upload. Each attempt has a permit; the time for all does not include waits for permits while other
-/// uploads succeed, nor periods in which the upload shared a slow link with others. So an upload beside others may take the time of
-/// one attempt longer.
+/// Calls `attempt` like [`retry`], for an upload where there is a `pace`. Each attempt of an upload has a permit. The time for all
+/// attempts does not include waits for permits while other uploads succeed, nor periods in which the upload shared a slow link with
+/// others. So an upload beside others may take the time of one attempt longer.
 pub async fn retry_at_pace<T, F>(
     policy: RetryPolicy,
     mut pace: Option<&mut Pace>,
