@@ -25,7 +25,7 @@ pub struct Failure {
     pub error: Error,
     /// Whether another attempt may succeed.
     pub transient: bool,
-    /// Whether time alone bounds the attempts that follow, and not their number: the store asks for policy.
+    /// Whether time alone bounds the attempts that follow, and not their number: the store asks for fewer requests.
     pub time_bound: bool,
     /// The pause that the store asks for before the next attempt.
     pub retry_after: Option<Duration>,

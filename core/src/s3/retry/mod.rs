@@ -1,6 +1,6 @@
 //! The one retry loop: every request goes through it, and the SDK's own is off.
 //!
-//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for policy or went away
+//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for fewer requests or went away
 //! ([`Failure::time_bound`]), and an upload over a slow link goes on while it moves ([`Overtime`]).
 #![forbid(unsafe_code)]
 
@@ -39,7 +39,7 @@ impl Unanswered {
     }
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or policy ends. The failure says of all attempts whether one may have
+/// Calls `attempt` until it succeeds, fails for good, or the policy allows no more. The failure says of all attempts whether one may have
 /// done its work. `unanswered`: the failure of an attempt that took so long.
 pub async fn retry<T, F>(
     policy: RetryPolicy,
