@@ -7,5 +7,6 @@
 mod callback;
 mod documents;
 mod encoding;
+mod jobs;
 mod query;
 mod stored_forms;

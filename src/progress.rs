@@ -21,17 +21,28 @@ use crate::pg::sql::read_latest;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
 
-/// Parameters by their index; SQL numbers them from 1. The first three are COPY's own.
-const BYTES: c_int = 0;
-const DOCUMENTS: c_int = 2;
-const COMMAND: c_int = 4;
-const TYPE: c_int = 5;
-/// Those of ours, from the end, where COPY comes last, if ever. Without the mark, nobody takes the others for ours.
-const MARK: c_int = 15;
-const ID_HIGH: c_int = 16;
-const ID_LOW: c_int = 17;
-const ROLE: c_int = 18;
-const FILES: c_int = 19;
+/// The parameters of the report, by Postgres's index. They stand here alone: what is written and what is read name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parameter {
+    // Those that COPY has as well, which `pg_stat_progress_copy` shows.
+    Bytes = 0,
+    Documents = 2,
+    Command = 4,
+    Type = 5,
+    // Ours, from the end, where COPY's own come last, if ever. Without the mark, nobody takes the others for ours.
+    Mark = 15,
+    IdHigh = 16,
+    IdLow = 17,
+    Role = 18,
+    Files = 19,
+}
+
+impl Parameter {
+    /// Name of the column of `pg_stat_get_progress_info`, which counts from 1.
+    fn column(self) -> String {
+        format!("param{}", self as c_int + 1)
+    }
+}
 
 /// So many documents are shown one by one, for queries that take their time; then, and at each piece of a file, every so many:
 /// for rows of a few bytes it is a twentieth of the time.
@@ -105,7 +116,7 @@ impl Progress {
         let apart = if documents < EACH_IS_SHOWN || self.interval.is_some() { 1 } else { STEP };
         self.next_step.set(documents + apart);
         if is_ours() {
-            update(DOCUMENTS, documents);
+            update(Parameter::Documents, documents);
         }
         self.notice_when_due();
     }
@@ -115,7 +126,11 @@ impl Progress {
         self.files.set(piece.file);
         self.bytes.set(self.bytes.get() + piece.body.len() as u64);
         if is_ours() {
-            update_together([(DOCUMENTS, self.documents.get()), (FILES, self.files.get()), (BYTES, self.bytes.get())]);
+            update_together([
+                (Parameter::Documents, self.documents.get()),
+                (Parameter::Files, self.files.get()),
+                (Parameter::Bytes, self.bytes.get()),
+            ]);
         } else {
             self.begin_report();
         }
@@ -139,15 +154,15 @@ impl Progress {
             pg_sys::GetUserId().to_u32()
         };
         update_together([
-            (COMMAND, COPY_TO),
-            (TYPE, CALLBACK),
-            (ID_HIGH, high),
-            (ID_LOW, low),
-            (ROLE, u64::from(role)),
-            (DOCUMENTS, self.documents.get()),
-            (FILES, self.files.get()),
-            (BYTES, self.bytes.get()),
-            (MARK, EXPORT_MARK),
+            (Parameter::Command, COPY_TO),
+            (Parameter::Type, CALLBACK),
+            (Parameter::IdHigh, high),
+            (Parameter::IdLow, low),
+            (Parameter::Role, u64::from(role)),
+            (Parameter::Documents, self.documents.get()),
+            (Parameter::Files, self.files.get()),
+            (Parameter::Bytes, self.bytes.get()),
+            (Parameter::Mark, EXPORT_MARK),
         ]);
     }
 
@@ -193,14 +208,14 @@ fn is_ours() -> bool {
     }
 }
 
-fn update(index: c_int, value: u64) {
+fn update(parameter: Parameter, value: u64) {
     // SAFETY: stores a number in the backend's own entry.
-    unsafe { pgstat_progress_update_param(index, value.cast_signed()) }
+    unsafe { pgstat_progress_update_param(parameter as c_int, value.cast_signed()) }
 }
 
 /// A reader sees all of these counters from the same update, or none.
-fn update_together<const N: usize>(updates: [(c_int, u64); N]) {
-    let (indexes, values) = (updates.map(|(index, _)| index), updates.map(|(_, value)| value.cast_signed()));
+fn update_together<const N: usize>(updates: [(Parameter, u64); N]) {
+    let (indexes, values) = (updates.map(|(parameter, _)| parameter as c_int), updates.map(|(_, value)| value.cast_signed()));
     // SAFETY: stores so many numbers in the backend's own entry.
     unsafe { pg_sys::pgstat_progress_update_multi_param(N as c_int, indexes.as_ptr(), values.as_ptr()) }
 }
@@ -238,11 +253,13 @@ pub struct Running {
 /// All that run in this database. Who may see which is for the caller to say.
 pub fn running() -> Result<Vec<Running>> {
     let _superuser = ActAs::superuser();
+    let mark = Parameter::Mark.column();
     let rows = read_latest(
-        "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_array(p.pid, p.param17, p.param18, p.param19, p.param3, p.param20, p.param1)),
-                                    '[]')::text, 'UTF8')
-         FROM pg_stat_get_progress_info('COPY') AS p, pg_database AS d
-         WHERE p.datid = d.oid AND d.datname = current_database() AND p.param16 = ($argument ->> 'mark')::bigint",
+        &format!(
+            "SELECT convert_to(coalesce(jsonb_agg(to_jsonb(p)), '[]')::text, 'UTF8')
+             FROM pg_stat_get_progress_info('COPY') AS p, pg_database AS d
+             WHERE p.datid = d.oid AND d.datname = current_database() AND p.{mark} = ($argument ->> 'mark')::bigint"
+        ),
         &json!({ "mark": EXPORT_MARK }),
     )?;
     let rows = rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -251,15 +268,15 @@ pub fn running() -> Result<Vec<Running>> {
 
 impl Running {
     fn from_report(row: &Value) -> Option<Self> {
-        let number = |index: usize| row.get(index).and_then(Value::as_i64);
-        let count = |index: usize| number(index).map(i64::cast_unsigned);
+        let number = |column: &str| row.get(column).and_then(Value::as_i64);
+        let count = |parameter: Parameter| number(&parameter.column()).map(i64::cast_unsigned);
         Some(Running {
-            pid: i32::try_from(number(0)?).ok()?,
-            export_id: Uuid::from_u64_pair(count(1)?, count(2)?),
-            role: pg_sys::Oid::from(u32::try_from(number(3)?).ok()?),
-            documents: count(4)?,
-            files: count(5)?,
-            bytes: count(6)?,
+            pid: i32::try_from(number("pid")?).ok()?,
+            export_id: Uuid::from_u64_pair(count(Parameter::IdHigh)?, count(Parameter::IdLow)?),
+            role: pg_sys::Oid::from(u32::try_from(count(Parameter::Role)?).ok()?),
+            documents: count(Parameter::Documents)?,
+            files: count(Parameter::Files)?,
+            bytes: count(Parameter::Bytes)?,
         })
     }
 }

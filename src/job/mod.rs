@@ -11,6 +11,7 @@
 
 pub mod pending;
 pub mod queue;
+pub mod status;
 pub mod stored;
 pub mod table;
 pub mod worker;
@@ -24,47 +25,13 @@ use s3_export_core::request::{Arguments, Request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
-
-/// State of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// No worker has it yet.
-    Queued,
-    /// A worker has it.
-    Running,
-    /// Its manifest is written.
-    Completed,
-    /// It failed, and wrote nothing.
-    Error,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-impl Status {
-    /// As the table says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Queued => "QUEUED",
-            Status::Running => "RUNNING",
-            Status::Completed => "COMPLETED",
-            Status::Error => "ERROR",
-            Status::Cancelled => "CANCELLED",
-        }
-    }
-
-    /// Reads [`Self::name`].
-    pub fn parse(name: &str) -> Option<Self> {
-        [Status::Queued, Status::Running, Status::Completed, Status::Error, Status::Cancelled]
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
-}
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
 /// query runs.

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
+use crate::job::mark_lost;
+use crate::job::status::Status;
 use crate::job::table::{self, Locked, Queued, Which};
-use crate::job::{Status, mark_lost};
 use crate::pg::background::Assignment;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::Raised;

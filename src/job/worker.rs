@@ -25,8 +25,9 @@ use uuid::Uuid;
 
 use crate::export;
 use crate::job::queue::{self, Look, Number};
+use crate::job::status::Status;
 use crate::job::table::{self, Claimed, Locked};
-use crate::job::{Status, set_own, stored};
+use crate::job::{set_own, stored};
 use crate::pg::background::Assignment;
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
