@@ -1,12 +1,16 @@
 //! Rows → batches: values gather by column until a batch of them, as Arrow arrays, goes to whoever writes Parquet.
 //!
-//! `column` holds the table of types, `nested` arrays and composites, `geo` geometries, `array` what values gather in. Readers find the types in
-//! the batch's schema, and there, as metadata, what a column's comment says and which columns hold geometries.
+//! `column` holds the table of types; `numbers`, `dates`, `texts`, `nested` (arrays and composites) and `geo` hold the types by subject;
+//! `array` holds the memory that values gather in. Readers find the types in the batch's schema, and in its metadata a column's comment
+//! and the columns that hold geometries.
 
 mod array;
 mod column;
+mod dates;
 mod geo;
 mod nested;
+mod numbers;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use s3_export_core::request::Partitions;
 use serde_json::{Map, Value, json};
 
 use self::array::impossible;
-use self::column::Column;
+use self::column::{Column, Gather};
 use crate::encode::Context;
 use crate::encode::column_name;
 use crate::encode::folder::FolderEncoder;
