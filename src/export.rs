@@ -15,6 +15,7 @@ use s3_export_core::request::{Cut, Request};
 use s3_export_core::s3::checksum::sha256_hex;
 use s3_export_core::s3::client::{Connection, Store};
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
+use s3_export_core::upload;
 use uuid::Uuid;
 
 use crate::integration::{self, Purpose};
@@ -154,7 +155,7 @@ fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
     let policy = RetryPolicies::all(transaction::call_policy());
     let bucket = Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1));
     let destination = destination.clone();
-    transaction::call_store(|_| async move { bucket.refuse_taken_names(&destination).await.map_err(|failure| failure.error) })
+    transaction::call_store(|_| async move { upload::refuse_taken_names(&bucket, &destination).await })
 }
 
 /// More files than readers and listings handle well.
