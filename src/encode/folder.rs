@@ -50,7 +50,7 @@ impl FolderEncoder {
                 )
                 .hint(format!("Known: {}.", known.join(", "))));
             };
-            let encoder = TextEncoder::of_type(attribute.atttypid);
+            let encoder = TextEncoder::of_type(attribute.atttypid, &context.memory);
             if !encoder.is_scalar() {
                 return Err(Error::new(Code::WrongType, format!("cannot partition by column \"{name}\""))
                     .detail("Arrays, composites, JSON and bytea give no names of folders.")

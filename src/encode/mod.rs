@@ -10,6 +10,7 @@ mod arrow;
 mod datum;
 mod folder;
 mod geo;
+mod memory;
 mod nested;
 mod output;
 mod row;
@@ -27,9 +28,10 @@ use s3_export_core::text::cursor::{Append, Blocks, Cursor};
 
 pub use self::arrow::{BatchEncoder, ColumnInfo};
 pub use self::row::RowEncoder;
+use self::memory::EncoderMemory;
 use self::value::Encoder;
 use crate::pg::values::Row;
-use crate::pg::{Memory, Settings, server_text_is_utf8_or_none};
+use crate::pg::{Settings, server_text_is_utf8_or_none};
 
 /// State that all encoders of an export share.
 pub struct Context {
@@ -37,13 +39,13 @@ pub struct Context {
     /// The server's text needs no conversion. Whether it is UTF-8 is asked all the same: Postgres's own views have text of other
     /// databases, and names of files.
     utf8: bool,
-    /// Lives as long as the encoders; theirs, when they need more than a row's time.
-    memory: Memory,
+    /// Holds what encoders keep beyond a row.
+    memory: EncoderMemory,
 }
 
 impl Context {
     fn new(wrapping: Wrapping) -> Self {
-        Context { wrapping, utf8: server_text_is_utf8_or_none(), memory: Memory::new(c"s3_export encoders") }
+        Context { wrapping, utf8: server_text_is_utf8_or_none(), memory: EncoderMemory::new() }
     }
 
     #[inline(always)]
@@ -199,7 +201,8 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, context: &C
         key.push(if names.is_empty() { b'{' } else { b',' });
         key.string(&name);
         key.push(b':');
-        columns.push((index, Column::new(&name, key.as_slice(), Encoder::of_type(attribute.atttypid), context.wrapping)));
+        let encoder = Encoder::of_type(attribute.atttypid, &context.memory);
+        columns.push((index, Column::new(&name, key.as_slice(), encoder, context.wrapping)));
         names.push(name);
     }
     Ok(columns)

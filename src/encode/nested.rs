@@ -15,6 +15,7 @@ use s3_export_core::text::cursor::{Append, Cursor};
 use crate::encode::Column;
 use crate::encode::Context;
 use crate::encode::columns;
+use crate::encode::memory::EncoderMemory;
 use crate::encode::object;
 use crate::encode::value::Encoder;
 use crate::pg::values::Values;
@@ -51,8 +52,7 @@ struct Element {
 
 impl Element {
     fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
-        let _long = context.memory.enter();
-        let element = |before| Column::new("", before, Encoder::of_type(element_type), context.wrapping);
+        let element = |before| Column::new("", before, Encoder::of_type(element_type, &context.memory), context.wrapping);
         Element { first: element(b""), next: element(b","), layout: Layout::of_type(element_type) }
     }
 }
@@ -244,29 +244,32 @@ struct Shape {
 
 impl Shape {
     fn of_type(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Result<Self> {
-        let row_type = RowType::of(row_type, type_modifier, context);
-        let _long = context.memory.enter();
+        let row_type = RowType::of(row_type, type_modifier, &context.memory);
         let columns = columns(&row_type.shape(), &|_| false, context)?;
         Ok(Shape { columns, row_type })
     }
 }
 
-/// The columns of a row type: a descriptor in the encoders' memory, which frees it.
-#[derive(Clone, Copy)]
-pub struct RowType(pg_sys::TupleDesc);
+/// The columns of a row type.
+pub struct RowType {
+    /// In `_memory`, which frees it.
+    descriptor: pg_sys::TupleDesc,
+    _memory: EncoderMemory,
+}
 
 impl RowType {
-    /// Returns the encoder of a row type.
-    pub fn of(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Self {
-        let _long = context.memory.enter();
-        // SAFETY: a catalog look-up, which raises for a type that has no rows; the copy is freed with the encoders.
-        RowType(unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) })
+    /// Looks up the columns of a row type. Raises for a type that has no rows.
+    pub fn of(row_type: pg_sys::Oid, type_modifier: i32, memory: &EncoderMemory) -> Self {
+        let _current = memory.enter();
+        // SAFETY: a catalog look-up; the copy is in the memory that is current here.
+        let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
+        RowType { descriptor, _memory: memory.clone() }
     }
 
     /// Its columns.
     pub fn shape(&self) -> PgTupleDesc<'_> {
-        // SAFETY: the descriptor outlives the wrapper, which frees nothing.
-        unsafe { PgTupleDesc::from_pg_unchecked(self.0) }
+        // SAFETY: the descriptor lives as long as `self`, which the wrapper borrows; the wrapper frees nothing.
+        unsafe { PgTupleDesc::from_pg_unchecked(self.descriptor) }
     }
 
     /// The values of a row of this type, and which of them are NULL.
@@ -281,9 +284,9 @@ impl RowType {
                 t_data: row.0,
                 ..pg_sys::HeapTupleData::default()
             };
-            let columns = usize::try_from((*self.0).natts).unwrap_or(0);
+            let columns = usize::try_from((*self.descriptor).natts).unwrap_or(0);
             let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![true; columns]);
-            pg_sys::heap_deform_tuple(&mut tuple, self.0, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(&mut tuple, self.descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
             (values, nulls)
         }
     }

@@ -26,6 +26,7 @@ use crate::encode::datum::HAS_INFINITE_INTERVALS;
 use crate::encode::datum::{base_type, interval_of, payload};
 use crate::encode::geo::Geo;
 use crate::encode::in_column;
+use crate::encode::memory::EncoderMemory;
 use crate::encode::nested::{Array, Composite};
 use crate::encode::output::{Output, Pins};
 
@@ -59,7 +60,7 @@ pub enum Encoder {
 
 impl Encoder {
     /// The encoder of a type; a domain's is its base type's.
-    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+    pub fn of_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         match base_type(type_id) {
             pg_sys::BOOLOID => Encoder::Bool,
             pg_sys::INT2OID => Encoder::Int2,
@@ -79,13 +80,13 @@ impl Encoder {
             pg_sys::INTERVALOID => Encoder::Interval,
             pg_sys::JSONOID => Encoder::Json,
             pg_sys::JSONBOID => Encoder::Jsonb,
-            pg_sys::INETOID => Encoder::Inet(Output::of_type(pg_sys::INETOID, Pins::Json)),
+            pg_sys::INETOID => Encoder::Inet(Output::of_type(pg_sys::INETOID, Pins::Json, memory)),
             pg_sys::ANYARRAYOID => Encoder::Array(Array::new()),
-            other => Self::of_other_type(other),
+            other => Self::of_other_type(other, memory),
         }
     }
 
-    fn of_other_type(type_id: pg_sys::Oid) -> Self {
+    fn of_other_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         // SAFETY: catalog look-ups.
         let (is_array, is_row) =
             unsafe { (pg_sys::get_element_type(type_id) != pg_sys::InvalidOid, pg_sys::type_is_rowtype(type_id)) };
@@ -93,10 +94,10 @@ impl Encoder {
             Encoder::Array(Array::new())
         } else if is_row {
             Encoder::Composite(Composite::new())
-        } else if let Some(geo) = Geo::of_type(type_id) {
+        } else if let Some(geo) = Geo::of_type(type_id, memory) {
             Encoder::Geo(geo)
         } else {
-            Encoder::Output(Output::of_type(type_id, Pins::Json))
+            Encoder::Output(Output::of_type(type_id, Pins::Json, memory))
         }
     }
 

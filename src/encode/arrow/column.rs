@@ -159,11 +159,10 @@ impl Column {
         if is_row && type_id != pg_sys::RECORDOID {
             return Ok(Column::Struct(Box::new(Structs::of_type(type_id, context)?)));
         }
-        let _long = context.memory.enter();
-        if let Some(geo) = Geo::of_type(type_id) {
+        if let Some(geo) = Geo::of_type(type_id, &context.memory) {
             return Ok(Column::Geo(Box::new(Geometries::new(geo, modifier))));
         }
-        let text = TextEncoder::of_type(type_id);
+        let text = TextEncoder::of_type(type_id, &context.memory);
         Ok(if is_enum { Column::Enum(Box::new(Enums::new(text))) } else { Column::Other(Others::new(text)) })
     }
 

@@ -75,10 +75,7 @@ impl BatchEncoder {
         bloom_filter_columns: &[String],
     ) -> Result<Self> {
         let context = Context::new(Wrapping::Plain(NonFinite::String));
-        let folders = {
-            let _long = context.memory.enter();
-            partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?
-        };
+        let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?;
         let (mut slots, mut fields) = (Vec::<Slot>::new(), Vec::<Field>::new());
         let mut geometries = Map::new();
         for (index, attribute) in shape.iter().enumerate() {

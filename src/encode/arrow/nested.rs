@@ -100,7 +100,7 @@ impl Structs {
         // A type is made of other types, though never of itself.
         // SAFETY: only raises.
         unsafe { pg_sys::check_stack_depth() };
-        let row_type = RowType::of(row_type, -1, context);
+        let row_type = RowType::of(row_type, -1, &context.memory);
         let mut columns = Vec::new();
         for (index, attribute) in row_type.shape().iter().enumerate().filter(|(_, attribute)| !attribute.attisdropped) {
             columns.push((
