@@ -1,15 +1,17 @@
 //! Rows → documents: one JSON object a row, one line each.
 //!
-//! An encoder is chosen once for each column, from its type; the common types are then written straight from the
-//! Datum. `row` writes a whole row, `value` holds the table of types, `datum` reads what any such table needs, `nested` arrays and composites, `output` every type that
-//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `arrow`
-//! has its own table of types, for columns of values rather than documents; `csv`,
-//! `inet`, `json`, `jsonb`, `number`, `numeric`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
+//! An encoder is chosen once for each column, from its type; the common types are then written straight from the Datum. `row` writes a
+//! whole row. `value` holds the table of types, and `forms`, `json`, `nested` (arrays and composites) and `geo` (PostGIS) hold the forms
+//! of values; `output` has every type that has only its text. `text_value` writes the texts of CSV and of partitions' names, which
+//! `folder` puts together. `arrow` has a table of types of its own, for columns of values rather than documents. `datum` reads what any
+//! of them needs, `memory` keeps what they keep. How a text reads is the core's (`s3_export_core::text`).
 
 mod arrow;
 mod datum;
 mod folder;
+mod forms;
 mod geo;
+mod json;
 mod memory;
 mod nested;
 mod output;
@@ -27,8 +29,8 @@ use s3_export_core::text::buffer::JsonBuffer;
 use s3_export_core::text::cursor::{Append, Blocks, Cursor};
 
 pub use self::arrow::{BatchEncoder, ColumnInfo};
-pub use self::row::RowEncoder;
 use self::memory::EncoderMemory;
+pub use self::row::RowEncoder;
 use self::value::Encoder;
 use crate::pg::values::Row;
 use crate::pg::{Settings, server_text_is_utf8_or_none};

@@ -15,8 +15,8 @@ use crate::encode::Context;
 use crate::encode::arrow::array::{Bytes, Labels, Uuids, dictionary_type};
 use crate::encode::arrow::column::Gather;
 use crate::encode::datum::payload;
+use crate::encode::json::{check_surrogates, jsonb_value};
 use crate::encode::text_value::TextEncoder;
-use crate::encode::value::{check_surrogates, jsonb_value};
 
 /// A type of variable length whose bytes are the value.
 pub trait Payload {
