@@ -87,8 +87,8 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What can be said before anything is written: whether the current user may write there, and whether this is a query that
-/// can be exported.
+/// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
+/// exported.
 pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
     let purpose = match request.existing {
         Existing::Append => Purpose::Export,
@@ -116,8 +116,8 @@ fn warn_of_doubled_uploads(urls: &[String]) {
         return;
     }
     let warning = Error::new(Code::Io, "a multipart upload that nobody completes may remain in S3")
-        .detail(format!("The answer to its beginning was lost: {}.", urls.join(", ")))
-        .hint("A lifecycle rule of the bucket that aborts incomplete multipart uploads ends it.");
+        .detail(format!("The answer to the request that began the upload was lost: {}.", urls.join(", ")))
+        .hint("A lifecycle rule of the bucket that aborts incomplete multipart uploads removes such an upload.");
     report::warn(&warning);
 }
 
@@ -143,7 +143,7 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
         None => Ok(()),
         Some(key) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
             .detail(format!("One of them is {key}."))
-            .hint("Export to another location, delete them, or leave out the option existing.")),
+            .hint("Export to another location, delete the objects, or leave out the option existing.")),
     }
 }
 

@@ -44,12 +44,13 @@ impl Parameter {
     }
 }
 
-/// So many documents are shown one by one, for queries that take their time; then, and at each piece of a file, every so many:
-/// for rows of a few bytes it is a twentieth of the time.
+/// Documents that are shown one by one, for queries that take their time.
 const EACH_IS_SHOWN: u64 = 1000;
+/// Documents from one update to the next after that, besides an update at each piece of a file: for rows of a few bytes, an update each
+/// would take a twentieth of the time.
 const STEP: u64 = 64;
 
-/// Of COPY TO, and of a callback.
+/// Values of COPY's parameters: the command COPY TO, and the type CALLBACK.
 const COPY_TO: u64 = 2;
 const CALLBACK: u64 = 4;
 /// Tells an export from a COPY.
@@ -66,7 +67,7 @@ pub struct Progress {
     export_id: Uuid,
     began: Instant,
     documents: Cell<u64>,
-    /// At so many documents there is something to do.
+    /// Number of documents at which there is something to do.
     next_step: Cell<u64>,
     files: Cell<u64>,
     bytes: Cell<u64>,
@@ -95,12 +96,12 @@ impl Progress {
         progress
     }
 
-    /// How many rows the planner expects.
+    /// Takes the number of rows that the planner expects.
     pub fn estimate(&self, rows: f64) {
         self.expected.set(Some(rows));
     }
 
-    /// One more document.
+    /// Counts a document.
     #[inline(always)]
     pub fn document(&self) {
         let documents = self.documents.get() + 1;
@@ -121,7 +122,7 @@ impl Progress {
         self.notice_when_due();
     }
 
-    /// A piece is about to be handed over.
+    /// Counts a piece that is about to be handed over.
     pub fn piece(&self, piece: &Piece) {
         self.files.set(piece.file);
         self.bytes.set(self.bytes.get() + piece.body.len() as u64);
@@ -136,7 +137,7 @@ impl Progress {
         }
     }
 
-    /// As [`wait_until`], with notices meanwhile.
+    /// Waits like [`wait_until`], with notices meanwhile.
     pub fn wait_until<T>(&self, what: WaitFor, wake: &Wake, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         loop {
             if let Some(value) = wait_until(what, wake, self.next_notice.get(), &mut ready)? {
@@ -220,7 +221,7 @@ fn update_together<const N: usize>(updates: [(Parameter, u64); N]) {
     unsafe { pg_sys::pgstat_progress_update_multi_param(N as c_int, indexes.as_ptr(), values.as_ptr()) }
 }
 
-/// Of so many expected; `None`: the planner said nothing that is of use, or is proven wrong.
+/// Percentage of the rows that the planner expects. `None`: its estimate is of no use, or is proven wrong.
 fn percent(documents: u64, expected: Option<f64>) -> Option<u64> {
     let share = documents as f64 / expected.filter(|expected| *expected >= 1.0)?;
     (share <= 1.0).then_some((share * 100.0) as u64)
@@ -236,7 +237,7 @@ fn size(bytes: f64) -> String {
 /// An export that runs, as it reports itself.
 #[derive(Debug)]
 pub struct Running {
-    /// Its id.
+    /// Id of the export.
     pub export_id: Uuid,
     /// Role of the export.
     pub role: pg_sys::Oid,

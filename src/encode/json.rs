@@ -24,7 +24,7 @@ pub fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) ->
 pub fn check_surrogates(json: &[u8]) -> Result<()> {
     if has_lone_surrogate(json) {
         return Err(Error::new(Code::Untranslatable, "a json value escapes half of a surrogate pair")
-            .hint("Such a value is no text, and cannot be cast to jsonb; leave it out, or export the column as text."));
+            .hint("Such a value cannot be cast to jsonb. Leave the value out, or export the column as text."));
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ impl Column {
     }
 
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[inline(always)]
     unsafe fn try_write<'a>(
         &self,
@@ -112,10 +112,11 @@ impl Column {
         unsafe { self.encoder.write(value, &self.key_prefix, context, out, problem) }
     }
 
-    /// By itself, since a loop around the other would have the compiler work out for each value what any type might need of it.
+    /// Writes a value that did not fit, until it does. A function by itself: with a loop around the other, the compiler would work out
+    /// for each value what any type might need of it.
     ///
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[cold]
     #[inline(never)]
     unsafe fn write_with_more_room<'a>(

@@ -1,6 +1,6 @@
 //! Arrays and composites: the types that hold values of other types.
 //!
-//! Their element types and row shapes stand in each value, so that even `anyarray` and anonymous records are encoded by
+//! Each value names its element type or its row shape, so that even `anyarray` and anonymous records are encoded by
 //! what they hold; an encoder is made when a type is first met and kept for the export.
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ pub struct Array {
 }
 
 struct Element {
-    /// As columns without a key: the first of a dimension, and the others.
+    /// Columns without a key: `first` for the first element of a dimension, `next` for the others.
     first: Column,
     next: Column,
     layout: Layout,
@@ -86,7 +86,7 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub struct OpenArray<'a> {
     array: *const pg_sys::ArrayType,
-    /// Their lengths; an array without dimensions is empty.
+    /// Lengths of the dimensions; an array without dimensions is empty.
     pub dimensions: &'a [i32],
     /// Type of the elements.
     pub element_type: pg_sys::Oid,
@@ -152,7 +152,7 @@ impl Array {
 /// which allocates a list of them).
 pub struct Elements {
     layout: Layout,
-    /// Where the next that is not NULL begins, but for padding.
+    /// Begin of the next element that is not NULL, but for padding.
     next: *const u8,
     /// A bit an element, set for those that are not NULL; null: all are.
     not_null: *const u8,
@@ -266,7 +266,7 @@ impl RowType {
         RowType { descriptor, _memory: memory.clone() }
     }
 
-    /// Its columns.
+    /// Columns of the row type.
     pub fn shape(&self) -> PgTupleDesc<'_> {
         // SAFETY: the descriptor lives as long as `self`, which the wrapper borrows; the wrapper frees nothing.
         unsafe { PgTupleDesc::from_pg_unchecked(self.descriptor) }
@@ -310,7 +310,7 @@ impl OpenRow {
         }
     }
 
-    /// Its type and modifier, which stand in it.
+    /// Type and modifier of the composite, which its header names.
     fn row_type(self) -> (pg_sys::Oid, i32) {
         // SAFETY: a composite's header names its type.
         let fields = unsafe { (*self.0).t_choice.t_datum };

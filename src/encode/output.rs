@@ -105,7 +105,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// By the type's output function.
+    /// Returns the writer of a type, which calls the type's output function.
     pub fn of_type(type_id: pg_sys::Oid, pins: Pins, memory: &EncoderMemory) -> Self {
         let function = output_function(type_id);
         let number = function.to_u32();

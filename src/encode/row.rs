@@ -201,7 +201,7 @@ impl CsvColumns {
     /// The error of the first value that is not UTF-8, in a row that has one.
     ///
     /// # Safety
-    /// As of [`Self::record`].
+    /// The same as of [`Self::record`].
     #[cold]
     unsafe fn find_no_text(&self, row: &impl Row, context: &Context) -> Result<()> {
         for (index, column) in self.columns.iter().enumerate() {

@@ -28,7 +28,7 @@ pub enum TextEncoder {
     Time,
     Timestamp,
     Timestamptz,
-    /// By the type's output function; whether its values are no nested ones.
+    /// Text of the type's output function; `true`: values are scalars, not nested.
     Output(Output, bool),
 }
 

@@ -113,7 +113,7 @@ impl Encoder {
         )
     }
 
-    /// What the writer of this type leaves to the key_prefix, where a value fits its wrapper.
+    /// The beginning of a value that the writer of this type leaves to the key prefix, where the value fits its wrapper.
     pub fn wrapper_prefix(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {
             Encoder::Bytea => br#"{"__rockset_type":"bytes","value":""#,
@@ -185,10 +185,10 @@ impl Encoder {
         out
     }
 
-    /// Values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
+    /// Writes values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
     ///
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[inline(never)]
     unsafe fn write_seldom<'a>(
         &self,
@@ -226,7 +226,7 @@ impl Encoder {
     }
 
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     unsafe fn write_after_lead(
         &self,
         datum: pg_sys::Datum,
@@ -266,7 +266,7 @@ impl Encoder {
     }
 }
 
-/// Kept out of that loop, too: a number of many digits, or none.
+/// Writes a number of many digits, or none. Kept out of that loop, too.
 #[inline(never)]
 fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
     out.blocks(&key_prefix.bare);
@@ -275,7 +275,7 @@ fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, 
     out
 }
 
-/// And a text that is long, in another encoding, or none.
+/// Writes a text that is long, in another encoding, or no text. Kept out of that loop, too.
 #[inline(never)]
 fn other_text<'a>(
     text: &[u8],

@@ -28,15 +28,15 @@ macro_rules! statuses {
 }
 
 statuses! {
-    /// No worker has it yet.
+    /// No worker has the job yet.
     Queued = "QUEUED",
-    /// A worker has it.
+    /// A worker has the job.
     Running = "RUNNING",
-    /// Its manifest is written.
+    /// The job's manifest is written.
     Completed = "COMPLETED",
-    /// It failed, and wrote nothing.
+    /// The job failed, and nothing that it wrote remains.
     Error = "ERROR",
-    /// Somebody stopped it.
+    /// A user stopped the job.
     Cancelled = "CANCELLED",
 }
 

@@ -45,7 +45,7 @@ pub struct NewJob<'a> {
     pub settings: Value,
 }
 
-/// What to do about a row that another transaction has locked: one that stays open must not hold up the queue.
+/// Reaction to a row that another transaction has locked: a transaction that stays open must not hold up the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
     /// Wait for its end.
@@ -269,13 +269,13 @@ pub struct Queued {
 /// Choice among the QUEUED jobs.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
-    /// All.
+    /// All jobs.
     Any,
-    /// Those that were enqueued so long ago.
+    /// Jobs that were enqueued at least so long ago.
     Since(Duration),
-    /// These.
+    /// The jobs of these ids.
     Only(&'a [Uuid]),
-    /// Those that were enqueued later than this one, if that is still QUEUED.
+    /// Jobs that were enqueued later than this job, if this job is still QUEUED; else all.
     After(Uuid),
 }
 

@@ -45,7 +45,7 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// The job that this worker has claimed and not yet ended.
     static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
-    /// Among the workers that run.
+    /// Number of this worker among those that run.
     static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
     /// The job that it was started for.
     static ASSIGNED: Cell<Option<Uuid>> = const { Cell::new(None) };

@@ -238,7 +238,7 @@ fn each_role_sees_its_own_jobs_and_administrators_see_all() {
     drop(messages(&session.notices()));
 }
 
-/// It took the session's locks away, by which others know that the job lives.
+/// The query took the locks of the worker's session away, by which other sessions know that the job lives.
 #[test]
 fn a_query_that_unlocks_all_advisory_locks_keeps_its_job_alive() {
     let db = Database::new("job_unlock");

@@ -98,7 +98,7 @@ fn a_job_has_no_setting_that_its_caller_did_not_have() {
     assert_eq!(document(&db, &mut fresh, query)["which"], "public");
 }
 
-/// The first error ended the worker, before it was written down.
+/// The first error ended the worker before the error was recorded in the job.
 #[test]
 fn settings_that_end_a_session_do_not_reach_a_job() {
     let db = Database::new("job_exit_on_error");
@@ -153,7 +153,7 @@ fn ambiguous(db: &Database) {
         .unwrap();
 }
 
-/// A job accepted them as the superuser's own, where the session of whoever had set them refuses them.
+/// A job accepted such settings as the superuser's own, where the session of the role that had set them refuses them.
 #[test]
 fn settings_of_a_library_that_is_not_loaded_yet_have_the_rights_of_whoever_set_them() {
     let db = Database::new("job_placeholder");

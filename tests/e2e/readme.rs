@@ -8,17 +8,17 @@ use std::process::Stdio;
 use super::fixture::{Database, Integration, ServerFile, StandIn, literal};
 
 const README: &str = include_str!("../../README.md");
-/// What a reader has before he begins.
+/// Tables that a reader has before the first block.
 const SHOP: &str =
     "CREATE TABLE orders AS SELECT i AS id, 'name ' || i AS name, current_date - i % 3 AS day FROM generate_series(1, 2500) i;
     CREATE SCHEMA commons; CREATE TABLE commons.analytics AS SELECT i AS id, 'FR' AS country FROM generate_series(1, 10) i";
-/// What the statements need of pg_cron, which `cron` has run: it runs what it is given, once and at once.
+/// A stand-in for pg_cron, which `cron` tests itself: it runs a statement once and at once.
 const CRON: &str = r"CREATE SCHEMA cron; CREATE TABLE cron.job_run_details (start_time timestamptz, status text, return_message text);
     CREATE FUNCTION cron.schedule(name text, schedule text, command text) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
         IF schedule !~ '^([0-9*]+ ){4}[0-9*]+$' THEN RAISE '% is no schedule', schedule; END IF;
         EXECUTE command; RETURN 1;
     END $$";
-/// By these a block is known for an administrator's.
+/// Texts by which a block is known for an administrator's.
 const ADMINISTRATION: [&str; 5] =
     ["CREATE EXTENSION", "create_integration", "set_credentials", "ALTER DATABASE", "s3_export.cleanup"];
 
@@ -40,7 +40,7 @@ fn blocks() -> Vec<(usize, String)> {
     blocks
 }
 
-/// What is put into a block for its places: first those that name others within them.
+/// Texts for the placeholders of a block: first the placeholders that contain others.
 fn places(db: &Database, analyst: &str, key_file: &str, block: &str) -> Vec<(&'static str, String)> {
     const ASSUMES: &str = "aws_role => 'arn:aws:iam::012345678901:role/export'";
     let (local, role) = (Integration::local(), StandIn::ministack());

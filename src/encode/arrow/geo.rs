@@ -1,7 +1,7 @@
 //! Geometries as GeoParquet 1.1 has them: well-known binary, and what readers need to know of it.
 //!
-//! What is said of a column holds for each value: one in another reference system than the column's is refused, since the binary
-//! form names none, and so are measures, curves and surfaces, which readers are told not to expect.
+//! The metadata of a column holds for each of its values. So a value in another reference system than the column's is refused, since
+//! the binary form names none. Measures, curves and surfaces are refused too, which readers are told not to expect.
 
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
@@ -55,7 +55,7 @@ impl Gather for Geometries {
                     Code::InvalidParameter,
                     format!("a geography of SRID {found} in a column of SRID {said}"),
                 )
-                .hint("Give the column a type that names the SRID, as geography(Point,4269)."));
+                .hint("Give the column a type that names the SRID, such as geography(Point,4269)."));
             }
             _ => {}
         }

@@ -35,7 +35,7 @@ use crate::pg::values::Row;
 /// Facts about a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ColumnInfo {
-    /// It is a table's column that is never NULL.
+    /// Whether the column is a table's column that is never NULL.
     pub not_null: bool,
     /// The table's comment on it, in the server's encoding.
     pub comment: Option<Vec<u8>>,
@@ -104,7 +104,7 @@ impl BatchEncoder {
             slots.push(Slot { index, name, column, not_null: fact.not_null });
         }
         if slots.is_empty() {
-            return Err(Error::new(Code::Unsupported, "a Parquet file has at least one column"));
+            return Err(Error::new(Code::Unsupported, "a Parquet file needs at least one column"));
         }
         check_bloom_filters(&slots, bloom_filter_columns)?;
         let schema = Arc::new(Schema::new_with_metadata(fields, metadata(&slots, geometries)));
@@ -162,7 +162,7 @@ fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
         };
         if !slot.column.can_have_bloom_filter() {
             return Err(Error::new(Code::WrongType, format!("column \"{name}\" can have no bloom filter"))
-                .detail("Booleans, real, double precision, intervals, arrays and composites are not looked up in one."));
+                .detail("Bloom filters hold no booleans, floats (real, double precision), intervals, arrays and composites."));
         }
     }
     Ok(())
