@@ -1,4 +1,4 @@
-//! Which jobs have workers: many jobs, few workers, restarts, crashes, and a server without room.
+//! Workers of jobs: many jobs, few workers, restarts, crashes, and a server without room.
 
 use std::process::Command;
 

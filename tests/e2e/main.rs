@@ -6,6 +6,7 @@
 mod arguments;
 mod attacks;
 mod cancel;
+mod cancel_hung;
 mod catalog;
 mod cleanup;
 mod commit;
@@ -24,6 +25,7 @@ mod hostile;
 mod job_cancel;
 mod job_queue;
 mod job_roles;
+mod job_settings;
 mod jobs;
 mod large;
 mod listings;

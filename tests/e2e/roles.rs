@@ -77,7 +77,7 @@ fn the_right_external_id_assumes_the_role() {
     assert_eq!((bucket.documents(&exported.prefix).len(), bucket.manifests(&exported.prefix).len()), (2500, 1));
 }
 
-/// Where the user's own keys reach no bucket.
+/// The user's own keys reach no bucket here.
 #[test]
 fn what_arrives_was_written_by_the_role() {
     let db = Database::new("role_moto");

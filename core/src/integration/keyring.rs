@@ -64,7 +64,7 @@ impl KeyRing {
     pub fn key(&self, id: &str) -> Result<&Key> {
         self.0.iter().find(|key| key.id == id).ok_or_else(|| {
             Error::new(Code::Configuration, format!("the key file holds no key \"{id}\""))
-                .detail("The credentials were sealed with it.")
+                .detail("The credentials were sealed with that key.")
                 .hint("Restore the line of that key, or store the credentials anew with s3_export.set_credentials.")
         })
     }

@@ -88,8 +88,8 @@ impl Grant<'_> {
         if length <= MAX_SESSION_POLICY {
             return Ok(policy);
         }
-        Err(Error::new(Code::Limit, "the allowed locations make too long a session policy for STS")
-            .detail(format!("It has {length} characters, and STS takes {MAX_SESSION_POLICY}."))
+        Err(Error::new(Code::Limit, "the allowed locations make the session policy too long for STS")
+            .detail(format!("The policy has {length} characters, and STS takes {MAX_SESSION_POLICY}."))
             .hint("Allow fewer or shorter locations, or make several integrations."))
     }
 

@@ -8,10 +8,9 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Code, Error};
-use crate::naming::keys::Destination;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
-use crate::s3::object::{Object, Role};
+use crate::s3::object::Object;
 
 /// The reaction where a right is missing to look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +22,6 @@ pub enum Blind {
 }
 
 impl Bucket {
-    /// Errors: 42710 when file or manifest would have the name of an object that is there; 0A000 when an object may not be looked at
-    /// that the store may overwrite. A marker that is there stays, and says what it is to say.
-    pub async fn refuse_taken_names(&self, destination: &Destination) -> Result<(), Failure> {
-        for role in [Role::File(1), Role::ManifestCopy, Role::SuccessMarker] {
-            let Some(object) = Object::of(destination, role).filter(|object| object.claim.is_some()) else { continue };
-            match self.refuse_taken(&object, self.blind()).await {
-                Err(failure) if role == Role::SuccessMarker && failure.error.code() == Code::Duplicate => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
     /// The reaction where an object may not be looked at and its write has a condition.
     pub fn blind(&self) -> Blind {
         if self.knows_condition() { Blind::Go } else { Blind::Refuse }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use s3_export_core::error::{Code, Result};
 use s3_export_core::naming::keys::Destination;
 use s3_export_core::s3::retry::RetryPolicy;
+use s3_export_core::upload::refuse_taken_names;
 use uuid::Uuid;
 
 use super::export::{Export, POLICY, Terms, bucket, destination_of, terms, wait};
@@ -89,8 +90,8 @@ fn a_name_that_may_not_be_looked_at_is_refused_where_the_store_may_ignore_the_co
     let server = Server::start(|request| if request.is("HEAD", "") { FORBIDDEN } else { Reply::Usual });
     let (io, bucket) = bucket(server.connection(), RetryPolicy { attempts: 2, ..POLICY });
     let destination = destination_of(Some("all.json"));
-    let refused = wait(&io, &io.spawn(async move { bucket.refuse_taken_names(&destination).await }));
-    let error = refused.unwrap_err().error;
+    let refused = wait(&io, &io.spawn(async move { refuse_taken_names(&bucket, &destination).await }));
+    let error = refused.unwrap_err();
     assert_eq!(error.code(), Code::Unsupported, "{error:?}");
     assert!(server.requests().iter().all(|request| request.is("HEAD", "")), "nothing is written: {:?}", server.requests());
     // The same before the end of a multipart upload, whose condition more stores ignore.
