@@ -402,7 +402,8 @@ CREATE TABLE s3_export.jobs (
     pid int,
     queued_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     started_at timestamptz,
-    finished_at timestamptz
+    finished_at timestamptz,
+    cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier
 );
 CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
 CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
@@ -436,6 +437,8 @@ COMMENT ON COLUMN s3_export.jobs.pid IS 'process id of the worker, while the job
 COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when the job was enqueued';
 COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took the job';
 COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
+COMMENT ON COLUMN s3_export.jobs.cluster IS
+    'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
 COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
 COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has either an integration or an AWS role named inline';

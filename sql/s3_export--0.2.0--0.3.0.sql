@@ -25,6 +25,12 @@ CREATE TRIGGER a_keep_what_superusers_own BEFORE UPDATE OR DELETE ON s3_export.i
 COMMENT ON TRIGGER a_keep_what_superusers_own ON s3_export.integrations IS
     'refuses changes of a superuser''s integration by others';
 
+-- Logical replication brings jobs of another cluster, whose database may have the same OID. A rewrite fires no trigger.
+ALTER TABLE s3_export.jobs
+    ADD COLUMN cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier;
+COMMENT ON COLUMN s3_export.jobs.cluster IS
+    'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
+
 -- Rows that came without the triggers, such as those of a restore with triggers switched off, have the OIDs of another cluster.
 ALTER TABLE s3_export.integrations ADD COLUMN owner_cluster bigint;
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS

@@ -171,7 +171,7 @@ impl Encoder {
                     if !context.utf8 || !is_utf8(rest) {
                         return Cursor::new(other_text(text, key_prefix, context, out.take_back(before), problem));
                     }
-                    utf8_content(&mut out, rest);
+                    out = Cursor::new(utf8_rest(rest, out.end()));
                 }
                 out.push(b'"');
             }
@@ -272,6 +272,13 @@ fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, 
     out.blocks(&key_prefix.bare);
     let written = numeric::numeric(out, payload);
     written.unwrap_or_else(|special| non_finite(special, context, out));
+    out
+}
+
+/// Writes the rest of a UTF-8 text, from its first character that is not ASCII. Kept out of that loop, too.
+#[inline(never)]
+fn utf8_rest<'a>(rest: &[u8], out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    utf8_content(out, rest);
     out
 }
 

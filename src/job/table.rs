@@ -28,6 +28,10 @@ const QUEUED: &str = Status::Queued.name();
 const RUNNING: &str = Status::Running.name();
 const COMPLETED: &str = Status::Completed.name();
 
+/// Condition on a job: this cluster has enqueued it. Logical replication brings jobs of other clusters, whose database may have the
+/// same OID.
+const OF_THIS_CLUSTER: &str = "cluster = (SELECT c.system_identifier FROM pg_control_system() AS c)";
+
 /// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
 /// before 0.3.0 have none.
 pub const SESSION_USER: &str = "session_authorization";
@@ -102,7 +106,7 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
                               WHERE q.status = '{QUEUED}' AND q.role_oid = ($argument ->> 'role')::oid
                                     AND coalesce((q.settings ->> '{SESSION_USER}')::oid, q.role_oid)
                                         = ($argument ->> 'session_user')::oid
-                                    AND q.database_oid = d.oid AND d.datname = current_database()
+                                    AND q.database_oid = d.oid AND d.datname = current_database() AND q.{OF_THIS_CLUSTER}
                               ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, q.queued_at LIMIT 1
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
@@ -297,7 +301,7 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
                  LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid),
                  pg_database AS d
              WHERE j.status = '{QUEUED}' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
-                   AND d.datname = current_database() AND j.database_oid = d.oid
+                   AND d.datname = current_database() AND j.database_oid = d.oid AND j.{OF_THIS_CLUSTER}
                    AND ($argument ->> 'after' IS NULL
                         OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
                                        WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = '{QUEUED}')

@@ -58,7 +58,7 @@ macro_rules! columns {
 
         impl Column {
             /// Returns the column of a type that its OID tells. `None`: it takes more to tell.
-            fn of_oid(type_id: pg_sys::Oid) -> Option<Self> {
+            fn from_oid(type_id: pg_sys::Oid) -> Option<Self> {
                 Some(match type_id {
                     $($($(pg_sys::$oid)|+ => Column::$column(Default::default()),)?)+
                     _ => return None,
@@ -141,11 +141,11 @@ impl Column {
     /// Returns the column for values of a type; a domain's is its base type's.
     pub fn of_type(type_id: pg_sys::Oid, modifier: i32, context: &Context) -> Result<Self> {
         let (type_id, modifier) = base_type_and_modifier(type_id, modifier);
-        if let Some(column) = Self::of_oid(type_id) {
+        if let Some(column) = Self::from_oid(type_id) {
             return Ok(column);
         }
         if type_id == pg_sys::NUMERICOID
-            && let Some(decimals) = Decimals::of_modifier(modifier)
+            && let Some(decimals) = Decimals::from_modifier(modifier)
         {
             return Ok(Column::Decimal(decimals));
         }

@@ -184,8 +184,8 @@ struct Digits {
 
 impl Decimals {
     /// Returns a column of the digits that a numeric's modifier declares. `None`: it declares none, or more than there may be.
-    pub fn of_modifier(modifier: i32) -> Option<Self> {
-        Some(Decimals { values: Numbers::default(), digits: Digits::of_modifier(modifier)? })
+    pub fn from_modifier(modifier: i32) -> Option<Self> {
+        Some(Decimals { values: Numbers::default(), digits: Digits::from_modifier(modifier)? })
     }
 }
 
@@ -211,7 +211,7 @@ impl Gather for Decimals {
 
 impl Digits {
     /// Returns the digits that `numeric(p,s)` declares, whose modifier this is. `None`: it declares none, or more than there may be.
-    fn of_modifier(modifier: i32) -> Option<Self> {
+    fn from_modifier(modifier: i32) -> Option<Self> {
         let declared = modifier - pg_sys::VARHDRSZ as i32;
         if declared < 0 {
             return None;
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn digits_are_as_numeric_declares_them() {
         let digits = |precision: i32, scale: i32| {
-            Digits::of_modifier(((precision << 16) | (scale & 0x7ff)) + 4).map(|digits| (digits.precision, digits.scale))
+            Digits::from_modifier(((precision << 16) | (scale & 0x7ff)) + 4).map(|digits| (digits.precision, digits.scale))
         };
         assert_eq!(digits(12, 2), Some((12, 2)));
         assert_eq!(digits(38, 38), Some((38, 38)));
@@ -260,6 +260,6 @@ mod tests {
         assert_eq!(digits(3, -2), Some((5, 0)));
         assert_eq!(digits(2, 5), Some((5, 5)));
         assert_eq!(digits(2, 1000), None);
-        assert!(Digits::of_modifier(-1).is_none());
+        assert!(Digits::from_modifier(-1).is_none());
     }
 }
