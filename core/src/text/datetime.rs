@@ -67,10 +67,7 @@ impl Calendar {
 /// Whether a `date` is in 0001-01-01 to 9999-12-31, so that its wrapper can express it.
 #[inline(always)]
 pub fn date_fits_wrapper(days: i32) -> bool {
-    const FIRST: i32 = -730_119;
-    const LAST: i32 = 2_921_939;
-    // One comparison, where a range takes two.
-    days.wrapping_sub(FIRST).cast_unsigned() <= (LAST - FIRST).cast_unsigned()
+    (-730_119..=2_921_939).contains(&days)
 }
 
 /// Whether a `timestamp` is in the years 1 to 9999, so that its wrapper can express it.

@@ -21,8 +21,7 @@ pub fn short_numeric(out: &mut impl Append, payload: &[u8]) -> bool {
     let (words, _) = payload.as_chunks::<2>();
     let header = words.first().map_or(0, |word| u16::from_ne_bytes(*word));
     let (weight, scale) = (short_weight(header), short_scale(header));
-    // From -1 to 2, by one comparison.
-    let is_short = header & FORM == SHORT && weight.wrapping_add(1).cast_unsigned() <= 3 && scale <= 4;
+    let is_short = header & FORM == SHORT && (-1..=2).contains(&weight) && scale <= 4;
     if is_short {
         if header & SHORT_NEGATIVE != 0 {
             out.push(b'-');
