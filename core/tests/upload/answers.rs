@@ -37,12 +37,13 @@ fn a_store_that_wants_the_length_of_empty_bodies_is_told_it() {
     assert_eq!(empty.header("content-length"), Some("0"));
 }
 
-/// Successes that nobody can read: empty, somebody else's, cut off, and one that lacks what it is for.
-const UNREADABLE: [&str; 4] = [
+/// Successes that nobody can read: empty, somebody else's, cut off, and two that lack what they are for.
+const UNREADABLE: [&str; 5] = [
     "",
     "<html>welcome</html>",
     "<?xml version=\"1.0\"?><CompleteMultipartUploadRes",
     "<CompleteMultipartUploadResult><Location>here</Location>",
+    "<InitiateMultipartUploadResult><Bucket>bucket</Bucket></InitiateMultipartUploadResult>",
 ];
 
 #[test]

@@ -219,3 +219,18 @@ fn faults_of_a_rollbacks_aborts() {
         }
     });
 }
+
+/// The store may carry out a request after the first deletion, and after the second one too.
+#[test]
+fn an_object_whose_request_was_cut_off_is_deleted_twice_and_named() {
+    let store = MemoryStore::start(|asked| if asked == Step::Put { Action::Hang } else { Action::Do });
+    let export = begin(&store, RetryPolicies::all(GENEROUS));
+    export.file_in_pieces(1, 1).unwrap();
+    while !store.content().requests.contains(&Step::Put) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let report = export.roll_back(GENEROUS.total);
+    let deletions = store.content().requests.iter().filter(|&&step| step == Step::Delete).count();
+    assert_eq!((deletions, report.count, report.named.len()), (2, 1, 1), "{report:?}");
+    assert!(report.cause.is_some_and(|cause| cause.summary().contains("cut off")));
+}

@@ -1,6 +1,6 @@
 //! Objects under names of the user's: none is overwritten, and none of the export's own is taken for another's.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,8 +72,15 @@ fn a_conflict_over_a_name_of_the_users_is_resolved_by_a_look() {
 #[test]
 fn one_look_that_fails_leaves_no_object_of_a_users_name_behind() {
     let destination = destination_of(Some("all.json"));
-    let (looked, mark) = (AtomicUsize::new(0), marked(destination.export_id()));
+    let (written, looked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mark = marked(destination.export_id());
     let server = Server::start(move |request| match () {
+        () if request.is("PUT", "") => {
+            written.store(true, Ordering::Relaxed);
+            Reply::Usual
+        }
+        () if request.is("HEAD", "") && !written.load(Ordering::Relaxed) => NOT_FOUND,
+        // The rollback's look, which is to be tried again.
         () if request.is("HEAD", "") && looked.fetch_add(1, Ordering::Relaxed) == 0 => FAILED,
         () if request.is("HEAD", "") => Reply::Answer(mark, "{}\n"),
         () => Reply::Usual,

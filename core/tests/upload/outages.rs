@@ -37,6 +37,14 @@ fn the_first_error_of_an_upload_is_told_however_full_the_buffer_is() {
         {
             assert_eq!(again.unwrap_err(), error, "round {round}");
         }
+        // A piece finds a receiver until the outcome can be told, and the outcome after that.
+        let late = loop {
+            match export.file_in_pieces(9_999, 1) {
+                Ok(()) => thread::yield_now(),
+                Err(late) => break late,
+            }
+        };
+        assert_eq!(late, error, "round {round}");
     }
 }
 
@@ -109,8 +117,8 @@ fn large() -> Bytes {
 
 #[test]
 fn an_upload_that_has_to_wait_for_the_network_goes_on() {
-    // Longer than the SDK's own protection against streams that stall bears: a period of grace of 5 s.
-    let server = Server::slow(Duration::from_secs(8), |_| Reply::Usual);
+    // Longer than the SDK's own protection against streams that stall bears: a period of grace of 20 s.
+    let server = Server::slow(Duration::from_secs(25), |_| Reply::Usual);
     let export = Export::begin(server.connection(), terms(2, RetryPolicy { attempts: 1, total: Duration::from_secs(300) }));
     export.files(2, &large()).unwrap();
     assert_eq!(server.requests().len(), 2, "each body was sent once");
