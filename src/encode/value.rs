@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::format::Wrapping;
 use s3_export_core::text::buffer::{JsonBuffer, ascii_content, is_utf8, utf8_content};
-use s3_export_core::text::cursor::{Append, Cursor};
+use s3_export_core::text::cursor::{Append, Cursor, SLACK};
 use s3_export_core::text::number;
 use s3_export_core::text::numeric;
 
@@ -168,10 +168,13 @@ impl Encoder {
                 let before = out.length();
                 out.blocks(&key_prefix.typed);
                 if let Some(rest) = ascii_content(&mut out, text) {
-                    if !context.utf8 || !is_utf8(rest) {
-                        return Cursor::new(other_text(text, key_prefix, context, out.take_back(before), problem));
-                    }
-                    out = Cursor::new(utf8_rest(rest, out.end()));
+                    // The cursor may be full: only what comes before the value is certain to be written.
+                    let out = out.take_back(before);
+                    return Cursor::new(if context.utf8 && is_utf8(rest) {
+                        utf8_text(text, key_prefix, out)
+                    } else {
+                        other_text(text, key_prefix, context, out, problem)
+                    });
                 }
                 out.push(b'"');
             }
@@ -275,11 +278,19 @@ fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, 
     out
 }
 
-/// Writes the rest of a UTF-8 text, from its first character that is not ASCII. Kept out of that loop, too.
+/// Writes a UTF-8 text of at most [`LONG_TEXT`] bytes that is not ASCII. Kept out of that loop, where it takes registers from all others.
 #[inline(never)]
-fn utf8_rest<'a>(rest: &[u8], out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
-    utf8_content(out, rest);
-    out
+fn utf8_text<'a>(text: &[u8], key_prefix: &KeyPrefix, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    /// Bytes of the longest escape.
+    const ESCAPE: usize = 6;
+    out.blocks(&key_prefix.typed);
+    if !out.reserve(ESCAPE * text.len() + 4 * SLACK) {
+        return out;
+    }
+    let mut cursor = Cursor::new(out);
+    utf8_content(&mut cursor, text);
+    cursor.push(b'"');
+    cursor.end()
 }
 
 /// Writes a text that is long, in another encoding, or no text. Kept out of that loop, too.

@@ -28,9 +28,13 @@ const QUEUED: &str = Status::Queued.name();
 const RUNNING: &str = Status::Running.name();
 const COMPLETED: &str = Status::Completed.name();
 
-/// Condition on a job: this cluster has enqueued it. Logical replication brings jobs of other clusters, whose database may have the
-/// same OID.
-const OF_THIS_CLUSTER: &str = "cluster = (SELECT c.system_identifier FROM pg_control_system() AS c)";
+/// Returns the condition that this cluster has enqueued a job. Logical replication brings jobs of other clusters, whose database may have
+/// the same OID. `job`: the alias of the table, which lacks the column until the extension is updated.
+fn of_this_cluster(job: &str) -> String {
+    format!(
+        "coalesce((to_jsonb({job}) ->> 'cluster')::bigint = (SELECT c.system_identifier FROM pg_control_system() AS c), true)"
+    )
+}
 
 /// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
 /// before 0.3.0 have none.
@@ -98,6 +102,7 @@ pub struct Claimed {
 /// that was enqueued as that role in a session of that user. `None`: there is none that no other transaction has locked.
 pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
+    let ours = of_this_cluster("q");
     let row = write_latest(
         Table::Jobs,
         &format!(
@@ -106,7 +111,7 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
                               WHERE q.status = '{QUEUED}' AND q.role_oid = ($argument ->> 'role')::oid
                                     AND coalesce((q.settings ->> '{SESSION_USER}')::oid, q.role_oid)
                                         = ($argument ->> 'session_user')::oid
-                                    AND q.database_oid = d.oid AND d.datname = current_database() AND q.{OF_THIS_CLUSTER}
+                                    AND q.database_oid = d.oid AND d.datname = current_database() AND {ours}
                               ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, q.queued_at LIMIT 1
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
@@ -292,6 +297,7 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
         Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None, 0.0),
         Which::After(id) => (None, Some(id.to_string()), 0.0),
     };
+    let ours = of_this_cluster("j");
     let rows = read_latest(
         &format!("SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
              SELECT j.export_id, j.role_oid::bigint AS role, r.oid IS NOT NULL AS role_exists,
@@ -301,7 +307,7 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
                  LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid),
                  pg_database AS d
              WHERE j.status = '{QUEUED}' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
-                   AND d.datname = current_database() AND j.database_oid = d.oid AND j.{OF_THIS_CLUSTER}
+                   AND d.datname = current_database() AND j.database_oid = d.oid AND {ours}
                    AND ($argument ->> 'after' IS NULL
                         OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
                                        WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = '{QUEUED}')
