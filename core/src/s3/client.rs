@@ -181,3 +181,16 @@ impl Intercept for LengthOfEmptyBodies {
 }
 
 const CONTENT_LENGTH: &str = "content-length";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The SDK's guard gives up what waits 20 s for a slow link.
+    #[test]
+    fn no_client_guards_uploads_against_pauses() {
+        assert!(!stalled_streams().upload_enabled() && stalled_streams().download_enabled());
+        let config = plain_config("eu-central-1").build();
+        assert!(config.stalled_stream_protection().is_some_and(|guard| !guard.upload_enabled()));
+    }
+}

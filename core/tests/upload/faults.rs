@@ -76,6 +76,8 @@ impl Fault {
     /// the time of an attempt. What goes well has time for a slow machine.
     fn policy(self, times: u32) -> RetryPolicy {
         match self {
+            // Final at the first answer, however late.
+            Fault::Denied => GENEROUS,
             _ if !self.is_survived(times) => RetryPolicy { attempts: 3, total: Duration::from_secs(3) },
             Fault::Hang => RetryPolicy { attempts: 9, total: Duration::from_secs(9) },
             _ => GENEROUS,
@@ -85,6 +87,9 @@ impl Fault {
 
 /// Attempts at what goes well, on a slow machine too.
 const GENEROUS: RetryPolicy = RetryPolicy { attempts: 3, total: Duration::from_secs(60) };
+
+/// Limit of a rollback that does not succeed: time for a slow machine to send its first request.
+const TO_MEET_THE_STEP: Duration = Duration::from_secs(2);
 
 /// A store in which the fault happens to the first `times` requests of the step.
 fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
@@ -153,7 +158,7 @@ fn is_taken_back_or_named(step: Step, fault: Fault, times: u32) {
     let export = begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
     export.write_files(3).unwrap();
     export.commit().unwrap();
-    let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(300) };
+    let limit = if fault.is_survived(times) { GENEROUS.total } else { TO_MEET_THE_STEP };
     let report = export.roll_back(limit);
     assert!(store.content().requests.contains(&step), "{what}: the step was not met");
     let left = store.content().objects.len();
@@ -208,7 +213,7 @@ fn faults_of_a_rollbacks_aborts() {
         });
         let export = begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
         assert_eq!(export.write_files(3).unwrap_err().code(), Code::Privilege, "{what}");
-        let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(600) };
+        let limit = if fault.is_survived(times) { GENEROUS.total } else { TO_MEET_THE_STEP };
         let report = export.roll_back(limit);
         assert!(store.content().requests.contains(&step), "{what}: the step was not met");
         let left = store.content().uploads.len();

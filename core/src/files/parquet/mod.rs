@@ -172,8 +172,7 @@ mod tests {
     }
 
     /// A value in which a codec finds little, and looks long.
-    fn noise(bytes: usize) -> String {
-        let mut random = fastrand::Rng::with_seed(1);
+    fn noise(random: &mut fastrand::Rng, bytes: usize) -> String {
         std::iter::repeat_with(|| char::from_digit(random.u32(0..16), 16).unwrap()).take(bytes).collect()
     }
 
@@ -185,11 +184,12 @@ mod tests {
     fn the_permit_is_held_until_the_work_ends() {
         let layout = layout(Algorithm::Zstd, 19);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let values: ArrayRef = Arc::new(StringArray::from_iter_values(vec![noise(60_000); 20]));
+        let mut random = fastrand::Rng::with_seed(1);
+        let values: ArrayRef = Arc::new(StringArray::from_iter_values((0..200).map(|_| noise(&mut random, 60_000))));
         let free = runtime.block_on(async {
             let mut encoder = Encoder::new(Arc::clone(&layout));
             let mut packed = Vec::new();
-            let writing = encoder.write(batch(values), 1_200_000, true, &mut packed);
+            let writing = encoder.write(batch(values), 12_000_000, true, &mut packed);
             assert!(tokio::time::timeout(Duration::from_millis(10), writing).await.is_err(), "it is no work");
             drop(encoder);
             layout.permits.get().unwrap().available_permits()
