@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use s3_export_core::text::interval::Interval;
 
 /// Whether Postgres has infinite intervals: from 17 on.
-pub(super) const HAS_INFINITE_INTERVALS: bool = !cfg!(any(feature = "pg14", feature = "pg15", feature = "pg16"));
+pub(super) const HAS_INFINITE_INTERVALS: bool = cfg!(since_pg17);
 
 /// Returns the base type of a domain, and any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {

@@ -75,9 +75,9 @@ unsafe extern "C-unwind" fn cancel(signal: c_int) {
 unsafe fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
     // SAFETY: by the caller's promise.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
+        #[cfg(not(since_pg18))]
         pg_sys::pqsignal(signal as c_int, Some(handler));
-        #[cfg(feature = "pg18")]
+        #[cfg(since_pg18)]
         pg_sys::pqsignal_be(signal as c_int, Some(handler));
     }
 }

@@ -84,12 +84,7 @@ pub fn data_directory() -> std::path::PathBuf {
 /// Refuses settings under our name that nobody defined: a misspelt one would be ignored.
 pub fn reserve_setting_prefix() {
     // SAFETY: the name is static; called while the library is loaded, after its settings were defined.
-    unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(c"s3_export".as_ptr());
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::MarkGUCPrefixReserved(c"s3_export".as_ptr());
-    }
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"s3_export".as_ptr()) }
 }
 
 /// Raises 25006 in a READ ONLY transaction and on a standby.

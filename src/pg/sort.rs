@@ -37,9 +37,6 @@ impl Sorter {
                 let (none, no_flag) = (std::ptr::null_mut(), std::ptr::null_mut());
                 pg_sys::get_sort_group_operators(pg_sys::BYTEAOID, true, false, false, &mut less, none, none, no_flag);
                 let (mut column, mut collation, mut nulls_first) = (1, pg_sys::InvalidOid, false);
-                #[cfg(feature = "pg14")]
-                let options = false;
-                #[cfg(not(feature = "pg14"))]
                 let options = pg_sys::TUPLESORT_NONE as std::ffi::c_int;
                 let state = pg_sys::tuplesort_begin_heap(
                     shape,

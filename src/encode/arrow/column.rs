@@ -70,7 +70,7 @@ impl Digits {
         if declared < 0 {
             return None;
         }
-        // Eleven bits of two's complement, since Postgres 15; before, none was negative.
+        // Eleven bits of two's complement.
         let (precision, scale) = ((declared >> 16) & 0xffff, ((declared & 0x7ff) ^ 1024) - 1024);
         // Zeros before the point, and before the first digit, are digits there.
         let precision = if scale < 0 { precision - scale } else { precision.max(scale) };
