@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 /// The majors of which there is a feature `pg15`, `pg16`, … in Cargo.toml.
-const MAJORS: RangeInclusive<u32> = 15..=18;
+const MAJORS: RangeInclusive<u32> = 15..=19;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

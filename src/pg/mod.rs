@@ -179,10 +179,14 @@ pub fn characters(text: &str) -> usize {
     if knows_none { text.len() } else { text.chars().count() }
 }
 
-/// Whether backslashes escape in plain strings: `standard_conforming_strings` is off.
+/// Whether backslashes escape in plain strings: `standard_conforming_strings` is off, which there is until Postgres 18.
 pub fn backslashes_escape() -> bool {
+    #[cfg(not(since_pg19))]
     // SAFETY: reads a setting.
-    unsafe { !pg_sys::standard_conforming_strings }
+    let is_off = unsafe { !pg_sys::standard_conforming_strings };
+    #[cfg(since_pg19)]
+    let is_off = false;
+    is_off
 }
 
 /// Whether this server replays another's WAL.

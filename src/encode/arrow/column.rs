@@ -3,7 +3,7 @@
 use arrow_array::ArrayRef;
 use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
-    TimestampMicrosecondType, UInt32Type,
+    TimestampMicrosecondType, UInt32Type, UInt64Type,
 };
 use arrow_schema::extension::{Json, Uuid};
 use arrow_schema::{DataType, Field, TimeUnit};
@@ -19,7 +19,7 @@ use crate::encode::Context;
 use crate::encode::arrow::array::{Bools, Bytes, Labels, Numbers, Rows, Uuids, dictionary_type};
 use crate::encode::arrow::geo::Geometries;
 use crate::encode::arrow::nested::{Lists, Structs};
-use crate::encode::datum::HAS_INFINITE_INTERVALS;
+use crate::encode::datum::{HAS_INFINITE_INTERVALS, OID8};
 use crate::encode::datum::{base_type_and_modifier, interval_of, payload};
 use crate::encode::geo::Geo;
 use crate::encode::text_value::TextEncoder;
@@ -35,6 +35,7 @@ pub enum Column {
     Int4(Numbers<Int32Type>),
     Int8(Numbers<Int64Type>),
     Oid(Numbers<UInt32Type>),
+    Oid8(Numbers<UInt64Type>),
     Float4(Numbers<Float32Type>),
     Float8(Numbers<Float64Type>),
     Decimal(Numbers<Decimal128Type>, Digits),
@@ -111,6 +112,7 @@ impl Column {
             pg_sys::INT4OID => Column::Int4(Numbers::default()),
             pg_sys::INT8OID => Column::Int8(Numbers::default()),
             pg_sys::OIDOID => Column::Oid(Numbers::default()),
+            OID8 => Column::Oid8(Numbers::default()),
             pg_sys::FLOAT4OID => Column::Float4(Numbers::default()),
             pg_sys::FLOAT8OID => Column::Float8(Numbers::default()),
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Column::Text(Bytes::default()),
@@ -166,6 +168,7 @@ impl Column {
             Column::Int4(_) => DataType::Int32,
             Column::Int8(_) => DataType::Int64,
             Column::Oid(_) => DataType::UInt32,
+            Column::Oid8(_) => DataType::UInt64,
             Column::Float4(_) => DataType::Float32,
             Column::Float8(_) => DataType::Float64,
             Column::Decimal(_, digits) => DataType::Decimal128(digits.precision, digits.scale.cast_signed()),
@@ -210,6 +213,7 @@ impl Column {
             Column::Int4(values) => values.push(datum.value() as i32),
             Column::Int8(values) => values.push(datum.value() as i64),
             Column::Oid(values) => values.push(datum.value() as u32),
+            Column::Oid8(values) => values.push(datum.value() as u64),
             Column::Float4(values) => values.push(f32::from_bits(datum.value() as u32)),
             Column::Float8(values) => values.push(f64::from_bits(datum.value() as u64)),
             // SAFETY: a numeric has variable length, and is read at once.
@@ -271,6 +275,7 @@ impl Column {
             Column::Enum(labels, _) => labels.push_null(),
             Column::Int8(values) => values.push_null(),
             Column::Oid(values) => values.push_null(),
+            Column::Oid8(values) => values.push_null(),
             Column::Float4(values) => values.push_null(),
             Column::Float8(values) => values.push_null(),
             Column::Decimal(values, _) => values.push_null(),
@@ -302,6 +307,7 @@ impl Column {
             Column::Int4(values) => values.finish(data_type),
             Column::Int8(values) => values.finish(data_type),
             Column::Oid(values) => values.finish(data_type),
+            Column::Oid8(values) => values.finish(data_type),
             Column::Float4(values) => values.finish(data_type),
             Column::Float8(values) => values.finish(data_type),
             Column::Decimal(values, _) => values.finish(data_type),
