@@ -8,7 +8,7 @@ SUPPORTED := $(shell sed -n 's/^pg\([0-9]*\) = .*/\1/p' Cargo.toml)
 DEBIAN := $(shell sed -n 's/^DEBIAN_MAJOR=//p' scripts/common.sh)
 TESTED := $(DEBIAN) $(shell grep '^declare -A POSTGRES_BUILDS=' scripts/setup.sh | grep -oE '\[[0-9]+\]' | tr -d '[]')
 CHECKED := $(filter-out $(TESTED),$(SUPPORTED))
-.PHONY: help all demo demo-stop unit miri test test-majors check-majors test-install soak lint audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop unit miri test test-majors check-majors test-install soak lint docs audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -40,8 +40,11 @@ test-install: ## `make install` on each major version (MAJORS="15 18") and the p
 soak: ## two thousand exports in one backend, with faults; prints what grew
 	@SOAK=1 scripts/test.sh
 
-lint: ## formatting, clippy, shellcheck, licences and duplicates of dependencies, unsafe code
+lint: ## formatting, clippy, shellcheck, licences and duplicates of dependencies, unsafe code, sentences and links of the documentation
 	@scripts/lint.sh
+
+docs: ## the site of the documentation into target/docs, and a check of its links and its search
+	@scripts/docs.sh
 
 audit: ## known vulnerabilities of dependencies; fetches the list from GitHub
 	@. scripts/common.sh && need_cargo_deny && cargo deny check advisories

@@ -2,12 +2,14 @@
 
 #[pgrx::pg_schema]
 mod tests {
+    use std::ffi::CStr;
+
     use pgrx::prelude::*;
     use s3_export_core::error::{Code, Error};
     use s3_export_core::io::thread::IoThread;
 
     use crate::pg::callback::contained;
-    use crate::pg::errors::attempt;
+    use crate::pg::errors::{attempt, run};
     use crate::pg::report::{Report, in_callback};
     use crate::pg::worker_transaction::set_local;
     use crate::pg::{caller, limit};
@@ -23,6 +25,11 @@ mod tests {
             pg_sys::InterruptHoldoffCount = interrupts;
             pg_sys::QueryCancelHoldoffCount = cancels;
         }
+    }
+
+    fn message(error: *mut pg_sys::ErrorData) -> String {
+        // SAFETY: an error that was just made, which nobody has thrown or freed.
+        unsafe { CStr::from_ptr((*error).message) }.to_string_lossy().into_owned()
     }
 
     /// Postgres counted down from zero afterwards, and the session answered nothing any more.
@@ -57,9 +64,27 @@ mod tests {
         exceed();
         limit::TimeLimit::start(&io, std::time::Duration::from_secs(60)).end().unwrap();
         exceed();
-        let failed: Result<(), _> = crate::pg::errors::run(|| Err(Error::new(Code::Io, "a store")));
-        assert!(failed.is_err() && limit::take_exceeded().is_none());
+        let failed: Result<(), _> = run(|| Err(Error::new(Code::Io, "a store")));
+        let told = message(failed.unwrap_err());
+        assert!(told.contains("a store") && limit::take_exceeded().is_none(), "{told}");
         assert!(attempt(|| Ok(())).is_ok());
+    }
+
+    /// An error of Postgres's that is no cancel has a cause of its own.
+    #[pg_test]
+    fn the_first_error_is_told_where_the_time_limit_was_exceeded_beside_it() {
+        let io = IoThread::start().unwrap();
+        let before = counters();
+        let failed: Result<(), _> = run(|| {
+            let limit = limit::TimeLimit::start(&io, std::time::Duration::from_millis(1));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(limit);
+            set_local(c"work_mem", c"nonsense");
+            Ok(())
+        });
+        set_counters(before);
+        let told = message(failed.unwrap_err());
+        assert!(told.contains("work_mem") && limit::take_exceeded().is_none(), "{told}");
     }
 
     /// Settings of a job's code stayed for what the worker does afterwards.

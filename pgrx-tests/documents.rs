@@ -50,7 +50,7 @@ pub fn try_documents(query: &str, wrapping: Wrapping) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// As [`try_documents`], in Rockset's wrapping, for a query that must succeed.
+/// Does the same as [`try_documents`], in Rockset's wrapping, for a query that must succeed.
 pub fn documents(query: &str) -> Vec<String> {
     try_documents(query, Wrapping::Rockset).unwrap()
 }

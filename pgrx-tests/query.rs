@@ -1,4 +1,4 @@
-//! Which queries run, and how.
+//! Queries that run, and how.
 
 #[pgrx::pg_schema]
 mod tests {

@@ -7,7 +7,7 @@ mod tests {
 
     use crate::pg_tests::documents::try_documents;
 
-    /// That our plain documents of `query`, which has no type that `row_to_json` prints in another way, are the same.
+    /// Asserts that our plain documents of `query` are those of `row_to_json`. The query has no type that both print in different ways.
     fn like_row_to_json(query: &str) {
         let ours = try_documents(query, Wrapping::Plain(NonFinite::String)).unwrap();
         let theirs = Spi::connect(|client| {

@@ -125,6 +125,16 @@ need_cargo_deny() {
 	fi
 }
 
+# In a folder of its own, since the one in PATH may be a user's, of another version.
+MDBOOK=$ROOT/target/tools/bin/mdbook
+need_mdbook() {
+	local version=0.5.4
+	if [ "$("$MDBOOK" --version 2>/dev/null)" != "mdbook v$version" ]; then
+		say "Installing mdBook $version"
+		cargo install mdbook --version "=$version" --locked --debug --no-default-features --features search --root "$ROOT/target/tools"
+	fi
+}
+
 # free_ports N: below the range the kernel hands to clients, so that none is taken before its server starts.
 free_ports() {
 	python3 - "$1" <<'EOF'

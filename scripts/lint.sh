@@ -6,10 +6,10 @@
 
 # Where Postgres is called, or what it has stored is read; and the core's cursor, for speed.
 UNSAFE_FILES='^src/(pg/.*|query/(columns|mod|origins|receiver|sink)|transaction/mod|progress|job/worker|bench)\.rs:
-^src/encode/(arrow/(column|geo|mod|nested)|datum|folder|geo|mod|nested|output|row|text_value|value)\.rs:
+^src/encode/(arrow/(column|dates|geo|mod|nested|numbers|texts)|datum|folder|forms|geo|json|mod|nested|output|row|text_value|value)\.rs:
 ^core/src/text/cursor\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MAX_UNSAFE=379
+MAX_UNSAFE=385
 
 "$ROOT/scripts/setup.sh" test
 use_kind test
@@ -23,6 +23,8 @@ say "cargo fmt"
 cargo fmt --all --check
 say "Rooms"
 scripts/rooms.py core/src src
+say "Sentences and links of the documentation"
+scripts/prose.py
 say "Features of dependencies"
 # features KINDS: of each package that dependencies of these kinds bring along.
 features() {

@@ -20,6 +20,9 @@ work=$out/work-$major
 library=$("$pg_config" --pkglibdir)/s3_export.so
 extension=$("$pg_config" --sharedir)/extension
 
+# They link to each other by name, so that none is compressed, and each keeps its folder.
+documents=(ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md LICENSE README.md SECURITY.md benches/README.md docker docs)
+
 cd "$ROOT"
 need_compilers
 pgrx_env "$out/pgrx" "$pg_config"
@@ -57,8 +60,8 @@ package() {
 say "Packing"
 install -D -m 644 "$work/stripped/lib/s3_export.so" "$work/$name$library"
 install -D -m 644 -t "$work/$name$extension" "$work/stripped/extension"/*
-install -D -m 644 -t "$work/$name/usr/share/doc/$name" README.md CHANGELOG.md SECURITY.md
-gzip -9n "$work/$name/usr/share/doc/$name"/*
+install -d "$work/$name/usr/share/doc/$name"
+cp -r --parents "${documents[@]}" "$work/$name/usr/share/doc/$name"
 # dpkg-shlibdeps wants the tree of a source package around it.
 mkdir -p "$work/debian"
 printf 'Source: s3-export\n\nPackage: %s\nArchitecture: any\n' "$name" >"$work/debian/control"
@@ -73,7 +76,8 @@ package "$name-dbgsym" debug "debug symbols for $name" "$name (= $version)"
 
 folder=s3_export-$version-pg$major-linux-$(uname -m)
 mkdir "$work/$folder"
-cp -r "$work/stripped"/* README.md CHANGELOG.md SECURITY.md LICENSE "$work/THIRD-PARTY-LICENCES" "$work/$folder"
+cp -r "$work/stripped"/* "$work/THIRD-PARTY-LICENCES" "$work/$folder"
+cp -r --parents "${documents[@]}" "$work/$folder"
 cat >"$work/$folder/INSTALL" <<-'EOF'
 	As root, with the pg_config of the Postgres to install into:
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh test|demo|bench: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
+# setup.sh test|demo|bench|docs: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
 # nor sudo. The extension goes into a private copy of Debian's Postgres (it is relocatable), so that the
 # machine's own stays untouched and the debug build of the tests never meets the release build of the demo.
 # shellcheck source=scripts/common.sh
@@ -10,7 +10,7 @@ SEAWEEDFS_VERSION=4.48
 # with headers and contrib, without pg_cron and PostGIS.
 declare -A POSTGRES_BUILDS=([16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
 kind=${1:-}
-[[ $kind == test || $kind == demo || $kind == bench ]] || die "usage: setup.sh test|demo|bench"
+[[ $kind == test || $kind == demo || $kind == bench || $kind == docs ]] || die "usage: setup.sh test|demo|bench|docs"
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -107,6 +107,15 @@ fetch_postgres() {
 	rm -rf "$download"
 	printf '%s\n' "$version" >"$PG_COPY/stamp"
 }
+
+# The site needs no Postgres.
+if [ "$kind" = docs ]; then
+	# The user's own Chromium, of whatever package, will do.
+	if command -v chromium >/dev/null; then need_packages build-essential python3; else need_packages build-essential chromium python3; fi
+	need_compilers
+	need_mdbook
+	exit
+fi
 
 # pgrx's bindings are made with clang, which the server's development package brings along, and Debian's server the
 # libraries that any build needs.

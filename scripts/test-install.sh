@@ -20,7 +20,7 @@ export_sql() {
 		"$S3_BUCKET" "$1" "$2"
 }
 
-# first_export DATABASE: README's, in a new one.
+# first_export DATABASE: the quick start's, in a new one.
 first_export() {
 	local folder=$1 documents
 	say "CREATE EXTENSION and an export, in Postgres $PG_MAJOR"

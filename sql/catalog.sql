@@ -129,59 +129,66 @@ CREATE TABLE s3_export.integrations (
 );
 
 COMMENT ON TABLE s3_export.integrations IS
-    'integrations: named, administrator-made permissions to write to S3; each role sees those that it may use';
-COMMENT ON COLUMN s3_export.integrations.integration_id IS 'never changes; sealed credentials are bound to it';
-COMMENT ON COLUMN s3_export.integrations.name IS 'what s3_export(uri, integration, query) is given';
-COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the row if they are in s3_export_admin';
+    'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
+COMMENT ON COLUMN s3_export.integrations.integration_id IS
+    'id of the integration; it never changes, and the sealed credentials are bound to it';
+COMMENT ON COLUMN s3_export.integrations.name IS 'name of the integration, as s3_export(uri, integration, query) takes it';
+COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the integration, if they are in s3_export_admin';
 COMMENT ON COLUMN s3_export.integrations.owner_oid IS
-    'set by itself when owner is written, so that a new role of an old name owns nothing';
+    'OID of owner; set by itself when owner is written, so that a new role of an old name owns nothing';
 COMMENT ON COLUMN s3_export.integrations.usage_role_oid IS
-    'set by itself when usage_role is written, so that a new role of an old name may use nothing';
+    'OID of usage_role; set by itself when usage_role is written, so that a new role of an old name may use nothing';
 COMMENT ON COLUMN s3_export.integrations.usage_role IS
-    'role whose members see and use the row; public: every member of s3_export_member';
-COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports are refused';
+    'role whose members see and use the integration; public: every member of s3_export_member';
+COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports with the integration are refused';
 COMMENT ON COLUMN s3_export.integrations.credential_source IS
     'keys: access_key_id and a sealed secret; ambient, profile: the server''s own credentials (owned by a superuser only)';
-COMMENT ON COLUMN s3_export.integrations.access_key_id IS 'public half of the credentials; the secret is in s3_export.credentials; for owners in s3_export.owned_identifiers';
+COMMENT ON COLUMN s3_export.integrations.access_key_id IS
+    'public half of the credentials; s3_export.owned_identifiers shows it to owners. The secret half is in s3_export.credentials';
 COMMENT ON COLUMN s3_export.integrations.aws_profile IS 'profile in the server''s AWS files, for credential_source profile';
 COMMENT ON COLUMN s3_export.integrations.aws_role IS 'ARN of a role to assume with these credentials';
 COMMENT ON COLUMN s3_export.integrations.aws_external_id IS 'external id that the role''s trust policy asks for';
-COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS 'another STS than the region''s, https://host[:port]; needed where there is an endpoint and a role; changing it voids the sealed credentials; http needs a superuser';
-COMMENT ON COLUMN s3_export.integrations.region IS 'the bucket''s region; NULL: Amazon is asked (us-east-1 where there is an endpoint)';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS
+    'another STS than the region''s, https://host[:port]; needed if there is an endpoint and a role. Changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.region IS 'region of the bucket; NULL: Amazon is asked (us-east-1 if there is an endpoint)';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
-    'another server than Amazon''s, https://host[:port][/path]; changing it voids the sealed credentials; http needs a superuser';
-COMMENT ON COLUMN s3_export.integrations.path_style IS 'the bucket in the path instead of the host name';
+    'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.path_style IS 'true: the bucket is in the path of a URL instead of its host name';
 COMMENT ON COLUMN s3_export.integrations.allowed_locations IS
-    'where it may write: s3://bucket or s3://bucket/prefix, up to a path boundary; s3:// means anywhere';
-COMMENT ON COLUMN s3_export.integrations.expected_bucket_owner IS 'account id that must own the bucket';
+    'locations that exports may write to: s3://bucket or s3://bucket/prefix, which covers whole parts of a path; s3:// allows every location';
+COMMENT ON COLUMN s3_export.integrations.expected_bucket_owner IS 'id of the account that must own the bucket';
 COMMENT ON COLUMN s3_export.integrations.sse IS 'server-side encryption: AES256, aws:kms, aws:kms:dsse';
 COMMENT ON COLUMN s3_export.integrations.kms_key_id IS 'ARN of the KMS key, for sse aws:kms';
-COMMENT ON COLUMN s3_export.integrations.storage_class IS 'storage class of files; the manifest''s is STANDARD';
+COMMENT ON COLUMN s3_export.integrations.storage_class IS 'storage class of files; the storage class of a manifest is STANDARD';
 COMMENT ON COLUMN s3_export.integrations.object_acl IS 'canned ACL of every object';
-COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum S3 verifies: crc32, sha256, none (for stores that refuse them)';
-COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the row was made';
-COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the row was last changed';
+COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum that S3 verifies: crc32, sha256, or none for stores that refuse checksums';
+COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was made';
+COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
-COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'what secrets are bound to';
-COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'a name means one integration';
+COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
+COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
 COMMENT ON CONSTRAINT credential_source_is_known ON s3_export.integrations IS 'keys, ambient or profile';
-COMMENT ON CONSTRAINT access_key_id_goes_with_keys ON s3_export.integrations IS 'the server''s own credentials need none';
-COMMENT ON CONSTRAINT aws_profile_goes_with_profile ON s3_export.integrations IS 'there is one with credential_source profile, and else none';
-COMMENT ON CONSTRAINT aws_role_is_an_arn ON s3_export.integrations IS 'of a role of IAM''s, as STS takes them';
-COMMENT ON CONSTRAINT aws_external_id_has_the_characters_of_sts ON s3_export.integrations IS '2 to 1,224 of those that STS takes';
-COMMENT ON CONSTRAINT aws_external_id_goes_with_a_role ON s3_export.integrations IS 'without a role nobody asks for it';
+COMMENT ON CONSTRAINT access_key_id_goes_with_keys ON s3_export.integrations IS 'an access key id goes only with credential_source keys';
+COMMENT ON CONSTRAINT aws_profile_goes_with_profile ON s3_export.integrations IS
+    'a profile goes with credential_source profile, and with no other';
+COMMENT ON CONSTRAINT aws_role_is_an_arn ON s3_export.integrations IS 'the ARN of an IAM role, in the form that STS takes';
+COMMENT ON CONSTRAINT aws_external_id_has_the_characters_of_sts ON s3_export.integrations IS
+    '2 to 1,224 characters, all of which STS takes';
+COMMENT ON CONSTRAINT aws_external_id_goes_with_a_role ON s3_export.integrations IS 'an external id goes only with a role';
 COMMENT ON CONSTRAINT sts_endpoint_is_a_url ON s3_export.integrations IS 'a scheme and a host, without a path';
 COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'lower-case letters, digits and hyphens; with an endpoint, capitals, dots and underscores too';
 COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, a host, and perhaps a path';
-COMMENT ON CONSTRAINT allowed_locations_are_s3_uris ON s3_export.integrations IS 'at least one, none of them NULL, each s3:// and more';
+COMMENT ON CONSTRAINT allowed_locations_are_s3_uris ON s3_export.integrations IS
+    'at least one location, none of them NULL, all of which begin with s3://';
 COMMENT ON CONSTRAINT expected_bucket_owner_is_an_account ON s3_export.integrations IS 'twelve digits';
 COMMENT ON CONSTRAINT sse_is_known ON s3_export.integrations IS 'AES256, aws:kms or aws:kms:dsse';
-COMMENT ON CONSTRAINT kms_key_id_goes_with_kms ON s3_export.integrations IS 'no other encryption takes a key';
-COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS 'of a key, which policies can name, and no alias; stores with an endpoint name keys as they like';
+COMMENT ON CONSTRAINT kms_key_id_goes_with_kms ON s3_export.integrations IS 'a key goes only with sse aws:kms and aws:kms:dsse';
+COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS
+    'the ARN of a key, which policies can name, and no alias; with an endpoint, any name, since other stores name keys as they like';
 COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
-COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of one, not a list of grants';
+COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of a canned ACL, not a list of grants';
 COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
@@ -198,7 +205,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION s3_export.before_integration_update() IS
-    'keeps integration_id, which credentials are sealed with, and sets updated_at';
+    'keeps integration_id, which the sealed credentials are bound to, and sets updated_at';
 REVOKE ALL ON FUNCTION s3_export.before_integration_update() FROM PUBLIC;
 
 -- A name alone would hand a dropped role's integrations to whoever gets the name next. Resolved only when the column is
@@ -231,7 +238,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID beside the name of the role that its argument names';
+COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID of owner or of usage_role, whichever its argument names';
 REVOKE ALL ON FUNCTION s3_export.resolve_role() FROM PUBLIC;
 
 -- As the restrictive policies below, which do not bind roles with BYPASSRLS.
@@ -245,7 +252,7 @@ BEGIN
         USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It is integration "%s".', NEW.name);
 END
 $$;
-COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses what only a superuser may give';
+COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses values that only a superuser may give';
 REVOKE ALL ON FUNCTION s3_export.keep_to_superusers() FROM PUBLIC;
 
 -- The policies do not suffice, since a role with BYPASSRLS is not bound by them. A superuser's ownership stands for every
@@ -306,14 +313,14 @@ CREATE POLICY members_see_what_they_may_use ON s3_export.integrations FOR SELECT
                       WHERE r.oid OPERATOR(pg_catalog.=) usage_role_oid AND r.rolname OPERATOR(pg_catalog.=) usage_role
                             AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
 COMMENT ON POLICY members_see_what_they_may_use ON s3_export.integrations IS
-    'a member sees the integrations whose usage_role he has, and those for public';
+    'a member sees the integrations whose usage_role it has, and those for public';
 
 CREATE POLICY admins_change_what_they_own ON s3_export.integrations FOR ALL TO s3_export_admin
     USING (EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                    WHERE r.oid OPERATOR(pg_catalog.=) owner_oid AND r.rolname OPERATOR(pg_catalog.=) owner
                          AND pg_catalog.pg_has_role(r.oid, 'USAGE')));
 COMMENT ON POLICY admins_change_what_they_own ON s3_export.integrations IS
-    'an administrator sees and changes the integrations that a role of his owns';
+    'an administrator sees and changes the integrations that one of its roles owns';
 
 CREATE VIEW s3_export.owned_identifiers WITH (security_barrier) AS
     SELECT i.name, i.access_key_id, i.aws_external_id
@@ -321,10 +328,10 @@ CREATE VIEW s3_export.owned_identifiers WITH (security_barrier) AS
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner
                         AND pg_catalog.pg_has_role(r.oid, 'USAGE'));
-COMMENT ON VIEW s3_export.owned_identifiers IS 'key ids and external ids of the integrations that a role of yours owns';
-COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'of the integration';
-COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of its credentials';
-COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that its role''s trust policy asks for';
+COMMENT ON VIEW s3_export.owned_identifiers IS 'access key ids and external ids of the integrations that one of your roles owns';
+COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'name of the integration';
+COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of the integration''s credentials';
+COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that the trust policy of the integration''s role asks for';
 REVOKE ALL ON s3_export.owned_identifiers FROM PUBLIC;
 
 -- Restrictive policies are named in the error, so their names say what is wrong.
@@ -334,14 +341,14 @@ CREATE POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.in
                 AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
                 AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
 COMMENT ON POLICY superuser_needed_to_insert_http_ambient_or_profile ON s3_export.integrations IS
-    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+    'only a superuser may give the server''s own credentials or an unencrypted endpoint';
 CREATE POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations AS RESTRICTIVE FOR UPDATE
     TO s3_export_admin
     WITH CHECK (credential_source OPERATOR(pg_catalog.=) 'keys'
                 AND (endpoint IS NULL OR endpoint OPERATOR(pg_catalog.~) '^https://')
                 AND (sts_endpoint IS NULL OR sts_endpoint OPERATOR(pg_catalog.~) '^https://'));
 COMMENT ON POLICY superuser_needed_to_update_http_ambient_or_profile ON s3_export.integrations IS
-    'the server''s own credentials and unencrypted endpoints are a superuser''s to give';
+    'only a superuser may give the server''s own credentials or an unencrypted endpoint';
 
 -- Credentials -------------------------------------------------------------------------------------------------------
 
@@ -354,11 +361,12 @@ CREATE TABLE s3_export.credentials (
 COMMENT ON TABLE s3_export.credentials IS
     'secret halves of credentials, sealed with the key ring that s3_export.key_file names; granted to nobody';
 COMMENT ON COLUMN s3_export.credentials.integration_id IS 'the integration that the secret belongs to';
-COMMENT ON COLUMN s3_export.credentials.key_id IS 'the key of the ring that opens it';
-COMMENT ON COLUMN s3_export.credentials.sealed IS 'AES-256-GCM, bound to integration_id, endpoint and sts_endpoint';
+COMMENT ON COLUMN s3_export.credentials.key_id IS 'key of the ring that opens the secret';
+COMMENT ON COLUMN s3_export.credentials.sealed IS
+    'the secret, sealed with AES-256-GCM and bound to integration_id, endpoint and sts_endpoint';
 COMMENT ON COLUMN s3_export.credentials.updated_at IS 'when the secret was stored';
-COMMENT ON CONSTRAINT credentials_pkey ON s3_export.credentials IS 'one secret an integration';
-COMMENT ON CONSTRAINT credentials_integration_id_fkey ON s3_export.credentials IS 'a secret goes with its integration';
+COMMENT ON CONSTRAINT credentials_pkey ON s3_export.credentials IS 'an integration has one secret';
+COMMENT ON CONSTRAINT credentials_integration_id_fkey ON s3_export.credentials IS 'a secret is deleted with its integration';
 
 -- Granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every row as well.
 REVOKE ALL ON s3_export.credentials FROM PUBLIC;
@@ -394,42 +402,46 @@ CREATE TABLE s3_export.jobs (
     pid int,
     queued_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     started_at timestamptz,
-    finished_at timestamptz
+    finished_at timestamptz,
+    cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier
 );
 CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
 CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
 COMMENT ON TABLE s3_export.jobs IS
     'jobs: exports that background workers run, have run or will run; granted to nobody, see s3_export.exports. Not dumped';
-COMMENT ON INDEX s3_export.jobs_queued IS 'what the next worker takes';
-COMMENT ON INDEX s3_export.jobs_running IS 'what a crash may have left';
-COMMENT ON COLUMN s3_export.jobs.export_id IS 'in the name of every object of the export';
-COMMENT ON COLUMN s3_export.jobs.status IS 'as written; a job that is RUNNING and whose lock nobody holds has lost its worker';
-COMMENT ON COLUMN s3_export.jobs.database_oid IS 'the database that it was enqueued in: a copy of that runs none of its jobs';
-COMMENT ON COLUMN s3_export.jobs.role IS 'name, when it was enqueued, of the role that it runs as';
-COMMENT ON COLUMN s3_export.jobs.role_oid IS 'the role that it runs as';
-COMMENT ON COLUMN s3_export.jobs.uri IS 'where it writes';
-COMMENT ON COLUMN s3_export.jobs.integration IS 'by which integration';
-COMMENT ON COLUMN s3_export.jobs.aws_role IS 'or by which role, named inline';
-COMMENT ON COLUMN s3_export.jobs.aws_external_id IS 'what that role''s trust policy asks for; NULL once the job has ended';
-COMMENT ON COLUMN s3_export.jobs.query IS 'what it exports';
-COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments';
-COMMENT ON COLUMN s3_export.jobs.settings IS 'those of the session that enqueued it, for the worker; NULL once the job has ended';
-COMMENT ON COLUMN s3_export.jobs.documents IS 'written; NULL until it has completed';
-COMMENT ON COLUMN s3_export.jobs.files IS 'written; NULL until it has completed';
-COMMENT ON COLUMN s3_export.jobs.bytes IS 'written; NULL until it has completed';
-COMMENT ON COLUMN s3_export.jobs.manifest IS 'URL of the manifest; NULL until it has completed';
-COMMENT ON COLUMN s3_export.jobs.error_sqlstate IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.jobs.error_message IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.jobs.error_detail IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.jobs.error_hint IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.jobs.error_context IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.jobs.pid IS 'process of the worker, while it runs';
-COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when it was enqueued';
-COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took it';
-COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when it ended';
+COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
+COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.status IS
+    'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
+COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
+COMMENT ON COLUMN s3_export.jobs.role IS 'role that the job runs as, by its name when the job was enqueued';
+COMMENT ON COLUMN s3_export.jobs.role_oid IS 'role that the job runs as';
+COMMENT ON COLUMN s3_export.jobs.uri IS 'location that the job writes to';
+COMMENT ON COLUMN s3_export.jobs.integration IS 'integration that the job uses; NULL if the job names an AWS role inline';
+COMMENT ON COLUMN s3_export.jobs.aws_role IS 'AWS role that the job names inline; NULL if the job uses an integration';
+COMMENT ON COLUMN s3_export.jobs.aws_external_id IS 'external id that the trust policy of aws_role asks for; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.query IS 'query that the job exports';
+COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments of the job';
+COMMENT ON COLUMN s3_export.jobs.settings IS 'settings of the session that enqueued the job, for the worker; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.documents IS 'number of documents written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.files IS 'number of files written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.bytes IS 'number of bytes written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.manifest IS 'URL of the manifest; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.error_sqlstate IS 'SQLSTATE of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_message IS 'message of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_detail IS 'detail of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_hint IS 'hint of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_context IS 'context of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.pid IS 'process id of the worker, while the job runs';
+COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when the job was enqueued';
+COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took the job';
+COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
+COMMENT ON COLUMN s3_export.jobs.cluster IS
+    'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
 COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
-COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'as s3_export_async takes an integration, and a pasted statement either';
+COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has either an integration or an AWS role named inline';
 
 -- Queries and settings of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a
 -- policy hides every row as well.
@@ -455,7 +467,7 @@ CREATE FUNCTION s3_export.lost_worker(export_id uuid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_death'; -- the name that it had up to 0.2.0, whose scripts need the symbol
 COMMENT ON FUNCTION s3_export.lost_worker(uuid) IS
-    'what became of a job that is RUNNING and whose worker is gone; NULL if it lives or has ended. Part of s3_export.exports';
+    'error of a job that is RUNNING and whose worker is gone; NULL if the job runs or has ended. Part of s3_export.exports';
 -- For whom running() is.
 REVOKE ALL ON FUNCTION s3_export.lost_worker(uuid) FROM PUBLIC;
 
@@ -490,26 +502,27 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id);
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, and exports that run in sessions: those of your roles, or all for s3_export_admin';
-COMMENT ON COLUMN s3_export.exports.export_id IS 'in the name of every object of the export';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
 COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
-COMMENT ON COLUMN s3_export.exports.role IS 'the role that it runs as';
-COMMENT ON COLUMN s3_export.exports.uri IS 'where it writes; NULL for an export that runs in a session';
-COMMENT ON COLUMN s3_export.exports.integration IS 'by which integration; NULL for an export that runs in a session';
-COMMENT ON COLUMN s3_export.exports.query IS 'what it exports; NULL for an export that runs in a session: pg_stat_activity shows its statement';
+COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
+COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.query IS
+    'query that is exported; NULL for an export that runs in a session: pg_stat_activity shows its statement';
 COMMENT ON COLUMN s3_export.exports.options IS 'all other arguments of s3_export_async; NULL for an export that runs in a session';
-COMMENT ON COLUMN s3_export.exports.documents IS 'written so far';
-COMMENT ON COLUMN s3_export.exports.files IS 'begun so far';
-COMMENT ON COLUMN s3_export.exports.bytes IS 'handed to the uploads so far';
-COMMENT ON COLUMN s3_export.exports.queued_at IS 'when it was enqueued; NULL for an export that runs in a session';
-COMMENT ON COLUMN s3_export.exports.started_at IS 'when it began';
-COMMENT ON COLUMN s3_export.exports.finished_at IS 'when it ended';
-COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once it has completed';
-COMMENT ON COLUMN s3_export.exports.error_sqlstate IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.exports.error_message IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.exports.error_detail IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.exports.error_hint IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.exports.error_context IS 'of the error that ended it';
-COMMENT ON COLUMN s3_export.exports.pid IS 'process of the worker or session that runs it, as in pg_stat_activity';
+COMMENT ON COLUMN s3_export.exports.documents IS 'number of documents written so far';
+COMMENT ON COLUMN s3_export.exports.files IS 'number of files begun so far';
+COMMENT ON COLUMN s3_export.exports.bytes IS 'number of bytes handed to the uploads so far';
+COMMENT ON COLUMN s3_export.exports.queued_at IS 'when the job was enqueued; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.started_at IS 'when the export began';
+COMMENT ON COLUMN s3_export.exports.finished_at IS 'when the export ended';
+COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once the export has completed';
+COMMENT ON COLUMN s3_export.exports.error_sqlstate IS 'SQLSTATE of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_message IS 'message of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_detail IS 'detail of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
 REVOKE ALL ON s3_export.exports FROM PUBLIC;
 
 CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
@@ -524,7 +537,7 @@ CREATE FUNCTION s3_export.cancel(export_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_cancel';
 COMMENT ON FUNCTION s3_export.cancel(uuid) IS
-    'stops a job of a role of yours, queued or running; false: it had ended already. One that runs cleans up before it ends: see wait';
+    'stops a job of one of your roles, queued or running; gives false if the job had ended already. A job that runs cleans up before it ends: see wait';
 -- It asks whose the job is; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.cancel(uuid) FROM PUBLIC;
 
@@ -532,7 +545,7 @@ CREATE FUNCTION s3_export.prune(older_than interval DEFAULT '30 days') RETURNS b
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_prune';
 COMMENT ON FUNCTION s3_export.prune(interval) IS
-    'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives how many. Nothing in S3 is touched';
+    'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives their number. Touches nothing in S3';
 -- It deletes what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.prune(interval) FROM PUBLIC;
 
@@ -556,7 +569,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: whose members may use it (default: you; public: everyone). An aws_role without aws_external_id gets a new one. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 
@@ -569,7 +582,7 @@ CREATE FUNCTION s3_export.set_credentials(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_set_credentials';
 COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
-    'stores other credentials in an integration that you may change, sealed';
+    'seals other credentials and stores them in an integration that you may change';
 -- Updating is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.set_credentials(text, text, text, text) FROM PUBLIC;
 
@@ -577,7 +590,7 @@ CREATE FUNCTION s3_export.set_credentials_from_file(name text, path text) RETURN
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_set_credentials_from_file';
 COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
-    'as set_credentials, with the keys in a file of the server''s: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
+    'does the same as set_credentials, with the keys in a file on the server: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
 -- As for set_credentials; the file is another privilege still.
 REVOKE ALL ON FUNCTION s3_export.set_credentials_from_file(text, text) FROM PUBLIC;
 
@@ -585,7 +598,7 @@ CREATE FUNCTION s3_export.reseal() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_reseal';
 COMMENT ON FUNCTION s3_export.reseal() IS
-    'seals all credentials of this database with the newest key of the ring; gives how many it sealed anew. Other databases of the cluster may still need the old keys';
+    'seals all credentials of this database with the newest key of the ring; gives the number that were sealed anew. Other databases of the cluster may still need the old keys';
 -- It touches everybody's credentials.
 REVOKE ALL ON FUNCTION s3_export.reseal() FROM PUBLIC;
 
@@ -593,7 +606,7 @@ CREATE FUNCTION s3_export.reclaim_integrations() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_reclaim_integrations';
 COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
-    'after ALTER ROLE RENAME of a role of yours: writes its new name as the owner of its integrations, while no other role has the old name; gives how many. usage_role is then the owner''s to write';
+    'after ALTER ROLE RENAME of one of your roles: writes the new name as the owner of the role''s integrations, unless another role has the old name by now; gives their number. usage_role stays, for the owner to write';
 -- It acts on what its caller owns; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
 
@@ -608,7 +621,7 @@ CREATE FUNCTION s3_export.validate_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_validate_integration';
 COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
-    'tries an integration out at uri (default: its first allowed location) and says how each step went: region, credentials, put, head, conditional put, multipart, delete';
+    'tries an integration at uri (default: its first allowed location) and tells the outcome of each step: region, credentials, put, head, conditional put, multipart, delete';
 -- It writes to the bucket.
 REVOKE ALL ON FUNCTION s3_export.validate_integration(text, text) FROM PUBLIC;
 
@@ -627,7 +640,7 @@ CREATE FUNCTION s3_export.cleanup(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_cleanup';
 COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
-    'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: takes less than a day, when no other cluster exports there';
+    'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
 -- It deletes.
 REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
 
@@ -635,7 +648,7 @@ CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETU
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'the least IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup; base: what its own identity needs to assume the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup, or base for the identity that assumes the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 
@@ -643,7 +656,7 @@ CREATE FUNCTION s3_export.trust_policy(name text, principal text DEFAULT NULL) R
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_trust_policy';
 COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
-    'the trust policy for the integration''s role, with its external id, as JSON. principal: whom to trust (default: STS is asked whose the integration''s credentials are)';
+    'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
 -- It shows the external id.
 REVOKE ALL ON FUNCTION s3_export.trust_policy(text, text) FROM PUBLIC;
 
@@ -682,7 +695,7 @@ CREATE FUNCTION pg_catalog.s3_export(
 ) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run_statement';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
-    'the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
+    'does the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
 -- As the other form; one that names a role needs the privilege of s3_export_with_role too.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export(text) FROM PUBLIC;
 
@@ -690,7 +703,7 @@ CREATE FUNCTION pg_catalog.s3_export_async(statement text) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run_statement_async';
 COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
-    'as s3_export(statement), in a background worker, once this transaction has committed; gives the export_id';
+    'does the same as s3_export(statement) in a background worker, once this transaction has committed; gives the export_id';
 -- As s3_export(statement).
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
 
@@ -702,7 +715,7 @@ CREATE FUNCTION s3_export.options(
 ) RETURNS SETOF record
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_options';
-COMMENT ON FUNCTION s3_export.options() IS 'the members that the options of s3_export may have';
+COMMENT ON FUNCTION s3_export.options() IS 'members of the argument options of s3_export, with their defaults';
 -- Whoever may export may read it; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.options() FROM PUBLIC;
 
@@ -721,7 +734,7 @@ CREATE FUNCTION pg_catalog.s3_export_async(
 ) RETURNS uuid LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run_async';
 COMMENT ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
-    'as s3_export, in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
+    'does the same as s3_export in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
 -- As s3_export.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 
@@ -746,7 +759,7 @@ CREATE FUNCTION pg_catalog.s3_export_with_role(
 ) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_run_with_role';
 COMMENT ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
-    'as s3_export, with a role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: whoever could name any role would write wherever any role trusts this server (the confused deputy)';
+    'does the same as s3_export, with an AWS role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: a caller who could name any role would write wherever a role trusts this server (the confused deputy)';
 -- Granted to nobody: see the comment.
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
 

@@ -25,6 +25,12 @@ CREATE TRIGGER a_keep_what_superusers_own BEFORE UPDATE OR DELETE ON s3_export.i
 COMMENT ON TRIGGER a_keep_what_superusers_own ON s3_export.integrations IS
     'refuses changes of a superuser''s integration by others';
 
+-- Logical replication brings jobs of another cluster, whose database may have the same OID. A rewrite fires no trigger.
+ALTER TABLE s3_export.jobs
+    ADD COLUMN cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier;
+COMMENT ON COLUMN s3_export.jobs.cluster IS
+    'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
+
 -- Rows that came without the triggers, such as those of a restore with triggers switched off, have the OIDs of another cluster.
 ALTER TABLE s3_export.integrations ADD COLUMN owner_cluster bigint;
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
@@ -84,7 +90,7 @@ CREATE FUNCTION s3_export.reclaim_integrations() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_reclaim_integrations';
 COMMENT ON FUNCTION s3_export.reclaim_integrations() IS
-    'after ALTER ROLE RENAME of a role of yours: writes its new name as the owner of its integrations, while no other role has the old name; gives how many. usage_role is then the owner''s to write';
+    'after ALTER ROLE RENAME of one of your roles: writes the new name as the owner of the role''s integrations, unless another role has the old name by now; gives their number. usage_role stays, for the owner to write';
 -- It acts on what its caller owns; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.reclaim_integrations() FROM PUBLIC;
 
@@ -103,7 +109,160 @@ ALTER TABLE s3_export.integrations
 COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'lower-case letters, digits and hyphens; with an endpoint, capitals, dots and underscores too';
 COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, a host, and perhaps a path';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
-    'another server than Amazon''s, https://host[:port][/path]; changing it voids the sealed credentials; http needs a superuser';
+    'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
+
+-- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
+COMMENT ON TABLE s3_export.integrations IS
+    'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
+COMMENT ON COLUMN s3_export.integrations.integration_id IS
+    'id of the integration; it never changes, and the sealed credentials are bound to it';
+COMMENT ON COLUMN s3_export.integrations.name IS 'name of the integration, as s3_export(uri, integration, query) takes it';
+COMMENT ON COLUMN s3_export.integrations.owner IS 'role whose members may change the integration, if they are in s3_export_admin';
+COMMENT ON COLUMN s3_export.integrations.owner_oid IS
+    'OID of owner; set by itself when owner is written, so that a new role of an old name owns nothing';
+COMMENT ON COLUMN s3_export.integrations.usage_role_oid IS
+    'OID of usage_role; set by itself when usage_role is written, so that a new role of an old name may use nothing';
+COMMENT ON COLUMN s3_export.integrations.usage_role IS
+    'role whose members see and use the integration; public: every member of s3_export_member';
+COMMENT ON COLUMN s3_export.integrations.enabled IS 'false: exports with the integration are refused';
+COMMENT ON COLUMN s3_export.integrations.access_key_id IS
+    'public half of the credentials; s3_export.owned_identifiers shows it to owners. The secret half is in s3_export.credentials';
+COMMENT ON COLUMN s3_export.integrations.sts_endpoint IS
+    'another STS than the region''s, https://host[:port]; needed if there is an endpoint and a role. Changing it voids the sealed credentials; http needs a superuser';
+COMMENT ON COLUMN s3_export.integrations.region IS 'region of the bucket; NULL: Amazon is asked (us-east-1 if there is an endpoint)';
+COMMENT ON COLUMN s3_export.integrations.path_style IS 'true: the bucket is in the path of a URL instead of its host name';
+COMMENT ON COLUMN s3_export.integrations.allowed_locations IS
+    'locations that exports may write to: s3://bucket or s3://bucket/prefix, which covers whole parts of a path; s3:// allows every location';
+COMMENT ON COLUMN s3_export.integrations.expected_bucket_owner IS 'id of the account that must own the bucket';
+COMMENT ON COLUMN s3_export.integrations.storage_class IS 'storage class of files; the storage class of a manifest is STANDARD';
+COMMENT ON COLUMN s3_export.integrations.checksum IS 'checksum that S3 verifies: crc32, sha256, or none for stores that refuse checksums';
+COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was made';
+COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
+COMMENT ON FUNCTION s3_export.before_integration_update() IS
+    'keeps integration_id, which the sealed credentials are bound to, and sets updated_at';
+COMMENT ON FUNCTION s3_export.resolve_role() IS 'sets the OID of owner or of usage_role, whichever its argument names';
+COMMENT ON FUNCTION s3_export.keep_to_superusers() IS 'refuses values that only a superuser may give';
+COMMENT ON VIEW s3_export.owned_identifiers IS 'access key ids and external ids of the integrations that one of your roles owns';
+COMMENT ON COLUMN s3_export.owned_identifiers.name IS 'name of the integration';
+COMMENT ON COLUMN s3_export.owned_identifiers.access_key_id IS 'public half of the integration''s credentials';
+COMMENT ON COLUMN s3_export.owned_identifiers.aws_external_id IS 'external id that the trust policy of the integration''s role asks for';
+COMMENT ON COLUMN s3_export.credentials.key_id IS 'key of the ring that opens the secret';
+COMMENT ON COLUMN s3_export.credentials.sealed IS
+    'the secret, sealed with AES-256-GCM and bound to integration_id, endpoint and sts_endpoint';
+COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
+COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.status IS
+    'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
+COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
+COMMENT ON COLUMN s3_export.jobs.role IS 'role that the job runs as, by its name when the job was enqueued';
+COMMENT ON COLUMN s3_export.jobs.role_oid IS 'role that the job runs as';
+COMMENT ON COLUMN s3_export.jobs.uri IS 'location that the job writes to';
+COMMENT ON COLUMN s3_export.jobs.integration IS 'integration that the job uses; NULL if the job names an AWS role inline';
+COMMENT ON COLUMN s3_export.jobs.aws_role IS 'AWS role that the job names inline; NULL if the job uses an integration';
+COMMENT ON COLUMN s3_export.jobs.aws_external_id IS 'external id that the trust policy of aws_role asks for; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.query IS 'query that the job exports';
+COMMENT ON COLUMN s3_export.jobs.options IS 'all other arguments of the job';
+COMMENT ON COLUMN s3_export.jobs.settings IS 'settings of the session that enqueued the job, for the worker; NULL once the job has ended';
+COMMENT ON COLUMN s3_export.jobs.documents IS 'number of documents written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.files IS 'number of files written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.bytes IS 'number of bytes written; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.manifest IS 'URL of the manifest; NULL until the job has completed';
+COMMENT ON COLUMN s3_export.jobs.error_sqlstate IS 'SQLSTATE of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_message IS 'message of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_detail IS 'detail of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_hint IS 'hint of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.error_context IS 'context of the error that ended the job';
+COMMENT ON COLUMN s3_export.jobs.pid IS 'process id of the worker, while the job runs';
+COMMENT ON COLUMN s3_export.jobs.queued_at IS 'when the job was enqueued';
+COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took the job';
+COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
+COMMENT ON FUNCTION s3_export.lost_worker(uuid) IS
+    'error of a job that is RUNNING and whose worker is gone; NULL if the job runs or has ended. Part of s3_export.exports';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
+COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.query IS
+    'query that is exported; NULL for an export that runs in a session: pg_stat_activity shows its statement';
+COMMENT ON COLUMN s3_export.exports.documents IS 'number of documents written so far';
+COMMENT ON COLUMN s3_export.exports.files IS 'number of files begun so far';
+COMMENT ON COLUMN s3_export.exports.bytes IS 'number of bytes handed to the uploads so far';
+COMMENT ON COLUMN s3_export.exports.queued_at IS 'when the job was enqueued; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.started_at IS 'when the export began';
+COMMENT ON COLUMN s3_export.exports.finished_at IS 'when the export ended';
+COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once the export has completed';
+COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
+COMMENT ON COLUMN s3_export.exports.error_sqlstate IS 'SQLSTATE of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_message IS 'message of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_detail IS 'detail of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended the export';
+COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
+COMMENT ON FUNCTION s3_export.cancel(uuid) IS
+    'stops a job of one of your roles, queued or running; gives false if the job had ended already. A job that runs cleans up before it ends: see wait';
+COMMENT ON FUNCTION s3_export.prune(interval) IS
+    'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives their number. Touches nothing in S3';
+COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
+COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
+    'seals other credentials and stores them in an integration that you may change';
+COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
+    'does the same as set_credentials, with the keys in a file on the server: AWS''s credentials file with one profile, or the JSON that AWS''s command line prints; needs pg_read_server_files';
+COMMENT ON FUNCTION s3_export.reseal() IS
+    'seals all credentials of this database with the newest key of the ring; gives the number that were sealed anew. Other databases of the cluster may still need the old keys';
+COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
+    'tries an integration at uri (default: its first allowed location) and tells the outcome of each step: region, credentials, put, head, conditional put, multipart, delete';
+COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
+    'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
+COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup, or base for the identity that assumes the role';
+COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
+    'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
+COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
+    'does the same for a statement of Rockset''s, pasted whole: INSERT INTO ''s3://...'' INTEGRATION = ''...'' [FORMAT = (...)] SELECT ... [PARTITION BY ...] [HINT(...)]. Use it in FROM';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
+    'does the same as s3_export(statement) in a background worker, once this transaction has committed; gives the export_id';
+COMMENT ON FUNCTION s3_export.options() IS 'members of the argument options of s3_export, with their defaults';
+COMMENT ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'does the same as s3_export in a background worker, once this transaction has committed; gives the export_id. See s3_export.exports, wait and cancel';
+COMMENT ON FUNCTION pg_catalog.s3_export_with_role(text, text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'does the same as s3_export, with an AWS role that the caller names and the server assumes with its own AWS credentials. Granted to nobody, and only for the roles and locations in the setting s3_export.inline_roles: a caller who could name any role would write wherever a role trusts this server (the confused deputy)';
+DO $$
+DECLARE
+    kind pg_catalog.text;
+    name pg_catalog.name;
+    relation pg_catalog.regclass;
+    comment pg_catalog.text;
+BEGIN
+    FOR kind, name, relation, comment IN VALUES
+        ('CONSTRAINT', 'integrations_pkey', 's3_export.integrations', 'ids are unique: secrets are bound to them'),
+        ('CONSTRAINT', 'integrations_name_key', 's3_export.integrations', 'names are unique'),
+        ('CONSTRAINT', 'access_key_id_goes_with_keys', 's3_export.integrations', 'an access key id goes only with credential_source keys'),
+        ('CONSTRAINT', 'aws_profile_goes_with_profile', 's3_export.integrations', 'a profile goes with credential_source profile, and with no other'),
+        ('CONSTRAINT', 'aws_role_is_an_arn', 's3_export.integrations', 'the ARN of an IAM role, in the form that STS takes'),
+        ('CONSTRAINT', 'aws_external_id_has_the_characters_of_sts', 's3_export.integrations', '2 to 1,224 characters, all of which STS takes'),
+        ('CONSTRAINT', 'aws_external_id_goes_with_a_role', 's3_export.integrations', 'an external id goes only with a role'),
+        ('CONSTRAINT', 'allowed_locations_are_s3_uris', 's3_export.integrations', 'at least one location, none of them NULL, all of which begin with s3://'),
+        ('CONSTRAINT', 'kms_key_id_goes_with_kms', 's3_export.integrations', 'a key goes only with sse aws:kms and aws:kms:dsse'),
+        ('CONSTRAINT', 'kms_key_id_is_an_arn', 's3_export.integrations', 'the ARN of a key, which policies can name, and no alias; with an endpoint, any name, since other stores name keys as they like'),
+        ('CONSTRAINT', 'object_acl_is_canned', 's3_export.integrations', 'the name of a canned ACL, not a list of grants'),
+        ('POLICY', 'members_see_what_they_may_use', 's3_export.integrations', 'a member sees the integrations whose usage_role it has, and those for public'),
+        ('POLICY', 'admins_change_what_they_own', 's3_export.integrations', 'an administrator sees and changes the integrations that one of its roles owns'),
+        ('POLICY', 'superuser_needed_to_insert_http_ambient_or_profile', 's3_export.integrations', 'only a superuser may give the server''s own credentials or an unencrypted endpoint'),
+        ('POLICY', 'superuser_needed_to_update_http_ambient_or_profile', 's3_export.integrations', 'only a superuser may give the server''s own credentials or an unencrypted endpoint'),
+        ('CONSTRAINT', 'credentials_pkey', 's3_export.credentials', 'an integration has one secret'),
+        ('CONSTRAINT', 'credentials_integration_id_fkey', 's3_export.credentials', 'a secret is deleted with its integration'),
+        ('CONSTRAINT', 'an_integration_or_a_role', 's3_export.jobs', 'a job has either an integration or an AWS role named inline')
+    LOOP
+        IF EXISTS (SELECT FROM pg_catalog.pg_constraint AS c
+                   WHERE c.conrelid OPERATOR(pg_catalog.=) relation AND c.conname OPERATOR(pg_catalog.=) name)
+           OR EXISTS (SELECT FROM pg_catalog.pg_policy AS p
+                      WHERE p.polrelid OPERATOR(pg_catalog.=) relation AND p.polname OPERATOR(pg_catalog.=) name) THEN
+            EXECUTE pg_catalog.format('COMMENT ON %s %I ON %s IS %L', kind, name, relation, comment);
+        END IF;
+    END LOOP;
+END
+$$;
 
 -- A trigger outlives the privilege TRIGGER that it was made with, and runs with the rights of whoever writes the table. A trigger of
 -- the extension's own that somebody has replaced, which needs no more than that privilege, is put back.

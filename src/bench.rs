@@ -1,4 +1,4 @@
-//! What `make bench` measures inside the server: a query without encoding, and encoding without an upload. Built with the
+//! Measurements of `make bench` inside the server: a query without encoding, and encoding without an upload. Built with the
 //! feature `bench` only, and declared by the benchmark itself (benches/), so that no installation has it.
 
 use pgrx::PgTupleDesc;

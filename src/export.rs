@@ -15,6 +15,7 @@ use s3_export_core::request::{Cut, Request};
 use s3_export_core::s3::checksum::sha256_hex;
 use s3_export_core::s3::client::{Connection, Store};
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
+use s3_export_core::upload;
 use uuid::Uuid;
 
 use crate::integration::{self, Purpose};
@@ -86,8 +87,8 @@ pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What can be said before anything is written: whether the current user may write there, and whether this is a query that
-/// can be exported.
+/// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
+/// exported.
 pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
     // Without s3:ListBucket a store hides that there is no object.
     let looks = request.existing == Existing::Error || request.has_own_names();
@@ -114,8 +115,8 @@ fn warn_of_doubled_uploads(urls: &[String]) {
         return;
     }
     let warning = Error::new(Code::Io, "a multipart upload that nobody completes may remain in S3")
-        .detail(format!("The answer to its beginning was lost: {}.", urls.join(", ")))
-        .hint("A lifecycle rule of the bucket that aborts incomplete multipart uploads ends it.");
+        .detail(format!("The answer to the request that began the upload was lost: {}.", urls.join(", ")))
+        .hint("A lifecycle rule of the bucket that aborts incomplete multipart uploads removes such an upload.");
     report::warn(&warning);
 }
 
@@ -141,7 +142,7 @@ fn refuse_existing(store: &Store, location: &Location) -> Result<()> {
         None => Ok(()),
         Some(key) => Err(Error::new(Code::Duplicate, format!("{location} already holds objects"))
             .detail(format!("One of them is {key}."))
-            .hint("Export to another location, delete them, or leave out the option existing.")),
+            .hint("Export to another location, delete the objects, or leave out the option existing.")),
     }
 }
 
@@ -153,7 +154,7 @@ fn refuse_taken_names(store: &Store, destination: &Destination) -> Result<()> {
     let policy = RetryPolicies::all(transaction::call_policy());
     let bucket = Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1));
     let destination = destination.clone();
-    transaction::call_store(|_| async move { bucket.refuse_taken_names(&destination).await.map_err(|failure| failure.error) })
+    transaction::call_store(|_| async move { upload::refuse_taken_names(&bucket, &destination).await })
 }
 
 /// More files than readers and listings handle well.

@@ -6,7 +6,7 @@
 //!                            └─► transaction ──► core: manifest
 //! ```
 //!
-//! What needs no Postgres is the crate `s3_export_core`. Each room imports only rooms that stand below it here:
+//! The crate `s3_export_core` has all code that needs no Postgres. Each room imports only rooms that stand below it here:
 //!
 //! ```text
 //! sql_functions
@@ -52,7 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
     transaction::register_callbacks(&job::pending::HOOKS);
 }
 
-/// What the in-server tests need to know of their server.
+/// The server of the in-server tests, as pgrx-tests asks for it.
 #[cfg(test)]
 pub mod pg_test {
     /// Runs before the tests.

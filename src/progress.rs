@@ -21,24 +21,36 @@ use crate::pg::sql::read_latest;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
 
-/// Parameters by their index; SQL numbers them from 1. The first three are COPY's own.
-const BYTES: c_int = 0;
-const DOCUMENTS: c_int = 2;
-const COMMAND: c_int = 4;
-const TYPE: c_int = 5;
-/// Those of ours, from the end, where COPY comes last, if ever. Without the mark, nobody takes the others for ours.
-const MARK: c_int = 15;
-const ID_HIGH: c_int = 16;
-const ID_LOW: c_int = 17;
-const ROLE: c_int = 18;
-const FILES: c_int = 19;
+/// The parameters of the report, by Postgres's index. They stand here alone: what is written and what is read name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parameter {
+    // Those that COPY has as well, which `pg_stat_progress_copy` shows.
+    Bytes = 0,
+    Documents = 2,
+    Command = 4,
+    Type = 5,
+    // Ours, from the end, where COPY's own come last, if ever. Without the mark, nobody takes the others for ours.
+    Mark = 15,
+    IdHigh = 16,
+    IdLow = 17,
+    Role = 18,
+    Files = 19,
+}
 
-/// So many documents are shown one by one, for queries that take their time; then, and at each piece of a file, every so many:
-/// for rows of a few bytes it is a twentieth of the time.
+impl Parameter {
+    /// Name of the column of `pg_stat_get_progress_info`, which counts from 1.
+    fn column(self) -> String {
+        format!("param{}", self as c_int + 1)
+    }
+}
+
+/// Documents that are shown one by one, for queries that take their time.
 const EACH_IS_SHOWN: u64 = 1000;
+/// Documents from one update to the next after that, besides an update at each piece of a file: for rows of a few bytes, an update each
+/// would take a twentieth of the time.
 const STEP: u64 = 64;
 
-/// Of COPY TO, and of a callback.
+/// Values of COPY's parameters: the command COPY TO, and the type CALLBACK.
 const COPY_TO: u64 = 2;
 const CALLBACK: u64 = 4;
 /// Tells an export from a COPY.
@@ -55,7 +67,7 @@ pub struct Progress {
     export_id: Uuid,
     began: Instant,
     documents: Cell<u64>,
-    /// At so many documents there is something to do.
+    /// Number of documents at which there is something to do.
     next_step: Cell<u64>,
     files: Cell<u64>,
     bytes: Cell<u64>,
@@ -84,12 +96,12 @@ impl Progress {
         progress
     }
 
-    /// How many rows the planner expects.
+    /// Takes the number of rows that the planner expects.
     pub fn estimate(&self, rows: f64) {
         self.expected.set(Some(rows));
     }
 
-    /// One more document.
+    /// Counts a document.
     #[inline(always)]
     pub fn document(&self) {
         let documents = self.documents.get() + 1;
@@ -105,23 +117,27 @@ impl Progress {
         let apart = if documents < EACH_IS_SHOWN || self.interval.is_some() { 1 } else { STEP };
         self.next_step.set(documents + apart);
         if is_ours() {
-            update(DOCUMENTS, documents);
+            update(Parameter::Documents, documents);
         }
         self.notice_when_due();
     }
 
-    /// A piece is about to be handed over.
+    /// Counts a piece that is about to be handed over.
     pub fn piece(&self, piece: &Piece) {
         self.files.set(piece.file);
         self.bytes.set(self.bytes.get() + piece.body.len() as u64);
         if is_ours() {
-            update_together([(DOCUMENTS, self.documents.get()), (FILES, self.files.get()), (BYTES, self.bytes.get())]);
+            update_together([
+                (Parameter::Documents, self.documents.get()),
+                (Parameter::Files, self.files.get()),
+                (Parameter::Bytes, self.bytes.get()),
+            ]);
         } else {
             self.begin_report();
         }
     }
 
-    /// As [`wait_until`], with notices meanwhile.
+    /// Waits like [`wait_until`], with notices meanwhile.
     pub fn wait_until<T>(&self, what: WaitFor, wake: &Wake, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         loop {
             if let Some(value) = wait_until(what, wake, self.next_notice.get(), &mut ready)? {
@@ -139,15 +155,15 @@ impl Progress {
             pg_sys::GetUserId().to_u32()
         };
         update_together([
-            (COMMAND, COPY_TO),
-            (TYPE, CALLBACK),
-            (ID_HIGH, high),
-            (ID_LOW, low),
-            (ROLE, u64::from(role)),
-            (DOCUMENTS, self.documents.get()),
-            (FILES, self.files.get()),
-            (BYTES, self.bytes.get()),
-            (MARK, EXPORT_MARK),
+            (Parameter::Command, COPY_TO),
+            (Parameter::Type, CALLBACK),
+            (Parameter::IdHigh, high),
+            (Parameter::IdLow, low),
+            (Parameter::Role, u64::from(role)),
+            (Parameter::Documents, self.documents.get()),
+            (Parameter::Files, self.files.get()),
+            (Parameter::Bytes, self.bytes.get()),
+            (Parameter::Mark, EXPORT_MARK),
         ]);
     }
 
@@ -193,19 +209,19 @@ fn is_ours() -> bool {
     }
 }
 
-fn update(index: c_int, value: u64) {
+fn update(parameter: Parameter, value: u64) {
     // SAFETY: stores a number in the backend's own entry.
-    unsafe { pgstat_progress_update_param(index, value.cast_signed()) }
+    unsafe { pgstat_progress_update_param(parameter as c_int, value.cast_signed()) }
 }
 
 /// A reader sees all of these counters from the same update, or none.
-fn update_together<const N: usize>(updates: [(c_int, u64); N]) {
-    let (indexes, values) = (updates.map(|(index, _)| index), updates.map(|(_, value)| value.cast_signed()));
+fn update_together<const N: usize>(updates: [(Parameter, u64); N]) {
+    let (indexes, values) = (updates.map(|(parameter, _)| parameter as c_int), updates.map(|(_, value)| value.cast_signed()));
     // SAFETY: stores so many numbers in the backend's own entry.
     unsafe { pg_sys::pgstat_progress_update_multi_param(N as c_int, indexes.as_ptr(), values.as_ptr()) }
 }
 
-/// Of so many expected; `None`: the planner said nothing that is of use, or is proven wrong.
+/// Percentage of the rows that the planner expects. `None`: its estimate is of no use, or is proven wrong.
 fn percent(documents: u64, expected: Option<f64>) -> Option<u64> {
     let share = documents as f64 / expected.filter(|expected| *expected >= 1.0)?;
     (share <= 1.0).then_some((share * 100.0) as u64)
@@ -221,7 +237,7 @@ fn size(bytes: f64) -> String {
 /// An export that runs, as it reports itself.
 #[derive(Debug)]
 pub struct Running {
-    /// Its id.
+    /// Id of the export.
     pub export_id: Uuid,
     /// Role of the export.
     pub role: pg_sys::Oid,
@@ -238,11 +254,13 @@ pub struct Running {
 /// All that run in this database. Who may see which is for the caller to say.
 pub fn running() -> Result<Vec<Running>> {
     let _superuser = ActAs::superuser();
+    let mark = Parameter::Mark.column();
     let rows = read_latest(
-        "SELECT convert_to(coalesce(jsonb_agg(jsonb_build_array(p.pid, p.param17, p.param18, p.param19, p.param3, p.param20, p.param1)),
-                                    '[]')::text, 'UTF8')
-         FROM pg_stat_get_progress_info('COPY') AS p, pg_database AS d
-         WHERE p.datid = d.oid AND d.datname = current_database() AND p.param16 = ($argument ->> 'mark')::bigint",
+        &format!(
+            "SELECT convert_to(coalesce(jsonb_agg(to_jsonb(p)), '[]')::text, 'UTF8')
+             FROM pg_stat_get_progress_info('COPY') AS p, pg_database AS d
+             WHERE p.datid = d.oid AND d.datname = current_database() AND p.{mark} = ($argument ->> 'mark')::bigint"
+        ),
         &json!({ "mark": EXPORT_MARK }),
     )?;
     let rows = rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -251,15 +269,15 @@ pub fn running() -> Result<Vec<Running>> {
 
 impl Running {
     fn from_report(row: &Value) -> Option<Self> {
-        let number = |index: usize| row.get(index).and_then(Value::as_i64);
-        let count = |index: usize| number(index).map(i64::cast_unsigned);
+        let number = |column: &str| row.get(column).and_then(Value::as_i64);
+        let count = |parameter: Parameter| number(&parameter.column()).map(i64::cast_unsigned);
         Some(Running {
-            pid: i32::try_from(number(0)?).ok()?,
-            export_id: Uuid::from_u64_pair(count(1)?, count(2)?),
-            role: pg_sys::Oid::from(u32::try_from(number(3)?).ok()?),
-            documents: count(4)?,
-            files: count(5)?,
-            bytes: count(6)?,
+            pid: i32::try_from(number("pid")?).ok()?,
+            export_id: Uuid::from_u64_pair(count(Parameter::IdHigh)?, count(Parameter::IdLow)?),
+            role: pg_sys::Oid::from(u32::try_from(count(Parameter::Role)?).ok()?),
+            documents: count(Parameter::Documents)?,
+            files: count(Parameter::Files)?,
+            bytes: count(Parameter::Bytes)?,
         })
     }
 }

@@ -78,7 +78,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"s3_export.request_attempts",
         c"Most attempts at one request to S3, the first included, at what is not bounded by request_timeout alone.",
-        c"Timeouts and transient answers. Where the store asks for policy (503, 429, Retry-After), or has answered before and its connections break, time alone is the bound.",
+        c"Timeouts and transient answers. Where the store asks for fewer requests (503, 429, Retry-After), or has answered before and its connections break, time alone is the bound.",
         &REQUEST_ATTEMPTS,
         1,
         1000,

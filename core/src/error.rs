@@ -173,3 +173,24 @@ impl Error {
 pub fn unknown_key(what: &str, key: &str, known: &[&str]) -> Error {
     Error::new(Code::InvalidParameter, format!("unknown {what} \"{key}\"")).hint(format!("Known: {}.", known.join(", ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    fn is_sqlstate(text: &&str) -> bool {
+        text.len() == 5 && text.chars().all(|character| character.is_ascii_digit() || character.is_ascii_uppercase())
+    }
+
+    #[test]
+    fn the_documentation_has_a_row_for_each_sqlstate() {
+        let page = include_str!("../../docs/errors.md");
+        let first_cell = |line: &'static str| Some(line.strip_prefix('|')?.split('|').next()?.trim().trim_matches('`'));
+        let documented: BTreeSet<&str> = page.lines().filter_map(first_cell).filter(is_sqlstate).collect();
+        // Those of the match in `Code::sqlstate`, which the compiler keeps whole.
+        let arms = include_str!("error.rs").lines().filter(|line| line.trim_start().starts_with("Code::"));
+        let raised: BTreeSet<&str> = arms.filter_map(|line| line.split('"').nth(1)).filter(is_sqlstate).collect();
+        assert!(raised.len() > 20);
+        assert_eq!(documented, raised);
+    }
+}

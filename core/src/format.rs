@@ -1,4 +1,4 @@
-//! What files hold and how they are named for it: format, style, compression.
+//! Formats of files, with their styles and compression, and the names that files have for them.
 #![forbid(unsafe_code)]
 
 /// Format of a file's documents.
@@ -200,8 +200,8 @@ impl FileType {
         matches!(text, "json" | "json.gz" | "json.zst" | "csv" | "csv.gz" | "csv.zst" | "parquet")
     }
 
-    /// Of the `Content-Type` header. There is no `Content-Encoding`, at which clients would unpack a file whose name says that it
-    /// is packed.
+    /// Returns the value of the `Content-Type` header. No `Content-Encoding` is sent: clients would unpack a file whose name says that
+    /// the file is packed.
     pub fn content_type(self) -> &'static str {
         match (self.kind, self.compression) {
             (Kind::Parquet, _) => "application/vnd.apache.parquet",

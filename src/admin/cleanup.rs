@@ -59,13 +59,13 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     check_context()?;
     if transaction::has_exports() {
         return Err(Error::new(Code::NotReady, "cannot clean up in a transaction that has exported")
-            .detail("Its own exports have no manifest yet.")
-            .hint("Commit or roll back first."));
+            .detail("The exports of this transaction have no manifest yet.")
+            .hint("Commit the transaction or roll it back first."));
     }
     if clean_up.older_than < LEAST_AGE && !clean_up.force {
         return Err(Error::new(Code::InvalidParameter, "older_than must be at least a day")
             .detail("Another cluster, or a transaction that is still open, may own younger files.")
-            .hint("Say force => true if you know that none does."));
+            .hint("Give force => true if you know that there is none of either."));
     }
     let permission = Permission::Integration(clean_up.integration.clone());
     let connection = integration::authorize(&permission, &clean_up.location, Purpose::CleanUp)?;
@@ -82,7 +82,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
         report::warn(
             &Error::new(Code::Unsupported, "the store does not list multipart uploads: only objects are cleaned up")
                 .detail(format!("{}.", cause.summary().trim_end_matches('.')))
-                .hint("Let the store end uploads that were never completed, by a lifecycle rule."),
+                .hint("Let a lifecycle rule of the store end uploads that were never completed."),
         );
     }
     let found = not_running(found.orphans);
@@ -103,7 +103,7 @@ fn not_running(orphans: Vec<Orphan>) -> Vec<Orphan> {
     if lock::any_export_may_run() {
         report::warn(
             &Error::new(Code::NotReady, "a transaction with hundreds of exports is running")
-                .detail("Nothing is taken for left behind while it is."),
+                .detail("No object counts as left behind while that transaction runs."),
         );
         return Vec::new();
     }

@@ -1,4 +1,4 @@
-//! What administrators run beside exports.
+//! Functions that administrators run beside exports.
 
 pub mod cleanup;
 pub mod validate;

@@ -48,7 +48,7 @@ fn first_location(name: &str) -> Result<Location> {
     match first {
         Some(Allowed::Within(location)) => Ok(location),
         _ => Err(Error::new(Code::InvalidParameter, "the integration allows any location: say which one to try")
-            .hint("Give the uri, as s3://bucket/prefix.")),
+            .hint("Give a uri such as s3://bucket/prefix.")),
     }
 }
 
@@ -101,7 +101,7 @@ fn words(step: Step) -> (&'static str, &'static str, &'static str) {
         ),
         Step::Credentials => (
             "credentials",
-            "There are credentials; the next steps say what they are good for.",
+            "There are credentials. The next steps show what the credentials allow.",
             "Exports fail before their query runs. s3_export.trust_policy prints what a role must trust.",
         ),
         Step::Put => {
@@ -109,8 +109,8 @@ fn words(step: Step) -> (&'static str, &'static str, &'static str) {
         }
         Step::Head => (
             "head",
-            "Objects can be looked at. Exports do not need it.",
-            "Exports do not need it: s3:GetObject is not in their policy, and not to be granted for this.",
+            "Objects can be looked at. Exports do not need this step.",
+            "Exports do not need this step: s3:GetObject is not in their policy, and need not be granted for it.",
         ),
         Step::ConditionalPut => (
             "conditional put",

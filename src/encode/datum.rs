@@ -1,4 +1,4 @@
-//! What a Datum holds, for whichever table of types asks.
+//! Reads of a Datum that more than one table of types needs.
 
 use pgrx::pg_sys;
 use s3_export_core::text::interval::Interval;
@@ -18,7 +18,7 @@ pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
     base_type_and_modifier(type_id, -1).0
 }
 
-/// As [`base_type`], with the modifier that the domain has; any other type's is the one given.
+/// Returns the base type of a domain with the modifier that the domain gives it; any other type with the modifier given here.
 pub(super) fn base_type_and_modifier(type_id: pg_sys::Oid, mut modifier: i32) -> (pg_sys::Oid, i32) {
     // SAFETY: a catalog look-up that writes to a local.
     let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier) };
@@ -40,7 +40,7 @@ pub(super) unsafe fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-/// Seldom, and so kept out of the writers.
+/// Detoasts a value. Seldom needed, and so kept out of the writers.
 ///
 /// # Safety
 /// `value` points to a varlena.

@@ -28,7 +28,7 @@ struct Column {
 }
 
 impl FolderEncoder {
-    /// By the columns of these names, outer folders first. Errors: 42703 for one that is not there, 42804 for one whose values
+    /// Returns the encoder for partitions by the columns of these names, outer folders first. Errors: 42703 for one that is not there, 42804 for one whose values
     /// are no names, 22021.
     pub fn new(shape: &PgTupleDesc<'_>, names: &[String], context: &Context) -> Result<Self> {
         let known = column_names(shape, context)?;
@@ -50,11 +50,11 @@ impl FolderEncoder {
                 )
                 .hint(format!("Known: {}.", known.join(", "))));
             };
-            let encoder = TextEncoder::of_type(attribute.atttypid);
+            let encoder = TextEncoder::of_type(attribute.atttypid, &context.memory);
             if !encoder.is_scalar() {
                 return Err(Error::new(Code::WrongType, format!("cannot partition by column \"{name}\""))
-                    .detail("Arrays, composites, JSON and bytea give no names of folders.")
-                    .hint("Partition by an expression of it, as text."));
+                    .detail("Arrays, composites, JSON and bytea cannot name folders.")
+                    .hint("Partition by an expression of the column, as text."));
             }
             let mut escaped = String::new();
             escape(name, &mut escaped);

@@ -14,6 +14,7 @@ use s3_export_core::text::cursor::Append;
 use s3_export_core::text::wkb;
 
 use crate::encode::Context;
+use crate::encode::memory::EncoderMemory;
 use crate::encode::output::{Function, output_function};
 
 /// Longitude and latitude on WGS 84.
@@ -28,8 +29,8 @@ pub struct Geo {
 }
 
 impl Geo {
-    /// `None`: the type is not PostGIS's.
-    pub fn of_type(type_id: pg_sys::Oid) -> Option<Self> {
+    /// Returns the writer of a type of PostGIS's. `None`: the type is another.
+    pub fn of_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Option<Self> {
         let output = output_function(type_id);
         let (mut send, mut is_varlena) = (pg_sys::InvalidOid, false);
         // SAFETY: catalog look-ups; the name is a palloc'd string or null.
@@ -45,7 +46,7 @@ impl Geo {
             pg_sys::getTypeBinaryOutputInfo(type_id, &mut send, &mut is_varlena);
             CStr::from_ptr(name) == c"geography_out"
         };
-        Some(Geo { send: Function::new(send), is_geography })
+        Some(Geo { send: Function::new(send, memory), is_geography })
     }
 
     /// Writes the value.

@@ -1,15 +1,18 @@
 //! Rows → documents: one JSON object a row, one line each.
 //!
-//! An encoder is chosen once for each column, from its type; the common types are then written straight from the
-//! Datum. `row` writes a whole row, `value` holds the table of types, `datum` reads what any such table needs, `nested` arrays and composites, `output` every type that
-//! has only its text, `geo` PostGIS, `text` the texts of CSV and of partitions' names, which `folder` puts together; `arrow`
-//! has its own table of types, for columns of values rather than documents; `csv`,
-//! `inet`, `json`, `jsonb`, `number`, `numeric`, `datetime`, `interval` and `wkb` are pure. All append to a buffer of `json`, by `block`.
+//! An encoder is chosen once for each column, from its type; the common types are then written straight from the Datum. `row` writes a
+//! whole row. `value` holds the table of types, and `forms`, `json`, `nested` (arrays and composites) and `geo` (PostGIS) hold the forms
+//! of values; `output` has every type that has only its text. `text_value` writes the texts of CSV and of partitions' names, which
+//! `folder` puts together. `arrow` has a table of types of its own, for columns of values rather than documents. `datum` reads what any
+//! of them needs, `memory` keeps what they keep. How a text reads is the core's (`s3_export_core::text`).
 
 mod arrow;
 mod datum;
 mod folder;
+mod forms;
 mod geo;
+mod json;
+mod memory;
 mod nested;
 mod output;
 mod row;
@@ -26,10 +29,11 @@ use s3_export_core::text::buffer::JsonBuffer;
 use s3_export_core::text::cursor::{Append, Blocks, Cursor};
 
 pub use self::arrow::{BatchEncoder, ColumnInfo};
+use self::memory::EncoderMemory;
 pub use self::row::RowEncoder;
 use self::value::Encoder;
 use crate::pg::values::Row;
-use crate::pg::{Memory, Settings, server_text_is_utf8_or_none};
+use crate::pg::{Settings, server_text_is_utf8_or_none};
 
 /// State that all encoders of an export share.
 pub struct Context {
@@ -37,13 +41,13 @@ pub struct Context {
     /// The server's text needs no conversion. Whether it is UTF-8 is asked all the same: Postgres's own views have text of other
     /// databases, and names of files.
     utf8: bool,
-    /// Lives as long as the encoders; theirs, when they need more than a row's time.
-    memory: Memory,
+    /// Holds what encoders keep beyond a row.
+    memory: EncoderMemory,
 }
 
 impl Context {
     fn new(wrapping: Wrapping) -> Self {
-        Context { wrapping, utf8: server_text_is_utf8_or_none(), memory: Memory::new(c"s3_export encoders") }
+        Context { wrapping, utf8: server_text_is_utf8_or_none(), memory: EncoderMemory::new() }
     }
 
     #[inline(always)]
@@ -90,7 +94,7 @@ impl Column {
     }
 
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[inline(always)]
     unsafe fn try_write<'a>(
         &self,
@@ -108,10 +112,11 @@ impl Column {
         unsafe { self.encoder.write(value, &self.key_prefix, context, out, problem) }
     }
 
-    /// By itself, since a loop around the other would have the compiler work out for each value what any type might need of it.
+    /// Writes a value that did not fit, until it does. A function by itself: with a loop around the other, the compiler would work out
+    /// for each value what any type might need of it.
     ///
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[cold]
     #[inline(never)]
     unsafe fn write_with_more_room<'a>(
@@ -199,7 +204,8 @@ fn columns(shape: &PgTupleDesc<'_>, left_out: &dyn Fn(&str) -> bool, context: &C
         key.push(if names.is_empty() { b'{' } else { b',' });
         key.string(&name);
         key.push(b':');
-        columns.push((index, Column::new(&name, key.as_slice(), Encoder::of_type(attribute.atttypid), context.wrapping)));
+        let encoder = Encoder::of_type(attribute.atttypid, &context.memory);
+        columns.push((index, Column::new(&name, key.as_slice(), encoder, context.wrapping)));
         names.push(name);
     }
     Ok(columns)

@@ -1,6 +1,6 @@
 //! Arrays and composites: the types that hold values of other types.
 //!
-//! Their element types and row shapes stand in each value, so that even `anyarray` and anonymous records are encoded by
+//! Each value names its element type or its row shape, so that even `anyarray` and anonymous records are encoded by
 //! what they hold; an encoder is made when a type is first met and kept for the export.
 
 use std::cell::RefCell;
@@ -15,6 +15,7 @@ use s3_export_core::text::cursor::{Append, Cursor};
 use crate::encode::Column;
 use crate::encode::Context;
 use crate::encode::columns;
+use crate::encode::memory::EncoderMemory;
 use crate::encode::object;
 use crate::encode::value::Encoder;
 use crate::pg::values::Values;
@@ -43,7 +44,7 @@ pub struct Array {
 }
 
 struct Element {
-    /// As columns without a key: the first of a dimension, and the others.
+    /// Columns without a key: `first` for the first element of a dimension, `next` for the others.
     first: Column,
     next: Column,
     layout: Layout,
@@ -51,8 +52,7 @@ struct Element {
 
 impl Element {
     fn of_type(element_type: pg_sys::Oid, context: &Context) -> Self {
-        let _long = context.memory.enter();
-        let element = |before| Column::new("", before, Encoder::of_type(element_type), context.wrapping);
+        let element = |before| Column::new("", before, Encoder::of_type(element_type, &context.memory), context.wrapping);
         Element { first: element(b""), next: element(b","), layout: Layout::of_type(element_type) }
     }
 }
@@ -86,7 +86,7 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub struct OpenArray<'a> {
     array: *const pg_sys::ArrayType,
-    /// Their lengths; an array without dimensions is empty.
+    /// Lengths of the dimensions; an array without dimensions is empty.
     pub dimensions: &'a [i32],
     /// Type of the elements.
     pub element_type: pg_sys::Oid,
@@ -152,7 +152,7 @@ impl Array {
 /// which allocates a list of them).
 pub struct Elements {
     layout: Layout,
-    /// Where the next that is not NULL begins, but for padding.
+    /// Begin of the next element that is not NULL, but for padding.
     next: *const u8,
     /// A bit an element, set for those that are not NULL; null: all are.
     not_null: *const u8,
@@ -244,29 +244,32 @@ struct Shape {
 
 impl Shape {
     fn of_type(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Result<Self> {
-        let row_type = RowType::of(row_type, type_modifier, context);
-        let _long = context.memory.enter();
+        let row_type = RowType::of(row_type, type_modifier, &context.memory);
         let columns = columns(&row_type.shape(), &|_| false, context)?;
         Ok(Shape { columns, row_type })
     }
 }
 
-/// The columns of a row type: a descriptor in the encoders' memory, which frees it.
-#[derive(Clone, Copy)]
-pub struct RowType(pg_sys::TupleDesc);
+/// The columns of a row type.
+pub struct RowType {
+    /// In `_memory`, which frees it.
+    descriptor: pg_sys::TupleDesc,
+    _memory: EncoderMemory,
+}
 
 impl RowType {
-    /// Returns the encoder of a row type.
-    pub fn of(row_type: pg_sys::Oid, type_modifier: i32, context: &Context) -> Self {
-        let _long = context.memory.enter();
-        // SAFETY: a catalog look-up, which raises for a type that has no rows; the copy is freed with the encoders.
-        RowType(unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) })
+    /// Looks up the columns of a row type. Raises for a type that has no rows.
+    pub fn of(row_type: pg_sys::Oid, type_modifier: i32, memory: &EncoderMemory) -> Self {
+        let _current = memory.enter();
+        // SAFETY: a catalog look-up; the copy is in the memory that is current here.
+        let descriptor = unsafe { pg_sys::lookup_rowtype_tupdesc_copy(row_type, type_modifier) };
+        RowType { descriptor, _memory: memory.clone() }
     }
 
-    /// Its columns.
+    /// Columns of the row type.
     pub fn shape(&self) -> PgTupleDesc<'_> {
-        // SAFETY: the descriptor outlives the wrapper, which frees nothing.
-        unsafe { PgTupleDesc::from_pg_unchecked(self.0) }
+        // SAFETY: the descriptor lives as long as `self`, which the wrapper borrows; the wrapper frees nothing.
+        unsafe { PgTupleDesc::from_pg_unchecked(self.descriptor) }
     }
 
     /// The values of a row of this type, and which of them are NULL.
@@ -281,9 +284,9 @@ impl RowType {
                 t_data: row.0,
                 ..pg_sys::HeapTupleData::default()
             };
-            let columns = usize::try_from((*self.0).natts).unwrap_or(0);
+            let columns = usize::try_from((*self.descriptor).natts).unwrap_or(0);
             let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![true; columns]);
-            pg_sys::heap_deform_tuple(&mut tuple, self.0, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(&mut tuple, self.descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
             (values, nulls)
         }
     }
@@ -307,7 +310,7 @@ impl OpenRow {
         }
     }
 
-    /// Its type and modifier, which stand in it.
+    /// Type and modifier of the composite, which its header names.
     fn row_type(self) -> (pg_sys::Oid, i32) {
         // SAFETY: a composite's header names its type.
         let fields = unsafe { (*self.0).t_choice.t_datum };

@@ -14,6 +14,7 @@ use s3_export_core::text::cursor::Append;
 use s3_export_core::text::no_text;
 
 use crate::encode::Context;
+use crate::encode::memory::EncoderMemory;
 use crate::pg::{Settings, is_server_text, to_utf8};
 
 /// Settings that the text of a value may depend on are pinned to these.
@@ -74,15 +75,18 @@ const INDEPENDENT: [u32; 23] = [
 pub struct Function {
     /// Postgres writes caches of the function's own into it during a call.
     info: Box<UnsafeCell<pg_sys::FmgrInfo>>,
+    /// Holds these caches.
+    _memory: EncoderMemory,
 }
 
 impl Function {
-    /// Looks it up. The encoders' memory must be the current one: the function keeps its caches there.
-    pub fn new(oid: pg_sys::Oid) -> Self {
+    /// Looks it up. Its caches are in `memory`.
+    pub fn new(oid: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         let info = Box::new(UnsafeCell::new(pg_sys::FmgrInfo::default()));
-        // SAFETY: the box does not move, and the current memory lives as long as the encoders.
+        let _current = memory.enter();
+        // SAFETY: the box does not move, and the function keeps the memory that is current here.
         unsafe { pg_sys::fmgr_info(oid, info.get()) };
-        Function { info }
+        Function { info, _memory: memory.clone() }
     }
 
     /// For a call; not to be kept.
@@ -101,12 +105,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// By the type's output function.
-    pub fn of_type(type_id: pg_sys::Oid, pins: Pins) -> Self {
+    /// Returns the writer of a type, which calls the type's output function.
+    pub fn of_type(type_id: pg_sys::Oid, pins: Pins, memory: &EncoderMemory) -> Self {
         let function = output_function(type_id);
         let number = function.to_u32();
         Output {
-            function: Function::new(function),
+            function: Function::new(function, memory),
             pins: (!INDEPENDENT.contains(&number)).then_some(pins),
             is_float: [pg_sys::F_FLOAT4OUT, pg_sys::F_FLOAT8OUT].contains(&number),
         }

@@ -65,19 +65,14 @@ impl RowEncoder {
             Format::Csv(_) | Format::Parquet(_) => Wrapping::Plain(NonFinite::String),
         };
         let context = Context::new(wrapping);
-        let (columns, folders) = {
-            let _long = context.memory.enter();
-            let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?;
-            let left_out = |name: &str| {
-                partitions
-                    .is_some_and(|partitions| !partitions.include && partitions.columns.iter().any(|column| column == name))
-            };
-            let columns = match format {
-                Format::Json(_) => Columns::Json(columns(shape, &left_out, &context)?),
-                Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out, &context)?),
-                Format::Parquet(_) => return Err(Error::new(Code::Internal, "Parquet has no documents")),
-            };
-            (columns, folders)
+        let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?;
+        let left_out = |name: &str| {
+            partitions.is_some_and(|partitions| !partitions.include && partitions.columns.iter().any(|column| column == name))
+        };
+        let columns = match format {
+            Format::Json(_) => Columns::Json(columns(shape, &left_out, &context)?),
+            Format::Csv(style) => Columns::Csv(CsvColumns::new(shape, style, &left_out, &context)?),
+            Format::Parquet(_) => return Err(Error::new(Code::Internal, "Parquet has no documents")),
         };
         let allocates = match &columns {
             Columns::Json(columns) => columns.iter().any(|(_, column)| column.encoder.allocates()),
@@ -142,7 +137,7 @@ impl CsvColumns {
         }
         let column = |(attribute, name): (&pg_sys::FormData_pg_attribute, String)| {
             (!left_out(&name)).then(|| CsvColumn {
-                encoder: TextEncoder::of_type(attribute.atttypid),
+                encoder: TextEncoder::of_type(attribute.atttypid, &context.memory),
                 forced: style.force_quote.holds(&name),
                 name,
             })
@@ -206,7 +201,7 @@ impl CsvColumns {
     /// The error of the first value that is not UTF-8, in a row that has one.
     ///
     /// # Safety
-    /// As of [`Self::record`].
+    /// The same as of [`Self::record`].
     #[cold]
     unsafe fn find_no_text(&self, row: &impl Row, context: &Context) -> Result<()> {
         for (index, column) in self.columns.iter().enumerate() {

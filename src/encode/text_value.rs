@@ -13,6 +13,7 @@ use s3_export_core::text::numeric;
 
 use crate::encode::Context;
 use crate::encode::datum::{base_type, payload};
+use crate::encode::memory::EncoderMemory;
 use crate::encode::output::{Output, Pins};
 
 /// How values of one type are written as text.
@@ -27,13 +28,13 @@ pub enum TextEncoder {
     Time,
     Timestamp,
     Timestamptz,
-    /// By the type's output function; whether its values are no nested ones.
+    /// Text of the type's output function; `true`: values are scalars, not nested.
     Output(Output, bool),
 }
 
 impl TextEncoder {
     /// The encoder of a type; a domain's is its base type's.
-    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+    pub fn of_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         match base_type(type_id) {
             pg_sys::BOOLOID => TextEncoder::Bool,
             pg_sys::INT2OID => TextEncoder::Int2,
@@ -45,7 +46,7 @@ impl TextEncoder {
             pg_sys::TIMEOID => TextEncoder::Time,
             pg_sys::TIMESTAMPOID => TextEncoder::Timestamp,
             pg_sys::TIMESTAMPTZOID => TextEncoder::Timestamptz,
-            other => TextEncoder::Output(Output::of_type(other, Pins::Copy), is_scalar(other)),
+            other => TextEncoder::Output(Output::of_type(other, Pins::Copy, memory), is_scalar(other)),
         }
     }
 

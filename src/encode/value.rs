@@ -1,31 +1,24 @@
-//! The table of types: which encoder a type has, and what it writes.
+//! The table of types: the encoder that a type has, and the choice of a form for each value.
 //!
-//! Rockset's wrapper says what JSON has no type for; a value that its wrapper cannot express (an infinite date, a year past
-//! 9999, an interval of months and days) is a plain string in Postgres's ISO text. In plain JSON every column has one
-//! JSON type, and dates and times are the strings that `to_json` gives in time zone UTC.
-
-use std::ffi::CStr;
+//! Rockset's wrapper says what JSON has no type for. In plain JSON every column has one JSON type, and dates and times are the strings
+//! that `to_json` gives in time zone UTC. The forms themselves are in `forms`, `json`, `nested` and `geo`.
 
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::format::{NonFinite, Wrapping};
-use s3_export_core::text::buffer::{JsonBuffer, ascii_content, has_lone_surrogate, is_utf8, utf8_content};
-use s3_export_core::text::cursor::{Append, Cursor};
-use s3_export_core::text::datetime;
-use s3_export_core::text::inet;
-use s3_export_core::text::interval::{Interval, Shape, write_iso8601};
-use s3_export_core::text::jsonb;
+use s3_export_core::format::Wrapping;
+use s3_export_core::text::buffer::{JsonBuffer, ascii_content, is_utf8, utf8_content};
+use s3_export_core::text::cursor::{Append, Cursor, SLACK};
 use s3_export_core::text::number;
 use s3_export_core::text::numeric;
-use uuid::Uuid;
-use uuid::fmt::Hyphenated;
 
 use crate::encode::Context;
 use crate::encode::KeyPrefix;
-use crate::encode::datum::{HAS_INFINITE_INTERVALS, OID8};
-use crate::encode::datum::{base_type, interval_of, payload};
+use crate::encode::datum::{OID8, base_type, interval_of, payload};
+use crate::encode::forms::{bytea, date, inet, integer, interval, non_finite, time, timestamp, timestamptz, uuid};
 use crate::encode::geo::Geo;
 use crate::encode::in_column;
+use crate::encode::json::{json_text, jsonb_value};
+use crate::encode::memory::EncoderMemory;
 use crate::encode::nested::{Array, Composite};
 use crate::encode::output::{Output, Pins};
 
@@ -60,7 +53,7 @@ pub enum Encoder {
 
 impl Encoder {
     /// The encoder of a type; a domain's is its base type's.
-    pub fn of_type(type_id: pg_sys::Oid) -> Self {
+    pub fn of_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         match base_type(type_id) {
             pg_sys::BOOLOID => Encoder::Bool,
             pg_sys::INT2OID => Encoder::Int2,
@@ -81,13 +74,13 @@ impl Encoder {
             pg_sys::INTERVALOID => Encoder::Interval,
             pg_sys::JSONOID => Encoder::Json,
             pg_sys::JSONBOID => Encoder::Jsonb,
-            pg_sys::INETOID => Encoder::Inet(Output::of_type(pg_sys::INETOID, Pins::Json)),
+            pg_sys::INETOID => Encoder::Inet(Output::of_type(pg_sys::INETOID, Pins::Json, memory)),
             pg_sys::ANYARRAYOID => Encoder::Array(Array::new()),
-            other => Self::of_other_type(other),
+            other => Self::of_other_type(other, memory),
         }
     }
 
-    fn of_other_type(type_id: pg_sys::Oid) -> Self {
+    fn of_other_type(type_id: pg_sys::Oid, memory: &EncoderMemory) -> Self {
         // SAFETY: catalog look-ups.
         let (is_array, is_row) =
             unsafe { (pg_sys::get_element_type(type_id) != pg_sys::InvalidOid, pg_sys::type_is_rowtype(type_id)) };
@@ -95,10 +88,10 @@ impl Encoder {
             Encoder::Array(Array::new())
         } else if is_row {
             Encoder::Composite(Composite::new())
-        } else if let Some(geo) = Geo::of_type(type_id) {
+        } else if let Some(geo) = Geo::of_type(type_id, memory) {
             Encoder::Geo(geo)
         } else {
-            Encoder::Output(Output::of_type(type_id, Pins::Json))
+            Encoder::Output(Output::of_type(type_id, Pins::Json, memory))
         }
     }
 
@@ -123,7 +116,7 @@ impl Encoder {
         )
     }
 
-    /// What the writer of this type leaves to the key_prefix, where a value fits its wrapper.
+    /// The beginning of a value that the writer of this type leaves to the key prefix, where the value fits its wrapper.
     pub fn wrapper_prefix(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {
             Encoder::Bytea => br#"{"__rockset_type":"bytes","value":""#,
@@ -178,10 +171,13 @@ impl Encoder {
                 let before = out.length();
                 out.blocks(&key_prefix.typed);
                 if let Some(rest) = ascii_content(&mut out, text) {
-                    if !context.utf8 || !is_utf8(rest) {
-                        return Cursor::new(other_text(text, key_prefix, context, out.take_back(before), problem));
-                    }
-                    utf8_content(&mut out, rest);
+                    // The cursor may be full: only what comes before the value is certain to be written.
+                    let out = out.take_back(before);
+                    return Cursor::new(if context.utf8 && is_utf8(rest) {
+                        utf8_text(text, key_prefix, out)
+                    } else {
+                        other_text(text, key_prefix, context, out, problem)
+                    });
                 }
                 out.push(b'"');
             }
@@ -195,10 +191,10 @@ impl Encoder {
         out
     }
 
-    /// Values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
+    /// Writes values that take long by themselves: kept out of the loop over a row's columns, whose registers they would need.
     ///
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     #[inline(never)]
     unsafe fn write_seldom<'a>(
         &self,
@@ -236,7 +232,7 @@ impl Encoder {
     }
 
     /// # Safety
-    /// As of [`Self::write`].
+    /// The same as of [`Self::write`].
     unsafe fn write_after_lead(
         &self,
         datum: pg_sys::Datum,
@@ -277,7 +273,7 @@ impl Encoder {
     }
 }
 
-/// Kept out of that loop, too: a number of many digits, or none.
+/// Writes a number of many digits, or none. Kept out of that loop, too.
 #[inline(never)]
 fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
     out.blocks(&key_prefix.bare);
@@ -286,7 +282,22 @@ fn other_numeric<'a>(payload: &[u8], key_prefix: &KeyPrefix, context: &Context, 
     out
 }
 
-/// And a text that is long, in another encoding, or none.
+/// Writes a UTF-8 text of at most [`LONG_TEXT`] bytes that is not ASCII. Kept out of that loop, where it takes registers from all others.
+#[inline(never)]
+fn utf8_text<'a>(text: &[u8], key_prefix: &KeyPrefix, out: &'a mut JsonBuffer) -> &'a mut JsonBuffer {
+    /// Bytes of the longest escape.
+    const ESCAPE: usize = 6;
+    out.blocks(&key_prefix.typed);
+    if !out.reserve(ESCAPE * text.len() + 4 * SLACK) {
+        return out;
+    }
+    let mut cursor = Cursor::new(out);
+    utf8_content(&mut cursor, text);
+    cursor.push(b'"');
+    cursor.end()
+}
+
+/// Writes a text that is long, in another encoding, or no text. Kept out of that loop, too.
 #[inline(never)]
 fn other_text<'a>(
     text: &[u8],
@@ -313,147 +324,3 @@ fn named(error: Error, key_prefix: &KeyPrefix) -> Error {
 
 /// Bytes of a text that is worth the call of a function.
 const LONG_TEXT: usize = 1024;
-
-fn non_finite(special: number::NonFinite, context: &Context, out: &mut JsonBuffer) {
-    let text = |out: &mut JsonBuffer| out.string(special.text());
-    match context.wrapping {
-        Wrapping::Rockset => out.wrapped("float", text),
-        Wrapping::Plain(NonFinite::String) => text(out),
-        Wrapping::Plain(NonFinite::Null) => out.raw(b"null"),
-    }
-}
-
-/// # Safety
-/// The datum is an inet that is not NULL, and `output` that type's.
-unsafe fn inet(datum: pg_sys::Datum, output: &Output, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-    let start = out.len();
-    out.push(b'"');
-    // SAFETY: an inet has variable length, and is read at once.
-    if inet::write_ipv4(out, unsafe { payload(datum) }) {
-        out.push(b'"');
-        return Ok(());
-    }
-    out.truncate(start);
-    // SAFETY: by the caller's promise.
-    unsafe { output.write(datum, context, out) }
-}
-
-#[inline(always)]
-fn integer(value: i64, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    out.blocks(&key_prefix.bare);
-    number::integer(out, value);
-}
-
-fn bytea(bytes: &[u8], plain: bool, out: &mut JsonBuffer) {
-    out.base64(bytes);
-    if plain { out.push(b'"') } else { out.fixed(br#"","encoding":"base64"}"#) }
-}
-
-fn uuid(bytes: [u8; 16], out: &mut JsonBuffer) {
-    let mut text = [0; Hyphenated::LENGTH];
-    Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text);
-    out.fixed(&text);
-    out.push(b'"');
-}
-
-/// Begins a text in quotes: with the lead's wrapper_prefix or, where its wrapper cannot express the value, as a string.
-#[inline(always)]
-fn open_text(fits: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    if fits {
-        out.blocks(&key_prefix.typed);
-    } else {
-        out.blocks(&key_prefix.bare);
-        out.push(b'"');
-    }
-}
-
-#[inline(always)]
-fn close_text(is_wrapped: bool, out: &mut impl Append) {
-    out.block(*b"\"}", if is_wrapped { 2 } else { 1 });
-}
-
-#[inline(always)]
-fn date(days: i32, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    let fits = datetime::date_fits_wrapper(days);
-    open_text(plain || fits, key_prefix, out);
-    datetime::write_date(out, days);
-    close_text(fits && !plain, out);
-}
-
-#[inline(always)]
-fn time(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    let fits = datetime::time_fits_wrapper(microseconds);
-    open_text(plain || fits, key_prefix, out);
-    datetime::write_time(out, microseconds);
-    close_text(fits && !plain, out);
-}
-
-#[inline(always)]
-fn timestamp(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    let fits = datetime::timestamp_fits_wrapper(microseconds);
-    open_text(plain || fits, key_prefix, out);
-    datetime::write_timestamp(out, microseconds, if plain || fits { b'T' } else { b' ' });
-    close_text(fits && !plain, out);
-}
-
-#[inline(always)]
-fn timestamptz(microseconds: i64, plain: bool, key_prefix: &KeyPrefix, out: &mut impl Append) {
-    let unix = datetime::unix_microseconds(microseconds);
-    open_text(plain || unix.is_some(), key_prefix, out);
-    match unix {
-        Some(unix) if !plain => number::wide_integer(out, unix),
-        _ => datetime::write_timestamptz_utc(out, microseconds, b'T'),
-    }
-    close_text(unix.is_some() && !plain, out);
-}
-
-fn interval(value: &Interval, plain: bool, out: &mut JsonBuffer) {
-    match value.shape() {
-        Shape::Months(months) if !plain => out.wrapped("month_interval", |out| number::integer(out, months.into())),
-        Shape::Microseconds(time) if !plain => out.wrapped("microsecond_interval", |out| number::integer(out, time)),
-        _ => {
-            out.push(b'"');
-            write_iso8601(out, value, HAS_INFINITE_INTERVALS);
-            out.push(b'"');
-        }
-    }
-}
-
-/// A line break in `json` stands between tokens, never inside a string, so leaving it out changes no value. Errors: 22021, 22P05.
-fn json_text(server_text: &[u8], context: &Context, out: &mut JsonBuffer) -> Result<()> {
-    check_surrogates(server_text)?;
-    out.without_line_breaks(context.utf8(server_text)?.as_bytes());
-    Ok(())
-}
-
-/// Errors: 22P05 for half of a surrogate pair, as for `jsonb`: there are no bytes in UTF-8 for it, and readers find the file
-/// unreadable, not the value.
-pub(super) fn check_surrogates(json: &[u8]) -> Result<()> {
-    if has_lone_surrogate(json) {
-        return Err(Error::new(Code::Untranslatable, "a json value escapes half of a surrogate pair")
-            .hint("Such a value is no text, and cannot be cast to jsonb; leave it out, or export the column as text."));
-    }
-    Ok(())
-}
-
-/// Writes a jsonb. Errors: 22021.
-///
-/// # Safety
-/// The datum is a jsonb that is not NULL.
-pub(super) unsafe fn jsonb_value(datum: pg_sys::Datum, context: &Context, out: &mut JsonBuffer) -> Result<()> {
-    if context.utf8 {
-        let start = out.len();
-        // SAFETY: a jsonb has variable length, and is read at once.
-        if jsonb::write(out, unsafe { payload(datum) }).is_some() {
-            return Ok(());
-        }
-        out.truncate(start);
-    }
-    // SAFETY: by the caller's promise; detoasted with its full header it is a Jsonb, whose text is palloc'd in the row's memory.
-    let text = unsafe {
-        let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
-        let length = pgrx::varlena::varsize(value.cast()) as i32;
-        CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), &mut (*value).root, length))
-    };
-    json_text(text.to_bytes(), context, out)
-}

@@ -49,7 +49,7 @@ pub struct HiddenHalf {
     pub sealed: Option<Sealed>,
 }
 
-/// That of an integration that the caller was found to see.
+/// Returns the hidden half of an integration that the caller was found to see.
 pub fn hidden_half(integration_id: Uuid) -> Result<Option<HiddenHalf>> {
     let row = {
         let _superuser = ActAs::superuser();

@@ -40,7 +40,7 @@ const OTHER_COLUMNS: [&str; 4] = ["access_key_id", "aws_external_id", "name", "u
 /// The arguments of `s3_export.create_integration`: `None` is NULL.
 #[derive(Debug, Default)]
 pub struct NewIntegration {
-    /// Its name.
+    /// Name of the integration.
     pub name: Option<String>,
     /// Public half of the credentials.
     pub access_key_id: Option<String>,
@@ -75,7 +75,7 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
     let name = required("name", new.name)?;
     let source = required("credential_source", new.credential_source)?;
     let locations = required("allowed_locations", new.allowed_locations)
-        .map_err(|error| error.hint("Name the buckets or prefixes it may write to; {s3://} means anywhere."))?;
+        .map_err(|error| error.hint("Name the buckets or prefixes that exports may write to; {s3://} means anywhere."))?;
     check_locations(&locations)?;
     let mut columns = options(&required("options", new.options)?)?;
     check_endpoint("endpoint", new.endpoint.as_deref())?;
@@ -103,7 +103,8 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
     settings.retain(|column, _| !OTHER_COLUMNS.contains(&column.as_str()));
     let integration = Settings::from_given(&settings)?;
     if new.aws_role.is_some() {
-        integration.grant()?.session_policy(Purpose::Export)?;
+        // The longest of the integration's session policies: what is too long for STS is told now.
+        integration.grant()?.session_policy(Purpose::ExportAfterALook)?;
     }
     let place =
         Place { integration_id, endpoint: integration.endpoint.as_deref(), sts_endpoint: integration.sts_endpoint.as_deref() };
@@ -138,7 +139,7 @@ fn keys(
             Code::Privilege,
             format!("only a superuser may make an integration with credential_source \"{source}\""),
         )
-        .detail("It would use the server's own credentials.")),
+        .detail("The integration would use the server's own credentials.")),
         "ambient" | "profile" if access_key_id.is_some() || secret_access_key.is_some() || session_token.is_some() => {
             Err(Error::new(Code::InvalidParameter, format!("credential_source \"{source}\" takes no keys"))
                 .hint("Leave out access_key_id, secret_access_key and session_token."))
@@ -178,7 +179,7 @@ fn members(value: Value) -> Map<String, Value> {
 fn check_locations(locations: &[String]) -> Result<()> {
     if locations.is_empty() {
         return Err(Error::new(Code::InvalidParameter, "allowed_locations must not be empty")
-            .hint("Name the buckets or prefixes it may write to; {s3://} means anywhere."));
+            .hint("Name the buckets or prefixes that exports may write to; {s3://} means anywhere."));
     }
     locations.iter().try_for_each(|entry| Allowed::parse(entry).map(|_| ()))
 }

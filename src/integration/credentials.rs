@@ -17,11 +17,11 @@ use crate::integration::unknown;
 use crate::pg::{data_directory, is_superuser, may_read_server_files, refuse_if_read_only, report};
 use crate::settings;
 
-/// What signs for an integration that the caller was found to see, and the external id of its role.
+/// Returns the credentials of an integration that the caller was found to see, and the external id of its role.
 pub fn open(name: &str, integration: &Settings) -> Result<(Base, Option<String>)> {
     let missing = || {
         Error::new(Code::NotReady, format!("integration \"{name}\" has no credentials"))
-            .hint("Store them with s3_export.set_credentials; a restored database has lost them.")
+            .hint("Store credentials with s3_export.set_credentials. A restored database has none.")
     };
     let integration_id = integration.integration_id.ok_or_else(missing)?;
     let hidden = catalog::hidden_half(integration_id)?.ok_or_else(missing)?;
@@ -40,7 +40,7 @@ pub fn open(name: &str, integration: &Settings) -> Result<(Base, Option<String>)
     check_signing(&access_key_id, secret_access_key.expose(), session).map_err(|error| {
         Error::new(Code::Credentials, format!("the credentials of integration \"{name}\" cannot be used"))
             .detail(format!("The {}.", error.message()))
-            .hint("Store them anew with s3_export.set_credentials.")
+            .hint("Store the credentials anew with s3_export.set_credentials.")
     })?;
     Ok((Base::Keys { access_key_id, secret_access_key, session_token }, hidden.aws_external_id))
 }
@@ -69,8 +69,8 @@ pub fn set_credentials(
     store(&name, &access_key_id, &Credentials { secret_access_key, session_token })
 }
 
-/// As [`set_credentials`], with what is in a file of the server's. Errors: 42501 without `pg_read_server_files`, 58P01 when
-/// the file cannot be used.
+/// Does the same as [`set_credentials`], with the keys in a file on the server. Errors: 42501 without `pg_read_server_files`, 58P01
+/// when the file cannot be used.
 pub fn set_credentials_from_file(name: Option<String>, path: Option<String>) -> Result<()> {
     refuse_if_read_only(c"s3_export.set_credentials_from_file()");
     let name = required("name", name)?;
@@ -131,7 +131,7 @@ pub fn reseal() -> Result<u64> {
             Err(error) => report::warn(
                 &Error::new(Code::NotReady, format!("the credentials of integration \"{}\" were left as they are", row.name))
                     .detail(format!("{}.", error.summary().trim_end_matches('.')))
-                    .hint("Store them anew with s3_export.set_credentials."),
+                    .hint("Store the credentials anew with s3_export.set_credentials."),
             ),
         }
     }

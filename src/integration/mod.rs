@@ -57,7 +57,7 @@ pub fn check_inline_privilege() -> Result<()> {
         return Err(denied.detail("A statement with CREDENTIALS needs the privilege of that function."));
     }
     if !role_named(c"s3_export_member").is_some_and(has_privileges_of) {
-        return Err(denied.detail("To name a role takes the privileges of s3_export_member too."));
+        return Err(denied.detail("A caller who names a role needs the privileges of s3_export_member too."));
     }
     Ok(())
 }
@@ -111,8 +111,9 @@ pub fn reclaim() -> Result<u64> {
 }
 
 fn no_role(name: &str) -> Error {
-    Error::new(Code::NotReady, format!("integration \"{name}\" assumes no role"))
-        .hint("Set its aws_role and aws_external_id, or see s3_export.iam_policy for what its own identity needs.")
+    Error::new(Code::NotReady, format!("integration \"{name}\" assumes no role")).hint(
+        "Set aws_role and aws_external_id of the integration, or see s3_export.iam_policy for what its own identity needs.",
+    )
 }
 
 fn connection(

@@ -11,6 +11,7 @@
 
 pub mod pending;
 pub mod queue;
+pub mod status;
 pub mod stored;
 pub mod table;
 pub mod worker;
@@ -24,47 +25,13 @@ use s3_export_core::request::{Arguments, Request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
-
-/// State of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// No worker has it yet.
-    Queued,
-    /// A worker has it.
-    Running,
-    /// Its manifest is written.
-    Completed,
-    /// It failed, and wrote nothing.
-    Error,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-impl Status {
-    /// As the table says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Queued => "QUEUED",
-            Status::Running => "RUNNING",
-            Status::Completed => "COMPLETED",
-            Status::Error => "ERROR",
-            Status::Cancelled => "CANCELLED",
-        }
-    }
-
-    /// Reads [`Self::name`].
-    pub fn parse(name: &str) -> Option<Self> {
-        [Status::Queued, Status::Running, Status::Completed, Status::Error, Status::Cancelled]
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
-}
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
 /// query runs.
@@ -107,8 +74,8 @@ const LOOK_AT_QUEUE: Duration = Duration::from_secs(1);
 pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
     if pending::has_enqueued(export_id) {
         return Err(Error::new(Code::NotReady, "cannot wait for an export that this transaction has enqueued")
-            .detail("It begins when the transaction has committed.")
-            .hint("Commit first."));
+            .detail("The export begins when the transaction has committed.")
+            .hint("Commit the transaction first."));
     }
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     // A job that was enqueued just now has its worker on the way.
@@ -136,7 +103,7 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return Err(Error::new(Code::Timeout, format!("export {export_id} has not ended in time"))
-                .detail(format!("It is {} and goes on.", state.status.name())));
+                .detail(format!("The export is {} and goes on.", state.status.name())));
         }
         pause(WaitFor::Job, left.map_or(sleep, |left| left.min(sleep)));
         sleep = (sleep * 3 / 2).min(LONGEST_PAUSE);
@@ -157,7 +124,7 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
         let state = visible(export_id)?;
         if !has_privileges_of(state.role) {
             return Err(Error::new(Code::Privilege, format!("permission denied to cancel export {export_id}"))
-                .detail("Only its own role, and roles with the privileges of that, may cancel an export."));
+                .detail("Only the role of the export, and roles with the privileges of that role, may cancel it."));
         }
         match state.status {
             Status::Queued => {
@@ -198,8 +165,8 @@ fn is_administrator() -> bool {
 }
 
 fn unknown(export_id: Uuid) -> Error {
-    Error::new(Code::Undefined, format!("no job of this role's has the id {export_id}"))
-        .detail("A job is seen when the transaction that enqueued it has committed, until it is pruned.")
+    Error::new(Code::Undefined, format!("no job of the current role has the id {export_id}"))
+        .detail("A job can be seen once the transaction that enqueued it has committed, until it is pruned.")
 }
 
 thread_local! {
@@ -216,7 +183,7 @@ fn is_own(export_id: Uuid) -> bool {
     OWN.get() == Some(export_id)
 }
 
-/// What a job has come to that is RUNNING in the view of whoever asks, and whose worker is gone; `None`: it lives, or has ended.
+/// Returns the error of a job that the caller's snapshot shows as RUNNING and whose worker is gone. `None`: the job runs, or has ended.
 pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
     match table::state(export_id)? {
         Some(state) if state.status == Status::Running && is_lost(export_id)? => Ok(Some(DIED)),
@@ -224,7 +191,7 @@ pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
     }
 }
 
-/// As the view `s3_export.exports` says it of a job whose worker is gone.
+/// Message of a job whose worker is gone, in the view `s3_export.exports` too.
 const DIED: &str = "the worker of the export ended without an answer";
 
 /// Whether nobody runs a job that says that it is RUNNING.

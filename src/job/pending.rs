@@ -22,7 +22,7 @@ thread_local! {
     static PENDING: RefCell<Vec<PendingJob>> = RefCell::default();
 }
 
-/// What the ends of transactions do with pending jobs.
+/// Work on pending jobs at the ends of transactions.
 pub static HOOKS: Hooks = Hooks { before_commit, before_prepare, hand_over, undo_subtransaction, at_end };
 
 /// Says that the commit is to start workers for this job, which the current (sub)transaction has written into the table.

@@ -1,4 +1,4 @@
-//! Which jobs have workers.
+//! Workers for queued jobs: when they start, and for which job.
 #![forbid(unsafe_code)]
 //!
 //! At most `s3_export.max_workers` workers of a database run jobs, each of which holds a number. Nobody is in charge of the
@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
+use crate::job::mark_lost;
+use crate::job::status::Status;
 use crate::job::table::{self, Locked, Queued, Which};
-use crate::job::{Status, mark_lost};
 use crate::pg::background::Assignment;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::Raised;
@@ -66,7 +67,7 @@ fn no_room() -> Error {
 /// Outcome of a look at the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
-    /// As many workers as may run, or as there are jobs for.
+    /// All workers run that may run, or all jobs have one.
     Done,
     /// Postgres has no room for another worker.
     NoRoom,
@@ -77,13 +78,13 @@ pub fn start_queued() -> Result<Look> {
     start(Which::Any)
 }
 
-/// As [`start_queued`], for what was enqueued so long ago that it has no worker on the way.
+/// Does the same as [`start_queued`] for jobs that were enqueued so long ago that no worker is on the way.
 pub fn start_forgotten(age: Duration) -> Result<Look> {
     start(Which::Since(age))
 }
 
-/// As [`start_queued`], for what was enqueued later than a job that a worker could not claim: were it started once more, it would
-/// be so for ever.
+/// Does the same as [`start_queued`] for jobs that were enqueued later than a job that a worker could not claim. That job would be
+/// started again and again.
 pub fn start_queued_after(export_id: Uuid) -> Result<Look> {
     start(Which::After(export_id))
 }
@@ -109,7 +110,7 @@ fn start(which: Which<'_>) -> Result<Look> {
     Ok(Look::Done)
 }
 
-/// So many jobs that no worker can run are found out at one look.
+/// Jobs that no worker can run which one look at the queue finds, at most.
 const UNSTARTABLE_BATCH: u32 = 100;
 
 fn free(workers: u32) -> u32 {
@@ -137,7 +138,7 @@ fn obstacle(job: &Queued) -> Option<Error> {
     }
     (!job.may_connect).then(|| {
         Error::new(Code::Privilege, "permission denied for the role of the export to connect to the database")
-            .detail("It is the user of the session that enqueued the export.")
+            .detail("That role is the user of the session that enqueued the export.")
             .hint("GRANT CONNECT ON DATABASE … TO …")
     })
 }

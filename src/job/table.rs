@@ -13,7 +13,8 @@ use s3_export_core::request::{Permission, PermissionArguments};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::job::{Status, stored};
+use crate::job::status::Status;
+use crate::job::stored;
 use crate::pg::ActAs;
 use crate::pg::caller::Carried;
 use crate::pg::encoding::storable;
@@ -21,6 +22,19 @@ use crate::pg::lock::{Lock, WORKER_KIND};
 use crate::pg::raised::Raised;
 use crate::pg::sql;
 use crate::pg::sql::{Table, read_latest, write_latest};
+
+/// Texts of the states that the statements here name. They stand in a statement as literals, as the partial indexes want them.
+const QUEUED: &str = Status::Queued.name();
+const RUNNING: &str = Status::Running.name();
+const COMPLETED: &str = Status::Completed.name();
+
+/// Returns the condition that this cluster has enqueued a job. Logical replication brings jobs of other clusters, whose database may have
+/// the same OID. `job`: the alias of the table, which lacks the column until the extension is updated.
+fn of_this_cluster(job: &str) -> String {
+    format!(
+        "coalesce((to_jsonb({job}) ->> 'cluster')::bigint = (SELECT c.system_identifier FROM pg_control_system() AS c), true)"
+    )
+}
 
 /// Member of a job's `settings` with the OID of the session's user, who need not be whom the job runs as. Jobs that were enqueued
 /// before 0.3.0 have none.
@@ -39,7 +53,7 @@ pub struct NewJob<'a> {
     pub settings: Value,
 }
 
-/// What to do about a row that another transaction has locked: one that stays open must not hold up the queue.
+/// Reaction to a row that another transaction has locked: a transaction that stays open must not hold up the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
     /// Wait for its end.
@@ -88,19 +102,22 @@ pub struct Claimed {
 /// that was enqueued as that role in a session of that user. `None`: there is none that no other transaction has locked.
 pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
+    let ours = of_this_cluster("q");
     let row = write_latest(
         Table::Jobs,
-        "UPDATE s3_export.jobs AS j SET status = 'RUNNING', started_at = clock_timestamp(), pid = pg_backend_pid()
+        &format!(
+            "UPDATE s3_export.jobs AS j SET status = '{RUNNING}', started_at = clock_timestamp(), pid = pg_backend_pid()
          WHERE j.export_id = (SELECT q.export_id FROM s3_export.jobs AS q, pg_database AS d
-                              WHERE q.status = 'QUEUED' AND q.role_oid = ($argument ->> 'role')::oid
-                                    AND coalesce((q.settings ->> 'session_authorization')::oid, q.role_oid)
+                              WHERE q.status = '{QUEUED}' AND q.role_oid = ($argument ->> 'role')::oid
+                                    AND coalesce((q.settings ->> '{SESSION_USER}')::oid, q.role_oid)
                                         = ($argument ->> 'session_user')::oid
-                                    AND q.database_oid = d.oid AND d.datname = current_database()
+                                    AND q.database_oid = d.oid AND d.datname = current_database() AND {ours}
                               ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, q.queued_at LIMIT 1
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
              'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
-             'settings', j.settings)::text, 'UTF8')",
+             'settings', j.settings)::text, 'UTF8')"
+        ),
         &json!({ "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32() }),
     )?;
     let id = |row: &Value| row.get("export_id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
@@ -122,11 +139,11 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
     let _superuser = ActAs::superuser();
     let completed = write_latest(
         Table::Jobs,
-        "UPDATE s3_export.jobs SET status = 'COMPLETED', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
+        &format!("UPDATE s3_export.jobs SET status = '{COMPLETED}', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
              pid = NULL, documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
              bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest'
-         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = 'RUNNING' AND pid = pg_backend_pid()
-         RETURNING convert_to('{}', 'UTF8')",
+         WHERE export_id = ($argument ->> 'export_id')::uuid AND status = '{RUNNING}' AND pid = pg_backend_pid()
+         RETURNING convert_to('{{}}', 'UTF8')"),
         &json!({
             "export_id": export_id.to_string(), "documents": totals.documents, "files": totals.files, "bytes": totals.bytes,
             "manifest": manifest,
@@ -229,15 +246,17 @@ pub fn signal(export_id: Uuid, pid: i32) -> Result<bool> {
     let (field2, field3, kind) = Lock::of_job_as_shown(export_id);
     // Locks are looked at anew each time; pg_stat_activity is as it was when the transaction first looked.
     let row = read_latest(
-        "SELECT convert_to(to_jsonb(pg_cancel_backend(l.pid))::text, 'UTF8')
+        &format!(
+            "SELECT convert_to(to_jsonb(pg_cancel_backend(l.pid))::text, 'UTF8')
          FROM pg_locks AS l
          WHERE l.pid IN (SELECT j.pid FROM s3_export.jobs AS j
-                         WHERE j.export_id = ($argument ->> 'export_id')::uuid AND j.status = 'RUNNING')
+                         WHERE j.export_id = ($argument ->> 'export_id')::uuid AND j.status = '{RUNNING}')
                AND l.pid = ($argument ->> 'pid')::int AND l.locktype = 'advisory' AND l.granted
                AND l.mode = 'RowExclusiveLock' AND l.objsubid = ($argument ->> 'kind')::int
                AND l.classid = ($argument ->> 'field2')::oid AND l.objid = ($argument ->> 'field3')::oid
                AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-         LIMIT 1",
+         LIMIT 1"
+        ),
         &json!({ "export_id": export_id.to_string(), "pid": pid, "kind": kind, "field2": field2, "field3": field3 }),
     )?;
     Ok(row.and_then(|sent| sent.as_bool()).unwrap_or(false))
@@ -259,13 +278,13 @@ pub struct Queued {
 /// Choice among the QUEUED jobs.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
-    /// All.
+    /// All jobs.
     Any,
-    /// Those that were enqueued so long ago.
+    /// Jobs that were enqueued at least so long ago.
     Since(Duration),
-    /// These.
+    /// The jobs of these ids.
     Only(&'a [Uuid]),
-    /// Those that were enqueued later than this one, if that is still QUEUED.
+    /// Jobs that were enqueued later than this job, if this job is still QUEUED; else all.
     After(Uuid),
 }
 
@@ -278,25 +297,26 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
         Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None, 0.0),
         Which::After(id) => (None, Some(id.to_string()), 0.0),
     };
+    let ours = of_this_cluster("j");
     let rows = read_latest(
-        "SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
+        &format!("SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
              SELECT j.export_id, j.role_oid::bigint AS role, r.oid IS NOT NULL AS role_exists,
-                 coalesce((j.settings ->> 'session_authorization')::oid, j.role_oid)::bigint AS login, s.rolcanlogin AS may_log_in,
+                 coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid)::bigint AS login, s.rolcanlogin AS may_log_in,
                  s.oid IS NOT NULL AND has_database_privilege(s.oid, d.oid, 'CONNECT') AS may_connect
              FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid
-                 LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> 'session_authorization')::oid, j.role_oid),
+                 LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid),
                  pg_database AS d
-             WHERE j.status = 'QUEUED' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
-                   AND d.datname = current_database() AND j.database_oid = d.oid
+             WHERE j.status = '{QUEUED}' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
+                   AND d.datname = current_database() AND j.database_oid = d.oid AND {ours}
                    AND ($argument ->> 'after' IS NULL
                         OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
-                                       WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = 'QUEUED')
+                                       WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = '{QUEUED}')
                         OR j.queued_at > (SELECT a.queued_at FROM s3_export.jobs AS a
                                           WHERE a.export_id = ($argument ->> 'after')::uuid))
                    AND ($argument ->> 'only' IS NULL
                         OR j.export_id IN (SELECT e.id::uuid FROM jsonb_array_elements_text(
                                CASE jsonb_typeof($argument -> 'only') WHEN 'array' THEN $argument -> 'only' END) AS e(id)))
-             ORDER BY j.queued_at LIMIT ($argument ->> 'most')::int) AS q",
+             ORDER BY j.queued_at LIMIT ($argument ->> 'most')::int) AS q"),
         &json!({ "most": most, "only": only, "after": after, "age": age }),
     )?;
     let queued = |row: &Value| {
@@ -332,8 +352,10 @@ pub fn settings_of_database() -> Result<Vec<(String, String)>> {
 pub fn running() -> Result<Vec<Uuid>> {
     let _superuser = ActAs::superuser();
     let rows = read_latest(
-        "SELECT convert_to(coalesce(jsonb_agg(j.export_id), '[]')::text, 'UTF8')
-         FROM s3_export.jobs AS j WHERE j.status = 'RUNNING'",
+        &format!(
+            "SELECT convert_to(coalesce(jsonb_agg(j.export_id), '[]')::text, 'UTF8')
+         FROM s3_export.jobs AS j WHERE j.status = '{RUNNING}'"
+        ),
         &Value::Null,
     )?;
     let ids = rows.as_ref().and_then(Value::as_array).into_iter().flatten();

@@ -25,8 +25,9 @@ use uuid::Uuid;
 
 use crate::export;
 use crate::job::queue::{self, Look, Number};
+use crate::job::status::Status;
 use crate::job::table::{self, Claimed, Locked};
-use crate::job::{Status, set_own, stored};
+use crate::job::{set_own, stored};
 use crate::pg::background::Assignment;
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
@@ -44,7 +45,7 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// The job that this worker has claimed and not yet ended.
     static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
-    /// Among the workers that run.
+    /// Number of this worker among those that run.
     static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
     /// The job that it was started for.
     static ASSIGNED: Cell<Option<Uuid>> = const { Cell::new(None) };

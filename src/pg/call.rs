@@ -179,25 +179,25 @@ unsafe fn text(datum: pg_sys::Datum) -> String {
 /// caller's.
 fn utf8(server_text: &[u8]) -> String {
     if !is_server_text(server_text) {
-        let error = Error::new(Code::InvalidText, "an argument is no text in the database's encoding");
+        let error = Error::new(Code::InvalidText, "an argument is not text in the database's encoding");
         report::raise(&Raised::from(&error), None);
     }
     to_utf8(server_text)
 }
 
-/// As `text` in the server's encoding.
+/// Returns a `text` in the server's encoding.
 pub fn text_datum(text: &str) -> Result<pg_sys::Datum> {
     let server_text = crate::pg::to_server(text)?;
     // SAFETY: the string is NUL-terminated; the copy is palloc'd.
     Ok(pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(server_text.as_ptr()) }))
 }
 
-/// As `bigint`.
+/// Returns a `bigint`.
 pub fn int8_datum(number: u64) -> pg_sys::Datum {
     pg_sys::Datum::from(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-/// As `uuid`.
+/// Returns a `uuid`.
 pub fn uuid_datum(id: Uuid) -> pg_sys::Datum {
     pgrx::Uuid::from_bytes(*id.as_bytes()).into_datum().unwrap_or_else(pg_sys::Datum::null)
 }

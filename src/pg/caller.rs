@@ -42,7 +42,7 @@ const FIXED: [(&CStr, &CStr); 7] = [
     (c"default_transaction_deferrable", c"off"),
 ];
 
-/// What a job is told of one of its caller's settings.
+/// One of the caller's settings, as far as its job is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carried {
     /// The value of a setting of Postgres's own.
@@ -56,9 +56,9 @@ pub enum Carried {
 /// The rights by which a library judges the value of a placeholder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
-    /// Those of a superuser.
+    /// Rights of a superuser.
     Superuser,
-    /// Those of the role with this OID.
+    /// Rights of the role with this OID.
     Role(u32),
 }
 
@@ -159,7 +159,7 @@ fn fix_at(source: pg_sys::GucSource::Type) {
 pub struct ServerSettings(HashMap<CString, CString>);
 
 impl ServerSettings {
-    /// Those of a worker that has not connected yet.
+    /// Returns the settings of a worker that has not connected yet.
     pub fn before_connection() -> Self {
         let value = |variable: &pg_sys::config_generic| {
             // SAFETY: the name is NUL-terminated; without a check of privileges it reads no catalog. The result is NULL or

@@ -33,11 +33,11 @@ const MAX_LEARNT: u16 = 1000;
 /// Takes tuples of one query apart.
 #[derive(Debug)]
 pub struct Deformer {
-    /// Whose tuples `fields` are of. Descriptors of the executor live as long as it does.
+    /// Descriptor of the tuples that `fields` describes. Descriptors of the executor live as long as the executor.
     descriptor: pg_sys::TupleDesc,
     /// Empty: not of any that Postgres need not take apart.
     fields: Vec<Field>,
-    /// Of each field, where its values are in a tuple without NULLs; empty if that depends on the tuple.
+    /// Place of each field's values in a tuple without NULLs; empty if that depends on the tuple.
     places: Vec<(usize, Form)>,
     /// Descriptors learnt so far.
     learnt: u16,
@@ -47,7 +47,7 @@ pub struct Deformer {
 }
 
 impl Deformer {
-    /// Of tuples with so many columns.
+    /// Knows no descriptor yet; `columns`: the number that tuples have.
     pub fn new(columns: usize) -> Self {
         Deformer {
             descriptor: std::ptr::null_mut(),
@@ -202,13 +202,13 @@ impl Deformer {
     }
 }
 
-/// Of a stored tuple: what its header says.
+/// The header of a stored tuple.
 struct Stored {
     columns: usize,
     has_nulls: bool,
     /// A bit for each column, 0 where it is NULL, if there are NULLs.
     bits: *const u8,
-    /// Its values.
+    /// Values of the tuple.
     data: *const u8,
 }
 
@@ -247,8 +247,8 @@ impl Stored {
 /// function's own, so that the slot stays one that nobody has looked at.
 ///
 /// # Safety
-/// As of [`Deformer::deform`]. The slot has a stored tuple with all columns of its descriptor, which are `fields`; the values of `row`
-/// are readable.
+/// The same as of [`Deformer::deform`]. The slot has a stored tuple with all columns of its descriptor, which are `fields`; the values
+/// of `row` are readable.
 #[cold]
 #[inline(never)]
 unsafe fn compare_with_postgres(slot: *mut pg_sys::TupleTableSlot, fields: &[Field], row: &impl Row) {

@@ -44,7 +44,7 @@ impl Source {
         &self.query
     }
 
-    /// What to point into, and where, for that position in the query.
+    /// Returns the text to point into, and the position in it, for that position in the query.
     fn place(&self, position: i32) -> (&CStr, i32) {
         match &self.statement {
             Some((text, before)) => (text, position.saturating_add(*before)),
@@ -61,7 +61,7 @@ pub struct QueryErrors<'a> {
 }
 
 impl<'a> QueryErrors<'a> {
-    /// Of the query of that source.
+    /// Context of the query of that source.
     pub fn of(source: &'a Source) -> Self {
         forget_last();
         let callback = Callback::push(at_error, std::ptr::from_ref(source).cast_mut().cast());
@@ -272,7 +272,7 @@ pub fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, *mut p
 /// started the query keeps errors whole.
 ///
 /// # Safety
-/// As [`guard`]'s.
+/// The same as of [`guard`].
 #[cold]
 pub unsafe fn raise_failed<T>(failed: std::thread::Result<Result<T>>) -> ! {
     let data = failed_data(failed);

@@ -98,7 +98,7 @@ fn forget_cancel() {
 fn exceeded(limit: Duration) -> Error {
     Error::new(Code::Timeout, "the export took longer than its time limit")
         .detail(format!("The limit is {}.", duration::show(limit)))
-        .hint("It is the option timeout, or the setting s3_export.timeout.")
+        .hint("The option timeout or the setting s3_export.timeout gives the limit.")
 }
 
 /// The error of a limit that was exceeded, once.

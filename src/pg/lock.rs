@@ -2,13 +2,13 @@
 //! in one database, a job and the workers. A process id says nothing once its process is gone; a lock goes with it, whatever
 //! ended it.
 //!
-//! They are advisory locks of kinds that no SQL function takes, so no user can hold one by accident. Standbys have such locks
+//! The locks are advisory locks of kinds that no SQL function takes, so no user can hold one by accident. Standbys have such locks
 //! too.
 
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-/// So many exports of one transaction have a lock of their own; the table of locks is shared by all sessions.
+/// Exports of one transaction that have a lock of their own, at most: all sessions share the table of locks.
 const MOST: usize = 256;
 
 /// Meaning of a lock.
@@ -99,7 +99,7 @@ impl Lock {
     }
 }
 
-/// By the random half of the id.
+/// Key of a lock: the random half of the id.
 fn by_id(id: Uuid) -> (u32, u32) {
     let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
     (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
@@ -128,13 +128,13 @@ pub struct SessionLock {
 }
 
 impl SessionLock {
-    /// As [`Lock::hold`], beyond the transaction; waits for nobody but who looks.
+    /// Takes a lock as [`Lock::hold`] does, and keeps it beyond the transaction. Waits only for sessions that look whether it is held.
     pub fn hold(lock: Lock) -> Self {
         take(lock, HELD, Owner::Session, Wait::Yes);
         SessionLock { lock, mode: HELD }
     }
 
-    /// Against everybody else; `None`: somebody has it.
+    /// Takes the lock against all other sessions. `None`: another session has it.
     pub fn try_alone(lock: Lock) -> Option<Self> {
         take(lock, ALONE, Owner::Session, Wait::No).then(|| SessionLock { lock, mode: ALONE })
     }

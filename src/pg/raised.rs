@@ -86,12 +86,12 @@ impl From<&Error> for Raised {
     }
 }
 
-/// As MAKE_SQLSTATE packs it: six bits a character.
+/// Unpacks an SQLSTATE from the form of `MAKE_SQLSTATE`: six bits a character.
 fn sqlstate(packed: i32) -> String {
     (0..5).map(|character| char::from(((packed >> (6 * character)) & 0x3f) as u8 + b'0')).collect()
 }
 
-/// As `MAKE_SQLSTATE` packs it.
+/// Packs an SQLSTATE as `MAKE_SQLSTATE` does.
 pub(super) fn packed(sqlstate: &str) -> i32 {
     sqlstate
         .bytes()

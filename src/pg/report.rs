@@ -43,7 +43,7 @@ pub fn log(text: impl Into<String>) {
     emit(pg_sys::LOG_SERVER_ONLY, &said(text.into()), Reader::Log);
 }
 
-/// As [`log`], with detail and hint.
+/// Writes an error to the server's log, with detail and hint.
 pub fn log_error(error: &Error) {
     emit(pg_sys::LOG_SERVER_ONLY, &Raised::from(error), Reader::Log);
 }
@@ -209,7 +209,7 @@ pub unsafe fn sendable(error: *const pg_sys::ErrorData) -> *mut pg_sys::ErrorDat
 /// Raises the error by Postgres's own jump to whoever is outside.
 ///
 /// # Safety
-/// It and its texts live until the error is dealt with. No frame between here and the C code that called us has anything to drop.
+/// `data` and its texts live until the error is dealt with. No frame between here and the C code that called us has anything to drop.
 pub unsafe fn throw(data: *mut pg_sys::ErrorData) -> ! {
     unsafe extern "C-unwind" {
         /// Postgres's own, undecorated: its jump must not be caught by the frames it is to leave.

@@ -15,9 +15,9 @@ pub struct Sorter {
     state: *mut pg_sys::Tuplesortstate,
     put: *mut pg_sys::TupleTableSlot,
     got: *mut pg_sys::TupleTableSlot,
-    /// Of one pair.
+    /// Holds what one pair allocates.
     pair_memory: Memory,
-    /// Of all the above. The last field: it goes last.
+    /// Holds all fields above. The last field, so that it is dropped last.
     _memory: Memory,
 }
 
@@ -111,16 +111,16 @@ impl Drop for Sorter {
 /// Rows as bytes, for the sort, and back.
 pub struct RowBytes {
     shape: pg_sys::TupleDesc,
-    /// Of each column, whether its values may be stored apart.
+    /// Whether values may be stored apart (toasted), for each column.
     may_be_apart: Vec<bool>,
-    /// Of one row.
+    /// Holds what one row allocates.
     row_memory: Memory,
-    /// Of the shape. The last field: it goes last.
+    /// Holds the shape. The last field, so that it is dropped last.
     _memory: Memory,
 }
 
 impl RowBytes {
-    /// Of rows of this shape.
+    /// Returns a writer and reader of rows of this shape.
     ///
     /// # Safety
     /// The rows that [`Self::with_bytes`] is given have this shape.

@@ -1,6 +1,6 @@
 //! Short statements of our own, on our own tables: JSON in, JSON out.
 //!
-//! They run with a pinned search_path, and values cross as JSON in UTF-8 bytes, so that no encoding and no operator of the
+//! The statements run with a pinned search_path, and values cross as JSON in UTF-8 bytes, so that no encoding and no operator of the
 //! session's takes part. `$argument` in a statement is its argument; its only column, of its only row, is
 //! `convert_to(…::text, 'UTF8')` of a jsonb.
 
@@ -71,18 +71,19 @@ pub fn write(table: Table, statement: &str, argument: &Value) -> Result<Option<V
     })
 }
 
-/// As [`read`], and sees what has been committed up to now, whatever the transaction's isolation level.
+/// Does the same as [`read`], and sees all that has been committed up to now, whatever the transaction's isolation level.
 pub fn read_latest(statement: &str, argument: &Value) -> Result<Option<Value>> {
     run(statement, argument, |statement, argument| run_latest(statement, argument, true, bytes))
 }
 
-/// As [`write()`], and sees what has been committed up to now, whatever the transaction's isolation level.
+/// Does the same as [`write()`], and sees all that has been committed up to now, whatever the transaction's isolation level.
 pub fn write_latest(table: Table, statement: &str, argument: &Value) -> Result<Option<Value>> {
     refuse_foreign_code(table)?;
     run(statement, argument, |statement, argument| run_latest(statement, argument, false, bytes))
 }
 
-/// As [`read_latest`], of a statement whose only column is a whole row, as the result of a function that returns such a row.
+/// Does the same as [`read_latest`] for a statement whose only column is a whole row; gives the row as the result of a function that
+/// returns such a row.
 pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Datum>> {
     execute(statement, argument, |statement, argument| run_latest(statement, argument, true, transferred_row))
 }
@@ -124,8 +125,8 @@ fn refuse_foreign_code(table: Table) -> Result<()> {
         None => Ok(()),
         Some(what) => {
             Err(Error::new(Code::NotReady, format!("table {} has a {what} that is not the extension's", table.name()))
-                .detail("Its code would run with the rights of whoever writes the table, a superuser among them.")
-                .hint("A superuser has to look who made it, and to drop it; the owner of the table has to be a superuser."))
+                .detail("Its code would run with the rights of every role that writes the table, superusers included.")
+                .hint("A superuser must find out who made it, and drop it. The owner of the table must be a superuser."))
         }
     }
 }

@@ -70,14 +70,14 @@ unsafe impl Row for FixedLayoutRow<'_> {
 /// How values of a column are stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// By value: signed integers as far as Postgres is concerned.
+    /// Passed by value: signed integers as far as Postgres is concerned.
     One,
     Two,
     Four,
     Eight,
-    /// By reference, and so many bytes.
+    /// Passed by reference, with this number of bytes.
     Fixed(usize),
-    /// By reference, with a header that has the length. One of a single byte is not aligned.
+    /// Passed by reference, with a header that has the length. A header of a single byte is not aligned.
     Varlena,
 }
 

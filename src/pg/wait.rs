@@ -10,7 +10,7 @@ use s3_export_core::io::wake::Wake;
 
 use crate::pg::callback::contained;
 
-/// What is waited for, as `pg_stat_activity.wait_event` names it from Postgres 17 on; before that it is `Extension`.
+/// Reason of a wait, which `pg_stat_activity.wait_event` names from Postgres 17 on; before that it says `Extension`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
     /// Room in the buffer of documents on their way.
@@ -139,7 +139,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// How long the end of the I/O thread may take: what it waits for itself, and a moment.
 const LONGEST_END: Duration = SHUTDOWN_TIMEOUT.saturating_add(Duration::from_secs(1));
 
-/// As [`wait_until`], for transaction callbacks: calls nothing of Postgres that can raise, answers no interrupt but barriers,
+/// Waits like [`wait_until`], in transaction callbacks: calls nothing of Postgres that can raise, answers no interrupt but barriers,
 /// which other backends may be waiting for, and gives up when the postmaster is dead.
 pub fn wait_until_quietly<T>(what: WaitFor, wake: &Wake, deadline: Instant, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
     let _shown = ShownWait::begin(what);
@@ -195,7 +195,7 @@ impl ShownWait {
         ShownWait(())
     }
 
-    /// As `pgstat_report_wait_start` and `pgstat_report_wait_end`, which are inline functions.
+    /// Shows a wait event, or none for 0: Postgres's `pgstat_report_wait_start` and `pgstat_report_wait_end` are inline functions.
     fn show(event: u32) {
         // SAFETY: points to the backend's own entry, or to a variable in its place; one word, which others only read.
         unsafe { std::ptr::write_volatile(pg_sys::my_wait_event_info, event) }

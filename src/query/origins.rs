@@ -1,10 +1,10 @@
-//! Where the columns of a query's result come from, as Postgres tells its clients.
+//! Origins of a query's columns: the table's column that a column of the result is, as Postgres tells its clients.
 
 use pgrx::{PgList, pg_sys};
 
 use crate::query::receiver::Origin;
 
-/// Of a plan's result. No columns: the plan has none.
+/// Returns the origins of a plan's columns, in order; empty for a plan without columns.
 ///
 /// # Safety
 /// `plan` was prepared by SPI, which is still connected; `planned` is what it plans to run.

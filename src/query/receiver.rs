@@ -131,11 +131,11 @@ unsafe extern "C-unwind" fn start_up<S: RowSink>(dest: *mut pg_sys::DestReceiver
     }
 }
 
-/// Guarded by hand, since it is called for each row: `pg_guard`'s way out of a call that succeeds takes a tenth of the
+/// Takes a row. Guarded by hand, since it is called for each row: `pg_guard`'s way out of a call that succeeds takes a tenth of the
 /// instructions that a row of two integers does.
 ///
 /// # Safety
-/// As [`start_up`]'s, with a slot that has a row.
+/// The same as of [`start_up`], with a slot that has a row.
 unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
     slot: *mut pg_sys::TupleTableSlot,
     dest: *mut pg_sys::DestReceiver,
@@ -153,13 +153,13 @@ unsafe extern "C-unwind" fn receive_slot<S: RowSink>(
 /// Nothing to do: the caller of the query finishes the sink, and only when the query has succeeded.
 ///
 /// # Safety
-/// It touches nothing.
+/// No promise is needed: the function touches nothing.
 #[pg_guard]
 unsafe extern "C-unwind" fn shut_down(_dest: *mut pg_sys::DestReceiver) {}
 
 /// Nothing to do: the receiver lives on the stack of [`crate::query`].
 ///
 /// # Safety
-/// It touches nothing.
+/// No promise is needed: the function touches nothing.
 #[pg_guard]
 unsafe extern "C-unwind" fn destroy(_dest: *mut pg_sys::DestReceiver) {}

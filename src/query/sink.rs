@@ -118,7 +118,7 @@ impl Lines<'_> {
         self.chunker.end_document(start)
     }
 
-    /// By itself, so that [`Self::row`] has no more to do than it needs.
+    /// A function by itself, so that [`Self::row`] has no more to do than it needs.
     #[inline(never)]
     fn row_of_partition(&mut self, row: &Values<'_>, sorter: &mut Sorter) -> Result<()> {
         let encoder = self.encoder.as_ref().ok_or_else(early)?;

@@ -30,7 +30,7 @@ use crate::pg::errors::guard;
 use crate::pg::report::{Report, in_callback};
 use crate::pg::serializable::refuse_if_doomed;
 
-/// What a room above has to do at the ends of transactions. All but the first two run where Postgres can take no error.
+/// Work of a room above at the ends of transactions. All but the first two run where Postgres can take no error.
 pub struct Hooks {
     /// Runs before the commit, and before any manifest. Errors: refuse the commit.
     pub before_commit: fn() -> Result<()>,

@@ -26,7 +26,7 @@ use crate::pg::limit::TimeLimit;
 use crate::pg::wait::{WaitFor, stop_quietly, wait_until};
 use crate::settings;
 
-/// What the requests of a transaction share.
+/// Thread, network and time limits that the requests of a transaction share.
 pub struct SessionIo {
     thread: Rc<IoThread>,
     /// The connections of everything that runs on the thread.
@@ -129,7 +129,7 @@ pub fn call_policy() -> RetryPolicy {
     RetryPolicy { attempts: settings::request_attempts(), total: settings::request_timeout() }
 }
 
-/// What a transaction waits for has the time that the transaction has.
+/// Returns policies by which requests of a transaction have the time that the transaction has.
 fn retry_policies() -> RetryPolicies {
     let within = |total| RetryPolicy { attempts: settings::request_attempts(), total };
     RetryPolicies {

@@ -60,7 +60,7 @@ fn deadline_of_abort() -> Instant {
         .map_or_else(|| now + settings::cleanup_timeout(), |last| last.deadline)
 }
 
-/// What is aborted from here on is aborted by another abort: the transaction has ended, or another export begins.
+/// Forgets the abort under way: the transaction has ended, or another export begins, so that an abort from here on is another one.
 pub fn forget_abort() {
     LAST.set(None);
 }
@@ -87,6 +87,6 @@ fn warning_of(report: &RollbackReport, export: &ExportUpload) -> Option<Report> 
     }
     let warning = Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
         .detail(detail)
-        .hint("No manifest lists them. Delete the objects whose names hold this export's id.");
+        .hint("No manifest lists these objects. Delete the objects whose names contain the id of the export.");
     Some(Report::Warning(warning))
 }

@@ -144,7 +144,7 @@ fn an_export_of_a_cursor_that_fails_later_is_still_left_alone() {
     assert_eq!((db.bucket.files(&prefix).len(), db.bucket.manifests(&prefix).len()), (1, 1));
 }
 
-/// Its locks would fill the table that all sessions share.
+/// Locks of all its exports would fill the table that all sessions share.
 #[test]
 fn a_transaction_of_very_many_exports_keeps_all_from_being_cleaned_up() {
     let db = Database::new("cleanup_locks");

@@ -168,7 +168,7 @@ fn a_commit_that_cannot_write_the_manifest_in_time_rolls_back() {
     db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
 }
 
-/// The store asks for policy beyond the commit's; or one manifest is refused while another waits.
+/// The store asks for a longer pause than the commit has time for; or one manifest is refused while another waits.
 #[test]
 fn a_commit_without_a_manifest_says_what_the_store_said() {
     let db = Database::new("commit_answers");

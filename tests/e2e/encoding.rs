@@ -1,7 +1,7 @@
-//! What each Postgres type becomes in JSON: the encoding table of the README, whole.
+//! What each Postgres type becomes in JSON: the tables of docs/formats/json.md, whole.
 //!
 //! `golden` compares with `tests/golden/types.tsv`, byte for byte; `oracle` with Postgres's own JSON; `random` reads random
-//! values back from the bucket. The rest is what a list of values cannot show.
+//! values back from the bucket. The rest shows what a list of values cannot.
 
 mod databases;
 mod golden;
@@ -14,6 +14,7 @@ mod random;
 mod settings;
 mod stored;
 
+pub use self::golden::cases;
 use super::fixture::{Database, Session};
 
 /// Every setting that a text form could follow, set to what it must not follow.

@@ -84,7 +84,7 @@ impl<'a> Scene<'a> {
         self.client.settle();
     }
 
-    /// What holds after any outcome.
+    /// Checks what holds after any outcome.
     fn is_as_good_as_new(&mut self, what: &str) {
         assert_eq!(threads(self.client.pid), 1, "{what}");
         let exported = self.db.export_in(&mut self.client, "SELECT 1 AS a", "").unwrap();
@@ -151,7 +151,7 @@ fn faults_of_the_completion_of_a_multipart_upload() {
     cross("complete");
 }
 
-/// What is deleted is a rollback's.
+/// Deletes come from a rollback alone.
 #[test]
 fn faults_of_a_delete() {
     let db = Database::new("fault_delete");

@@ -50,7 +50,7 @@ pub struct Database {
     roles: RefCell<Vec<String>>,
 }
 
-/// What `s3_export(…)` answered.
+/// The answer of `s3_export(…)`.
 #[derive(Debug, Clone)]
 pub struct Exported {
     pub documents: i64,
@@ -147,7 +147,7 @@ impl Database {
         self.export_with(query, "")
     }
 
-    /// As [`Self::export`]; `arguments`: further ones, as `output_chunk_size => 10`.
+    /// Does the same as [`Self::export`]; `arguments`: further ones, such as `output_chunk_size => 10`.
     pub fn export_with(&self, query: &str, arguments: &str) -> Exported {
         self.export_in(&mut self.client(), query, arguments).unwrap()
     }
@@ -164,7 +164,7 @@ impl Database {
         self.exported(client, &call, &prefix)
     }
 
-    /// What `call` answers, of a function that exports to `prefix`.
+    /// The answer of `call`, a function that exports to `prefix`.
     pub fn exported(&self, client: &mut Session, call: &str, prefix: &str) -> Result<Exported, postgres::Error> {
         let row = client.query_one(&format!("SELECT *, export_id::text AS id FROM {call}"), &[]);
         client.settle();
@@ -188,7 +188,7 @@ impl Database {
         format!("s3_export('{}', 'local', {}{comma}{arguments})", self.bucket.uri(prefix), literal(query))
     }
 
-    /// As [`Self::call`], of the function that enqueues a job.
+    /// Returns the same as [`Self::call`], of the function that enqueues a job.
     pub fn call_async(&self, prefix: &str, query: &str, arguments: &str) -> String {
         self.call(prefix, query, arguments).replacen("s3_export(", "s3_export_async(", 1)
     }
@@ -201,12 +201,12 @@ impl Database {
         refusal
     }
 
-    /// What pg_dump writes of it.
+    /// The database as pg_dump writes it.
     pub fn dump(&self) -> String {
         self.dump_with(&[])
     }
 
-    /// As [`Self::dump`], with further options.
+    /// Does the same as [`Self::dump`], with further options.
     pub fn dump_with(&self, options: &[&str]) -> String {
         let output = self.environment.program("pg_dump").args(options).arg("--dbname").arg(&self.name).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -154,7 +154,7 @@ fn a_compressed_file_larger_than_a_part_goes_in_parts() {
     assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 600_000);
 }
 
-/// What gathers for the next part counted as on its way, and the backend waited for it, which waited for the backend.
+/// Bytes that gather for the next part counted as on their way: the backend waited for the part, and the part for the backend.
 #[test]
 fn compression_goes_on_where_the_buffer_holds_hardly_a_part() {
     let db = Database::new("compressed_tight");

@@ -1,4 +1,4 @@
-//! What an integration tells the people who set it up: does it work, and which policies does it need.
+//! Help for the people who set an integration up: whether it works, and which policies it needs.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Which jobs have workers: many jobs, few workers, restarts, crashes, and a server without room.
+//! Workers of jobs: many jobs, few workers, restarts, crashes, and a server without room.
 
 use std::process::Command;
 
@@ -246,5 +246,25 @@ fn a_copy_of_a_database_runs_none_of_its_jobs() {
     let other = enqueued(&db, &mut copy, &db.prefix(), "SELECT 1 AS a", "");
     ended(&mut copy, &other).unwrap();
     assert_eq!(status(&mut copy, &queued), "QUEUED");
+    db.bucket.nothing_left(&prefix);
+}
+
+/// Logical replication brings jobs of another cluster, whose database may have the same OID.
+#[test]
+fn a_job_that_another_cluster_has_enqueued_is_left_alone() {
+    let db = Database::new("job_cluster");
+    let mut client = db.client();
+    client.batch_execute(&format!("ALTER DATABASE {} SET s3_export.max_workers = 1", db.name)).unwrap();
+    let mut client = db.client();
+    let (running, prefix) = (enqueued(&db, &mut client, &db.prefix(), LONG, ""), db.prefix());
+    wait_for_status(&mut client, &running, "RUNNING");
+    let replicated = enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "");
+    client.batch_execute(&format!("UPDATE s3_export.jobs SET cluster = 7 WHERE export_id = '{replicated}'")).unwrap();
+    let own = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
+    client.batch_execute(&format!("SELECT s3_export.cancel('{running}')")).unwrap();
+    ended(&mut client, &own).unwrap();
+    let later = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
+    ended(&mut client, &later).unwrap();
+    assert_eq!(status(&mut client, &replicated), "QUEUED");
     db.bucket.nothing_left(&prefix);
 }

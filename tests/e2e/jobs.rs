@@ -174,7 +174,9 @@ fn wait_sees_the_end_under_repeatable_read_and_not_a_job_of_its_own_transaction(
     let (mut client, mut other, prefix) = (db.client(), db.client(), db.prefix());
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
     let own = enqueued(&db, &mut client, &prefix, "SELECT 1 AS a", "");
-    refused(client.query(&format!("SELECT s3_export.wait('{own}')"), &[])).sqlstate("55000").hint("Commit first");
+    refused(client.query(&format!("SELECT s3_export.wait('{own}')"), &[]))
+        .sqlstate("55000")
+        .hint("Commit the transaction first");
     client.batch_execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
     let slow = "SELECT pg_sleep(0.5)::text AS a";
     let id = enqueued(&db, &mut other, &prefix, slow, "");

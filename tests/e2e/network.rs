@@ -1,4 +1,4 @@
-//! Where requests may go, and whose certificates are believed.
+//! Addresses that requests may go to, and certificates that are believed.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -214,7 +214,7 @@ fn what_answers_a_put_without_an_etag_is_no_store() {
     }
 }
 
-/// As Supabase has it; its store wants the path in the signature, as the SDK has it.
+/// Supabase has such an endpoint. Its store wants the path in the signature, and so the SDK signs it.
 #[test]
 fn an_endpoint_may_have_a_path_and_a_region_of_its_own() {
     let db = Database::new("endpoint_path");

@@ -7,7 +7,7 @@ use super::fixture::{Database, Integration, Session, StandIn, literal};
 
 const ACTIONS: [&str; 7] = ["list", "export", "inline", "create", "alter", "drop", "credentials"];
 
-/// What each action comes to for `client` on the integration `target`; nothing of it stays.
+/// Outcome of each action for `client` on the integration `target`; every action is rolled back.
 fn row(db: &Database, client: &mut Session, target: &str) -> String {
     let prefix = db.prefix();
     let export = db.call(&prefix, "SELECT 1 AS a", "").replace("'local'", &literal(target));

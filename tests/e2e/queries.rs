@@ -1,4 +1,4 @@
-//! What can be exported, and from where the function can be called.
+//! Queries that can be exported, and places that the function can be called from.
 
 use super::fixture::{Database, literal, refused};
 

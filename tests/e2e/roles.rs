@@ -77,7 +77,7 @@ fn the_right_external_id_assumes_the_role() {
     assert_eq!((bucket.documents(&exported.prefix).len(), bucket.manifests(&exported.prefix).len()), (2500, 1));
 }
 
-/// Where the user's own keys reach no bucket.
+/// The user's own keys reach no bucket here.
 #[test]
 fn what_arrives_was_written_by_the_role() {
     let db = Database::new("role_moto");
@@ -156,7 +156,7 @@ fn the_session_policy_allows_a_look_where_an_object_may_be_already() {
     let db = Database::new("role_look");
     let gateway = Gateway::to(&StandIn::ministack().endpoint, |_| Action::Forward);
     RoleIntegration { sts_endpoint: Some(gateway.endpoint()), ..RoleIntegration::of(StandIn::ministack()) }.create(&db);
-    let mut may_list = |options: &str| {
+    let may_list = |options: &str| {
         let call = db.call(&db.prefix(), "SELECT 1 AS a", &format!("options => '{options}'")).replace("'local'", "'role'");
         // A session of its own, which assumes the role anew.
         db.client().batch_execute(&format!("SELECT {call}")).unwrap();

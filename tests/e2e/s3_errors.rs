@@ -1,4 +1,4 @@
-//! What S3 and the network refuse: S3's own words in the detail, the integration's part in the hint.
+//! Refusals by S3 and the network: S3's own words in the detail, the integration's part in the hint.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

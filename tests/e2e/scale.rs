@@ -35,7 +35,7 @@ fn export_rows(db: &Database, mut client: Session, proxy: &Proxy, rows: u32) -> 
     (client, exported, peak)
 }
 
-/// What was reported is what lies in the bucket, and each line of it is one JSON object.
+/// Checks that the bucket holds what was reported, and that each line is one JSON object.
 fn check(db: &Database, exported: &Exported, rows: i64) {
     assert_eq!((exported.documents, exported.files), (rows, rows / 1000));
     let files = db.bucket.files(&exported.prefix);

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::fixture::{Bucket, Database, Integration, ServerFile, Session, StandIn, messages, refused};
 
-/// What the server logged for one backend since it started, multi-line entries and all.
+/// The server's log of one backend since it started, multi-line entries and all.
 fn logged(db: &Database, pid: i32) -> String {
     let log = fs::read(db.environment().run_dir.join("postgres.log")).unwrap();
     let (log, tag) = (String::from_utf8_lossy(&log).into_owned(), format!("[{pid}]"));

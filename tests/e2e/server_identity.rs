@@ -64,7 +64,7 @@ fn an_inline_role_works_where_a_superuser_lists_it() {
     refused(client.batch_execute(&format!("SELECT {call}"))).sqlstate("F0000").message("inline_roles");
 }
 
-/// Whoever may name any role can write wherever a role trusts this server.
+/// A user who may name any role can write wherever a role trusts this server.
 #[test]
 fn attack_confused_deputy_through_the_inline_form() {
     let db = Database::new("deputy_inline");

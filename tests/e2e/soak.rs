@@ -3,7 +3,7 @@
 use super::fixture::{Action, Database, Gateway, Integration, Session, descriptors, messages, private_memory, threads};
 
 const EXPORTS: u32 = 2000;
-/// By then everything that is made once has been made.
+/// Exports after which everything that is made once has been made.
 const WARM: u32 = 200;
 
 #[derive(Debug)]

@@ -56,7 +56,7 @@ HINT(s3_sync_op_output_chunk_size=2000)";
     assert_eq!(counts, [2000, 2000, 500]);
 }
 
-/// Its UNNEST in Postgres's form.
+/// A statement of Rockset's documentation, with its UNNEST in Postgres's form.
 const THIRD: &str = "INSERT INTO 's3://exports/PREFIX'
   CREDENTIALS = (
     AWS_ROLE = 'ROLE',

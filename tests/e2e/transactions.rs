@@ -208,7 +208,7 @@ fn a_cursor_exports_when_it_is_fetched() {
     is_complete(&db, &prefix);
 }
 
-/// What WITH HOLD keeps is made at the commit, so its export is made and committed there too.
+/// The rows of a cursor WITH HOLD are made at the commit, so its export is made and committed there too.
 #[test]
 fn a_cursor_with_hold_exports_by_its_commit() {
     let db = Database::new("cursor_hold");

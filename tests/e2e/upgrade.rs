@@ -55,7 +55,8 @@ fn catalog(db: &Database) -> String {
     lines.map(without_oids).collect::<Vec<_>>().join("\n")
 }
 
-/// Those of what a database has made have five digits at least, and nothing else of ours has but SQLSTATEs in comments.
+/// The line with `N` for each OID. OIDs of objects that a database has made have five digits at least; nothing else of ours has, but
+/// SQLSTATEs in comments.
 fn without_oids(line: &str) -> String {
     let mut digits = 0;
     let mut kept = String::new();

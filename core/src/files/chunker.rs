@@ -138,8 +138,8 @@ impl<S: PieceSink> Chunker<S> {
         self.end_document(start)
     }
 
-    /// As [`Self::document`], in parts: gives where the document begins in the [`buffer`](Self::buffer), to whose end it is to be
-    /// written.
+    /// Begins a document that the caller writes to the end of the [`buffer`](Self::buffer). Returns where in the buffer it begins, for
+    /// [`Self::end_document`].
     #[inline(always)]
     pub fn begin_document(&mut self) -> usize {
         if self.documents_in_file == 0 {

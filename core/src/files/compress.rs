@@ -19,7 +19,7 @@ use crate::io::task::lost_task;
 
 /// Bytes compressed at a stretch: at zstd's hardest level, which compresses a megabyte a second, a tenth of a second.
 const SLICE: usize = 128 << 10;
-/// As [`SLICE`], of gzip, whose hardest levels compress text of two letters at a third of a megabyte a second.
+/// Bytes compressed at a stretch by gzip, whose hardest levels compress text of two letters at a third of a megabyte a second.
 const GZIP_SLICE: usize = 32 << 10;
 
 /// More threads than these would wait for the one that encodes.

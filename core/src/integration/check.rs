@@ -82,15 +82,16 @@ pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
     for (column, value) in settings.sent() {
         if value.is_some_and(|value| !is_sent(value)) {
             return Err(Error::new(Code::InvalidParameter, format!("{what} has a {column} that no request can carry"))
-                .detail("It holds a control character, or one that is not ASCII, or nothing."));
+                .detail("The value is empty, or holds a control character or a character that is not ASCII."));
         }
     }
     for (column, url, may_have_path) in
         [("endpoint", &settings.endpoint, true), ("sts_endpoint", &settings.sts_endpoint, false)]
     {
         if let Some(url) = url {
-            url_of_a_server(url, may_have_path)
-                .map_err(|why| invalid(column, url).detail(format!("It is that of {what}. {why}")).hint(ENDPOINT_HINT))?;
+            url_of_a_server(url, may_have_path).map_err(|why| {
+                invalid(column, url).detail(format!("The value belongs to {what}. {why}")).hint(ENDPOINT_HINT)
+            })?;
         }
     }
     Ok(())

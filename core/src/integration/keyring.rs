@@ -19,7 +19,7 @@ use crate::error::{Code, Error, Result};
 const KEY_BYTES: usize = 32;
 /// Mode bits that nobody but the file's owner may have.
 const OTHERS: u32 = 0o077;
-/// As [`OTHERS`], where root owns the file and the server's group reads it.
+/// Mode bits that nobody else may have where root owns the file: the server's group reads it.
 const OTHERS_OF_ROOT: u32 = 0o037;
 
 /// How to make a key file, for hints.
@@ -64,7 +64,7 @@ impl KeyRing {
     pub fn key(&self, id: &str) -> Result<&Key> {
         self.0.iter().find(|key| key.id == id).ok_or_else(|| {
             Error::new(Code::Configuration, format!("the key file holds no key \"{id}\""))
-                .detail("The credentials were sealed with it.")
+                .detail("The credentials were sealed with that key.")
                 .hint("Restore the line of that key, or store the credentials anew with s3_export.set_credentials.")
         })
     }

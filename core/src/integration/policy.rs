@@ -88,8 +88,8 @@ impl Grant<'_> {
         if length <= MAX_SESSION_POLICY {
             return Ok(policy);
         }
-        Err(Error::new(Code::Limit, "the allowed locations make too long a session policy for STS")
-            .detail(format!("It has {length} characters, and STS takes {MAX_SESSION_POLICY}."))
+        Err(Error::new(Code::Limit, "the allowed locations make the session policy too long for STS")
+            .detail(format!("The policy has {length} characters, and STS takes {MAX_SESSION_POLICY}."))
             .hint("Allow fewer or shorter locations, or make several integrations."))
     }
 
@@ -322,6 +322,17 @@ mod tests {
         let long: Vec<&str> = long.iter().map(String::as_str).collect();
         assert_eq!(grant(&long).session_policy(Purpose::Export).unwrap_err().code(), Code::Limit);
         assert!(grant(&long[..20]).session_policy(Purpose::Export).is_ok());
+    }
+
+    /// `create_integration` checks that policy alone.
+    #[test]
+    fn the_session_policy_of_an_export_that_looks_is_the_longest() {
+        for (kms, acl) in [(false, false), (true, true)] {
+            let grant = Grant { kms, acl, amazon: kms, ..grant(&["s3://bucket"]) };
+            let length = |purpose| grant.session_policy(purpose).unwrap().len();
+            let longest = length(Purpose::ExportAfterALook);
+            assert!(longest > length(Purpose::Export) && longest > length(Purpose::CleanUp));
+        }
     }
 
     #[test]

@@ -120,8 +120,8 @@ fn associated_data(key: &Key, place: Place<'_>) -> Aad<Vec<u8>> {
 
 fn does_not_open() -> Error {
     Error::new(Code::NotReady, "the integration's credentials cannot be opened")
-        .detail("They were sealed for another endpoint or integration, or with another key of the same id.")
-        .hint("Store them anew with s3_export.set_credentials.")
+        .detail("The credentials were sealed for another endpoint or integration, or with another key of the same id.")
+        .hint("Store the credentials anew with s3_export.set_credentials.")
 }
 
 fn broken(why: &str) -> Error {

@@ -52,7 +52,7 @@ pub enum CredentialSource {
     Profile,
 }
 
-/// One integration. Each member is the column of its name; the README describes them.
+/// One integration. Each member is the column of its name; docs/integrations.md describes them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]

@@ -115,8 +115,8 @@ impl IoThread {
         self.spawn_keeping(async { (work.await, ()) })
     }
 
-    /// As [`Self::spawn`]. What `work` gives beside its result is dropped after the result can be taken, so that whoever
-    /// notices the drop finds the result.
+    /// Starts `work` like [`Self::spawn`]. The value that `work` returns beside its result is dropped after the result can be taken, so
+    /// that whoever notices the drop finds the result.
     pub fn spawn_keeping<T, K>(&self, work: impl Future<Output = (T, K)> + Send + 'static) -> Task<T>
     where
         T: Send + 'static,

@@ -1,4 +1,4 @@
-//! What a crash has left: files and multipart uploads of exports that have no manifest and will never have one.
+//! Orphans of a crash: files and multipart uploads of exports that have no manifest and will never have one.
 //!
 //! Nothing here knows which exports still run; who asks to delete has found that out, and asked [`Bucket::has_manifest`]
 //! *after* it: an export that no longer runs then cannot write its manifest any more.

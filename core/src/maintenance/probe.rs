@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use crate::error::{Code, Error};
 use crate::naming::keys::Destination;
-use crate::s3::bucket::{Bucket, Conditional, RetryPolicies};
+use crate::s3::bucket::Bucket;
 use crate::s3::client::{Connection, Store};
 use crate::s3::failure::Failure;
 use crate::s3::network::Network;
 use crate::s3::object::{Deletion, Object, Role};
-use crate::s3::retry::RetryPolicy;
+use crate::s3::put::Conditional;
+use crate::s3::retry::{RetryPolicies, RetryPolicy};
 use crate::s3::throttle::Throttle;
 
 /// Step that is tried.

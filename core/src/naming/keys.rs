@@ -1,7 +1,7 @@
 //! The keys of an export's objects: how they are made, and how they are read back.
 //!
-//! They hold the export's id and so can never name an object that was there before; and by the id, what a crash has left can be
-//! told from what is somebody else's.
+//! A key holds the export's id and so can never name an object that was there before. By the id, an orphan of a crash can be told from
+//! an object of somebody else.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, PoisonError, RwLock};

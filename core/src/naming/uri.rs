@@ -19,9 +19,9 @@ pub struct Location {
 impl Location {
     /// Parses `s3://bucket[/prefix][/]`. Errors: 22023, naming the part that is wrong.
     pub fn parse(uri: &str) -> Result<Self> {
-        let rest = uri
-            .strip_prefix("s3://")
-            .ok_or_else(|| invalid(uri, "It does not start with s3://.").hint("Write it as s3://bucket/prefix."))?;
+        let rest = uri.strip_prefix("s3://").ok_or_else(|| {
+            invalid(uri, "The location does not start with s3://.").hint("Write the location as s3://bucket/prefix.")
+        })?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         check_bucket(uri, bucket)?;
@@ -102,7 +102,7 @@ pub fn invalid(uri: &str, why: &str) -> Error {
 /// S3's rules for general-purpose bucket names; an access point's ARN is not one.
 fn check_bucket(uri: &str, bucket: &str) -> Result<()> {
     if bucket.is_empty() {
-        return Err(invalid(uri, "The bucket's name is empty.").hint("Write it as s3://bucket/prefix."));
+        return Err(invalid(uri, "The bucket's name is empty.").hint("Write the location as s3://bucket/prefix."));
     }
     let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let name = bucket.as_bytes();

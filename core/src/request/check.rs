@@ -1,4 +1,4 @@
-//! What options mean together: which of them fit the format, the compression and each other.
+//! The rules for options together: which of them fit the format, the compression and each other.
 #![forbid(unsafe_code)]
 
 use crate::error::{Code, Error, Result, unknown_key};
@@ -70,7 +70,7 @@ pub fn refuse_same_names(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// As COPY checks them.
+/// Returns the style of CSV that the options ask for. Errors: 22023 for options that COPY refuses together.
 pub fn csv_style(options: &Options) -> Result<CsvStyle> {
     let style = CsvStyle {
         delimiter: options.delimiter.unwrap_or(b','),
@@ -95,7 +95,7 @@ pub fn csv_style(options: &Options) -> Result<CsvStyle> {
 const PARQUET_ZSTD_LEVEL: i32 = 1;
 
 pub fn parquet_style(options: &Options) -> ParquetStyle {
-    /// As DuckDB and pg_parquet have it.
+    /// The number that DuckDB and pg_parquet have.
     const ROW_GROUP_ROWS: usize = 122_880;
     ParquetStyle {
         row_group_rows: options.row_group_rows.unwrap_or(ROW_GROUP_ROWS),

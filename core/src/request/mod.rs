@@ -1,4 +1,5 @@
-//! What is asked for: one [`Request`] however it was said (arguments, statement or job), checked before anything runs.
+//! The export that a user asks for: one [`Request`] however it was said (arguments, statement or job), checked before anything
+//! runs.
 //!
 //! Every wish that the signature knows is granted or refused here: nothing is silently ignored.
 #![forbid(unsafe_code)]

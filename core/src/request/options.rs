@@ -1,4 +1,4 @@
-//! The members of `options`: one table, for arguments, statements and jobs, and for README, which a test compares with it.
+//! The members of `options`: one table, for arguments, statements and jobs, and for docs/exporting.md, which a test compares with it.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::request::duration;
 pub struct Definition {
     /// Its key.
     pub name: &'static str,
-    /// Default, as README shows it.
+    /// Default, as docs/exporting.md shows it.
     pub default: &'static str,
     /// Values that the option takes, as the error says it.
     pub takes: &'static str,
-    /// Effect, as README describes it.
+    /// Effect, as docs/exporting.md describes it.
     pub does: &'static str,
     set: fn(&mut Options, &Value) -> Option<()>,
 }
@@ -29,49 +29,49 @@ pub const OPTIONS: [Definition; 20] = [
         name: "arrow_extension_types",
         default: "`false`",
         takes: "true or false",
-        does: "Parquet: `true`: the Arrow schema names `uuid` and `json` columns' extension types (`arrow.uuid`, `arrow.json`), at which Polars up to 1.35 fails",
+        does: "Parquet: `true` names the extension types `arrow.uuid` and `arrow.json` in the Arrow schema. Polars up to 1.35 cannot read such a file",
         set: |options, value| set(&mut options.arrow_extension_types, value.as_bool()),
     },
     Definition {
         name: "bloom_filter_columns",
         default: "`[]`",
         takes: "an array of columns' names",
-        does: "Parquet: columns that have bloom filters, by which readers skip row groups that lack a value",
+        does: "Parquet: columns with bloom filters, so that readers can skip row groups",
         set: |options, value| set(&mut options.bloom_filter_columns, names(value)),
     },
     Definition {
         name: "compression_level",
         default: "6 for gzip, 3 for zstd (1 in Parquet)",
         takes: "a whole number",
-        does: "how hard to try: 0 to 9 for gzip, 1 to 19 for zstd",
+        does: "compression level: 0 to 9 for gzip, 1 to 19 for zstd",
         set: |options, value| set(&mut options.compression_level, value.as_i64().and_then(|level| i32::try_from(level).ok())),
     },
     Definition {
         name: "delimiter",
         default: "`\",\"`",
         takes: "one ASCII character that is neither a backslash nor a line break",
-        does: "CSV: what separates values",
+        does: "CSV: the character between values",
         set: |options, value| set(&mut options.delimiter, character(value).filter(|byte| *byte != b'\\')),
     },
     Definition {
         name: "empty_file",
         default: "`false`",
         takes: "true or false",
-        does: "`true`: a query without rows writes one file, empty but for a header, instead of none",
+        does: "`true`: a query without rows writes one file without documents (only a header, if any). `false`: no file",
         set: |options, value| set(&mut options.empty_file, value.as_bool()),
     },
     Definition {
         name: "existing",
         default: "`\"append\"`",
         takes: "\"append\" or \"error\"",
-        does: "`\"error\"`: refuse (42710) when the folder `<uri>/` holds objects before the query runs (an empty object named `<uri>/`, a console's marker, is none); needs `s3:ListBucket`",
+        does: "`\"error\"`: refuse (42710) if `<uri>/` holds objects before the query runs. An empty object named `<uri>/` does not count. Needs `s3:ListBucket`",
         set: |options, value| set(&mut options.existing, existing(value)),
     },
     Definition {
         name: "force_quote",
         default: "`[]`",
         takes: "\"*\" or an array of columns' names",
-        does: "CSV: columns whose values are in quotes even where they need none; `\"*\"`: all",
+        does: "CSV: columns whose values are always quoted; `\"*\"`: all columns",
         set: |options, value| set(&mut options.force_quote, force_quote(value)),
     },
     Definition {
@@ -85,7 +85,7 @@ pub const OPTIONS: [Definition; 20] = [
         name: "manifest_name",
         default: "none",
         takes: NAME,
-        does: "a second copy of the manifest, `<uri>/<name>`, for readers that want a fixed name; an object that is there already is an error (42710)",
+        does: "name of a second copy of the manifest, `<uri>/<name>`. An existing object of that name is an error (42710)",
         set: |options, value| set(&mut options.manifest_name, object_name(value)),
     },
     Definition {
@@ -99,7 +99,7 @@ pub const OPTIONS: [Definition; 20] = [
         name: "max_file_bytes",
         default: "83886080000",
         takes: "a whole number from 1 to 5497558138880",
-        does: "with `single_file`: most bytes that it may have; parts are made large enough for 10,000 of them to hold as much",
+        does: "largest size of a `single_file`. Parts are made large enough for 10,000 parts to hold it",
         set: |options, value| {
             set(&mut options.max_file_bytes, value.as_u64().filter(|bytes| (1..=MAX_OBJECT_BYTES).contains(bytes)))
         },
@@ -108,14 +108,14 @@ pub const OPTIONS: [Definition; 20] = [
         name: "nan",
         default: "`\"string\"`",
         takes: "\"string\" or \"null\"",
-        does: "plain JSON: what NaN and infinities are; `\"null\"` where a reader wants numbers alone in a column of numbers",
+        does: "plain JSON: NaN and infinities as `\"string\"` or `\"null\"`",
         set: |options, value| set(&mut options.nan, non_finite(value)),
     },
     Definition {
         name: "null",
         default: "`\"\"`",
         takes: "a text without line breaks",
-        does: "CSV: what NULL is, never in quotes",
+        does: "CSV: text for NULL, never quoted",
         set: |options, value| set(&mut options.null, text(value).filter(|text| !text.contains(['\r', '\n', '\0']))),
     },
     Definition {
@@ -129,42 +129,42 @@ pub const OPTIONS: [Definition; 20] = [
         name: "quote",
         default: "`\"\\\"\"`",
         takes: "one ASCII character that is no line break",
-        does: "CSV: what stands around values that need it, and is doubled within them",
+        does: "CSV: quote character; doubled inside a value",
         set: |options, value| set(&mut options.quote, character(value)),
     },
     Definition {
         name: "row_group_bytes",
         default: "as `buffer_memory` allows",
         takes: "a whole number from 1",
-        does: "Parquet: a row group ends with the batch (at most 16,384 rows or 4 MiB of values) that takes it to so many bytes, encoded and compressed; more than the memory allows is refused (53400)",
+        does: "Parquet: encoded and compressed bytes that end a row group, checked after each batch (up to 16,384 rows or 4 MiB). More than the memory allows is refused (53400)",
         set: |options, value| set(&mut options.row_group_bytes, at_least_one(value)),
     },
     Definition {
         name: "row_group_rows",
         default: "122880",
         takes: "a whole number from 1",
-        does: "Parquet: most rows of a row group",
+        does: "Parquet: maximum rows of a row group",
         set: |options, value| set(&mut options.row_group_rows, at_least_one(value)),
     },
     Definition {
         name: "single_file",
         default: "`false`",
         takes: "true, false, or a name without slashes that no export would give",
-        does: "`true`: one file of any size, under its usual name; a name: `<uri>/<name>`, where an object that is there already is an error (42710)",
+        does: "`true`: one file of any size. A name: one file `<uri>/<name>`; an existing object of that name is an error (42710)",
         set: |options, value| set(&mut options.single_file, single_file(value)),
     },
     Definition {
         name: "success_marker",
         default: "none",
         takes: NAME,
-        does: "an empty object `<uri>/<name>`, as `\"_SUCCESS\"`, written after the manifest",
+        does: "name of an empty object, such as `\"_SUCCESS\"`, written after the manifest",
         set: |options, value| set(&mut options.success_marker, object_name(value)),
     },
     Definition {
         name: "timeout",
         default: "the setting",
         takes: "a length of time as \"90s\", \"30min\" or \"2h\", or a number of milliseconds",
-        does: "longest time that the export may take (57014 after it), from its beginning until its files are stored; `0`: any",
+        does: "longest time from the start until all files are stored (57014 after it); `0`: no limit",
         set: |options, value| set(&mut options.timeout, timeout(value)),
     },
 ];
@@ -329,10 +329,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_the_table() {
-        let readme = include_str!("../../../README.md");
+    fn the_documentation_has_the_table() {
+        let page = include_str!("../../../docs/exporting.md");
         let heading = "| option | default | |\n|---|---|---|\n";
-        let table = readme.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
+        let table = page.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
         let rows: Vec<String> =
             OPTIONS.iter().map(|option| format!("| `{}` | {} | {} |", option.name, option.default, option.does)).collect();
         assert_eq!(table.lines().collect::<Vec<_>>(), rows);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::s3::checksum::Checksum;
 use crate::sync::lock;
 
 /// Bytes a frame.
@@ -51,8 +52,26 @@ impl Meter {
     }
 }
 
+/// The body of a request with what belongs to it.
+#[derive(Clone, Copy)]
+pub struct Payload<'a> {
+    /// Contents of the body.
+    pub bytes: &'a Bytes,
+    /// Told of each frame that the network takes.
+    pub meter: &'a Meter,
+    /// Checksum of the contents, which a header carries.
+    pub checksum: &'a Checksum,
+}
+
+impl Payload<'_> {
+    /// Returns the body, for one attempt.
+    pub fn in_frames(self) -> ByteStream {
+        in_frames(self.bytes.clone(), self.meter)
+    }
+}
+
 /// A body of these bytes, which the SDK can still hash and repeat. `meter`: told of each frame that the network takes.
-pub fn in_frames(bytes: Bytes, meter: &Meter) -> ByteStream {
+fn in_frames(bytes: Bytes, meter: &Meter) -> ByteStream {
     if bytes.len() <= FRAME {
         meter.ended();
         return ByteStream::from(bytes);

@@ -1,48 +1,27 @@
-//! Requests to one bucket, each through the retry loop. Here PUT, HEAD and deletes; `multipart` and `listing` have the others.
+//! A bucket and how a request to it is sent: signed with current credentials, at the pace of the throttle, again where that may help.
 //!
-//! A retried PUT is harmless: keys are unique to the export, so it writes the same bytes to the same key.
+//! The requests themselves stand in files of their own, by what they do: `put`, `multipart`, `head`, `delete`, `listing`.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{Delete, ObjectCannedAcl, ObjectIdentifier, ServerSideEncryption};
-use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::error::{Code, Error};
-use crate::s3::body::{Meter, in_frames};
-use crate::s3::checksum::{Algorithm, Checksum};
-use crate::s3::claims::Blind;
+use crate::error::Error;
+use crate::s3::body::Meter;
+use crate::s3::call::Call;
+use crate::s3::checksum::Algorithm;
 use crate::s3::client::{ObjectSettings, Store};
 use crate::s3::failure::Failure;
-use crate::s3::object::{Deletion, EXPORT_ID, Object, Role};
-use crate::s3::put_template::{self, SdkPut, Template, replay};
-use crate::s3::retry::{RetryPolicy, Unanswered, renewing, retry, retry_at_pace};
+use crate::s3::object::{Object, Role};
+use crate::s3::put_template::Template;
+use crate::s3::retry::{RetryPolicies, RetryPolicy, Unanswered, retry_at_pace};
 use crate::s3::throttle::{Pace, Permit, Throttle};
-use crate::s3::whole::Ending;
 use crate::sync::lock;
-
-/// How long to try, by what is tried.
-#[derive(Debug, Clone, Copy)]
-pub struct RetryPolicies {
-    /// Files.
-    pub files: RetryPolicy,
-    /// The manifest: the commit waits for it.
-    pub manifest: RetryPolicy,
-    /// Taking back.
-    pub clean_up: RetryPolicy,
-}
-
-impl RetryPolicies {
-    /// The same for all.
-    pub fn all(policy: RetryPolicy) -> Self {
-        RetryPolicies { files: policy, manifest: policy, clean_up: policy }
-    }
-}
 
 /// A bucket and how to write to it.
 pub struct Bucket {
@@ -51,47 +30,11 @@ pub struct Bucket {
     policy: RetryPolicies,
     throttle: Arc<Throttle>,
     /// Template of the PUTs of files. The inner `None`: no template can be made for them.
-    template: OnceCell<Option<Template>>,
+    pub(super) template: OnceCell<Option<Template>>,
     /// Whether the store has answered anything: it is there, and will be there again after its connections have broken.
     has_answered: AtomicBool,
     /// The error of the latest request that failed, whether or not it was tried again.
     last_failure: Mutex<Option<Error>>,
-}
-
-/// An object that was written.
-#[derive(Debug)]
-pub struct Written {
-    /// In a versioned bucket.
-    pub version_id: Option<String>,
-    /// An earlier attempt was not answered: it may have made a version of its own, or do so yet.
-    pub answer_lost: bool,
-}
-
-/// Outcome of a write on condition.
-#[derive(Debug)]
-pub enum Conditional {
-    /// It was written; its version id in a versioned bucket.
-    Written(Option<String>),
-    /// There was one.
-    Present,
-}
-
-/// An object as HEAD shows it.
-#[derive(Debug)]
-pub struct Head {
-    /// Its size.
-    pub bytes: u64,
-    /// In a versioned bucket.
-    pub version_id: Option<String>,
-    /// The export that has marked it as its own.
-    pub export_id: Option<String>,
-}
-
-impl Head {
-    /// Whether the export that writes `object` has made it; for a key that is unique to an export, anybody's is.
-    pub fn is_of(&self, object: &Object) -> bool {
-        object.claim.is_none_or(|claim| self.export_id.as_deref() == Some(claim.to_string().as_str()))
-    }
 }
 
 impl Bucket {
@@ -128,6 +71,11 @@ impl Bucket {
         &self.store.client
     }
 
+    /// The credentials that sign its requests.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Failure> {
+        self.store.provider.credentials().await
+    }
+
     /// The account that must own it.
     pub fn owner(&self) -> Option<String> {
         self.store.settings.expected_bucket_owner.clone()
@@ -153,74 +101,59 @@ impl Bucket {
         self.policy
     }
 
+    /// The request that makes the object, or a part of it.
+    pub fn call_for(&self, object: &Object) -> Call {
+        Call::new(self.policy_for(object.role), object.role.step(), self.url(&object.key))
+    }
+
     /// How long to try, for such an object.
-    pub fn patience_for(&self, role: Role) -> RetryPolicy {
+    pub fn policy_for(&self, role: Role) -> RetryPolicy {
         match role {
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker => self.policy.manifest,
             Role::File(_) | Role::Probe => self.policy.files,
         }
     }
 
-    /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went. `step` and `url`
-    /// are for messages.
-    pub async fn send<T, F>(&self, policy: RetryPolicy, step: &str, url: &str, attempt: impl Fn() -> F) -> Result<T, Failure>
+    /// Sends a request until it succeeds, signed with current credentials, and tells the throttle how it went.
+    pub async fn send<T, F>(&self, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.send_noting_loss(policy, step, url, &AtomicBool::new(false), attempt).await
+        self.send_at(None, call, attempt).await
     }
 
-    /// As [`Self::send`]; sets `lost` when an attempt may have done its work and nobody was told.
-    pub async fn send_noting_loss<T, F>(
-        &self,
-        policy: RetryPolicy,
-        step: &str,
-        url: &str,
-        lost: &AtomicBool,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
+    /// Sends a request with a body like [`Self::send`], at the `pace` that the throttle allows.
+    pub async fn upload<T, F>(&self, pace: &mut Pace, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let unanswered = |limit| {
-            lost.store(true, Ordering::Relaxed);
-            self.noted(Failure::unanswered(step, url, limit))
-        };
-        retry(policy, unanswered, || self.noting(lost, attempt())).await
+        self.send_at(Some(pace), call, attempt).await
     }
 
-    /// As [`Self::send_noting_loss`], of a request with a body: at the `pace` that the throttle allows.
-    pub async fn upload<T, F>(
-        &self,
-        (policy, pace): (RetryPolicy, &mut Pace),
-        step: &str,
-        url: &str,
-        lost: &AtomicBool,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
+    async fn send_at<T, F>(&self, pace: Option<&mut Pace>, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let meter = pace.meter();
+        let meter = pace.as_ref().map(|pace| pace.meter());
         let unanswered = |end| {
             let failure = match end {
-                Unanswered::Silent(time) => Failure::unanswered(step, url, time),
-                Unanswered::TooSlow(time) => Failure::too_slow(step, url, time),
+                Unanswered::Silent(time) => call.unanswered(time),
+                Unanswered::TooSlow(time) => call.too_slow(time),
                 // The store makes no object of a part of a body.
                 Unanswered::MadeRoom(time) => {
-                    Failure { outcome_unknown: meter.has_ended(), ..Failure::unanswered(step, url, time) }
+                    Failure { outcome_unknown: meter.as_ref().is_none_or(Meter::has_ended), ..call.unanswered(time) }
                 }
             };
-            lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
+            call.note(&failure);
             self.noted(failure)
         };
-        retry_at_pace(policy, Some(pace), unanswered, || self.noting(lost, attempt())).await
+        retry_at_pace(call.policy, pace, unanswered, || self.noting(call, attempt())).await
     }
 
     /// One attempt of these.
-    async fn noting<T>(&self, lost: &AtomicBool, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    async fn noting<T>(&self, call: &Call, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let sent = Instant::now();
-        let answer = renewing(&self.store.provider, answer).await;
+        let answer = self.store.provider.renewing(answer).await;
         if answer.as_ref().map_or_else(|failure| failure.status.is_some() && !failure.is_of_gateway(), |_| true) {
             self.has_answered.store(true, Ordering::Relaxed);
         }
@@ -231,7 +164,7 @@ impl Bucket {
             }
             Err(failure) => failure,
         };
-        lost.fetch_or(failure.outcome_unknown, Ordering::Relaxed);
+        call.note(&failure);
         if failure.overloaded {
             self.throttle.lower(sent);
         }
@@ -259,246 +192,5 @@ impl Bucket {
     /// The pace of an upload. `permit`: for its first attempt, if there is one already.
     pub fn pace(&self, permit: Option<Permit>) -> Pace {
         Pace::new(&self.throttle, permit)
-    }
-
-    /// Writes the object in one request. Errors: 42710 when its key is of the user's making and another object has it.
-    pub async fn put(&self, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
-        self.put_at(self.pace(None), object, body, checksum).await
-    }
-
-    /// As [`Self::put`], at that pace.
-    pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
-        let lost = AtomicBool::new(false);
-        let condition = object.claim.map(|_| "*");
-        // Ceph ignores the condition in a bucket with versions. The look before the query may be hours old.
-        if condition.is_some() && !self.knows_condition() {
-            self.refuse_taken(object, self.blind()).await?;
-        }
-        match self.send_put(&mut pace, object, (body.clone(), checksum), condition, &lost).await {
-            // The store refuses the condition: a look stands in for it.
-            Err(failure) if condition.is_some() && failure.status == Some(501) => {
-                self.refuse_taken(object, Blind::Refuse).await?;
-                self.send_put(&mut pace, object, (body, checksum), None, &lost).await
-            }
-            Err(failure) if condition.is_some() && failure.status == Some(412) => {
-                let version_id = self.resolve_conflict(object, lost.load(Ordering::Relaxed)).await?;
-                Ok(Written { version_id, answer_lost: false })
-            }
-            other => other,
-        }
-    }
-
-    /// Its key is another object's.
-    pub fn taken(&self, object: &Object) -> Failure {
-        Failure::permanent(
-            Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)))
-                .detail("Nothing is overwritten.")
-                .hint("Choose another name or location, or delete the object."),
-        )
-    }
-
-    /// Writes the object unless there is one of its key. After a lost answer it may have been written by an attempt whose
-    /// successor finds it there.
-    pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
-        let checksum = self.checksum().of(&body);
-        match self.send_put(&mut self.pace(None), object, (body, &checksum), Some("*"), &AtomicBool::new(false)).await {
-            Ok(written) => Ok(Conditional::Written(written.version_id)),
-            Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn send_put(
-        &self,
-        pace: &mut Pace,
-        object: &Object,
-        (body, checksum): (Bytes, &Checksum),
-        if_none_match: Option<&str>,
-        lost: &AtomicBool,
-    ) -> Result<Written, Failure> {
-        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
-        let put = self.upload((self.patience_for(object.role), pace), step, &url, lost, || async {
-            let by_sdk = || self.sdk_put(object, (body.clone(), &meter), checksum, if_none_match);
-            let answer = match self.template_for(object, body.len()).await {
-                None => Box::pin(by_sdk().send()).await,
-                Some(template) => {
-                    // As of those that the SDK asks for: who fetches them has tried often enough.
-                    let credentials = self.store.provider.credentials().await;
-                    let credentials = credentials.map_err(|failure| Failure::permanent(failure.error))?;
-                    match template.put(&object.key, body.clone(), &meter, checksum, credentials).await {
-                        Ok(answer) if answer.status().is_success() => {
-                            let header = |name| answer.headers().get(name);
-                            check_tag(step, &url, header("etag"))?;
-                            return Ok(header("x-amz-version-id").map(str::to_owned));
-                        }
-                        other => Box::pin(by_sdk().config_override(replay(other)).send()).await,
-                    }
-                }
-            };
-            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
-            check_tag(step, &url, output.e_tag())?;
-            Ok(output.version_id)
-        });
-        let version_id = put.await?;
-        Ok(Written { version_id, answer_lost: lost.load(Ordering::Relaxed) })
-    }
-
-    fn sdk_put(
-        &self,
-        object: &Object,
-        (body, meter): (Bytes, &Meter),
-        checksum: &Checksum,
-        if_none_match: Option<&str>,
-    ) -> SdkPut {
-        let settings = &self.store.settings;
-        let (crc32, sha256) = headers(checksum);
-        let request = self
-            .store
-            .client
-            .put_object()
-            .bucket(&self.name)
-            .key(&object.key)
-            .body(in_frames(body, meter))
-            .content_type(object.content_type)
-            .set_metadata(mark(object))
-            .set_if_none_match(if_none_match.map(str::to_owned))
-            .set_checksum_crc32(crc32)
-            .set_checksum_sha256(sha256)
-            .set_storage_class(object.role.storage_class(settings))
-            .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
-            .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
-            .set_ssekms_key_id(settings.kms_key_id.clone())
-            .set_bucket_key_enabled(settings.bucket_key())
-            .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
-            .customize();
-        if self.store.unsigned_payload { request.disable_payload_signing() } else { request }
-    }
-
-    /// The template of a file of so many bytes that is not the only one, by its number, and whose key is the export's own.
-    async fn template_for(&self, object: &Object, bytes: usize) -> Option<&Template> {
-        let is_usual = matches!(object.role, Role::File(number) if number > 1) && object.claim.is_none();
-        if !is_usual || bytes > put_template::MAX_BYTES {
-            return None;
-        }
-        let make = || async {
-            let body = Bytes::from_static(b"{}");
-            let put = self.sdk_put(object, (body.clone(), &Meter::default()), &self.checksum().of(&body), None);
-            let credentials = self.store.provider.credentials().await.ok()?;
-            Template::of(put, &object.key, &body, self.checksum(), !self.store.unsigned_payload, credentials).await
-        };
-        self.template.get_or_init(|| Box::pin(make())).await.as_ref()
-    }
-
-    /// Looks at an object; `None`: there is none.
-    pub async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
-        self.head_within(self.policy.files, key).await
-    }
-
-    /// As [`Self::head`], with that policy.
-    pub async fn head_within(&self, policy: RetryPolicy, key: &str) -> Result<Option<Head>, Failure> {
-        let url = self.url(key);
-        self.send(policy, LOOK, &url, || self.head_once(key)).await
-    }
-
-    /// As [`Self::head`], one attempt.
-    pub async fn head_once(&self, key: &str) -> Result<Option<Head>, Failure> {
-        let answer =
-            self.store.client.head_object().bucket(&self.name).key(key).set_expected_bucket_owner(self.owner()).send().await;
-        match answer {
-            Ok(output) => {
-                let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
-                let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
-                Ok(Some(Head { bytes, version_id: output.version_id, export_id }))
-            }
-            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
-            Err(error) => Err(Failure::new(LOOK, &self.url(key), &error)),
-        }
-    }
-
-    /// Deletes at most [`crate::s3::object::DELETE_BATCH`] objects; gives the keys that remain. A key that names no object counts as
-    /// deleted.
-    pub async fn delete(&self, objects: &[Deletion]) -> Result<Vec<String>, Failure> {
-        const STEP: &str = "delete files";
-        let Some(first) = objects.first() else { return Ok(Vec::new()) };
-        let url = self.url(&first.key);
-        self.send(self.policy.clean_up, STEP, &url, || async {
-            let ending = Ending::default();
-            let identifier = |object: &Deletion| {
-                ObjectIdentifier::builder().key(&object.key).set_version_id(object.version_id.clone()).build()
-            };
-            let identifiers = objects
-                .iter()
-                .map(identifier)
-                .collect::<Result<Vec<_>, _>>()
-                .and_then(|identifiers| Delete::builder().set_objects(Some(identifiers)).quiet(true).build())
-                .map_err(|error| Failure::permanent(Error::new(Code::Internal, format!("could not {STEP}: {error}"))))?;
-            let output = self
-                .store
-                .client
-                .delete_objects()
-                .bucket(&self.name)
-                .delete(identifiers)
-                .set_expected_bucket_owner(self.owner())
-                .customize()
-                .interceptor(ending.clone())
-                .send()
-                .await
-                .map_err(|error| Failure::new(STEP, &url, &error))?;
-            // What is not named in the answer counts as deleted.
-            let failed: Option<Vec<String>> = output.errors.unwrap_or_default().into_iter().map(|error| error.key).collect();
-            failed.filter(|_| ending.was_seen()).ok_or_else(|| {
-                let what = format!("could not {STEP}: the store's answer is not whole");
-                Failure::permanent(Error::new(Code::Io, what).detail(format!("Object {url} is the first of them.")))
-            })
-        })
-        .await
-    }
-
-    /// Deletes one object.
-    pub async fn delete_one(&self, object: &Deletion) -> Result<(), Failure> {
-        const STEP: &str = "delete a file";
-        let url = self.url(&object.key);
-        self.send(self.policy.clean_up, STEP, &url, || async {
-            self.store
-                .client
-                .delete_object()
-                .bucket(&self.name)
-                .key(&object.key)
-                .set_version_id(object.version_id.clone())
-                .set_expected_bucket_owner(self.owner())
-                .send()
-                .await
-                .map_err(|error| Failure::new(STEP, &url, &error))?;
-            Ok(())
-        })
-        .await
-    }
-}
-
-const LOOK: &str = "look at an object";
-
-/// Errors: 58030 where an answer to a PUT has no ETag. Every store gives one; a web server or a portal that answers 200 to whatever
-/// it is sent does not.
-pub fn check_tag(step: &str, url: &str, tag: Option<&str>) -> Result<(), Failure> {
-    if tag.is_some_and(|tag| !tag.is_empty()) {
-        return Ok(());
-    }
-    let error = Error::new(Code::Io, format!("could not {step}: what answers at the endpoint is no S3 store"))
-        .detail(format!("Object {url}: the answer to the PUT has no ETag."))
-        .hint("Check the endpoint of the integration, and what lies between it and the database server.");
-    Err(Failure { outcome_unknown: true, ..Failure::permanent(error) })
-}
-
-/// Metadata by which an export knows again what it has made under a name of the user's.
-pub fn mark(object: &Object) -> Option<HashMap<String, String>> {
-    object.claim.map(|export_id| HashMap::from([(EXPORT_ID.to_owned(), export_id.to_string())]))
-}
-
-/// Values of `x-amz-checksum-crc32` and `x-amz-checksum-sha256`.
-pub fn headers(checksum: &Checksum) -> (Option<String>, Option<String>) {
-    match checksum {
-        Checksum::Crc32(_) => (checksum.base64(), None),
-        Checksum::Sha256(_) => (None, checksum.base64()),
-        Checksum::None => (None, None),
     }
 }

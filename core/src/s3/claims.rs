@@ -8,10 +8,9 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Code, Error};
-use crate::naming::keys::Destination;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
-use crate::s3::object::{Object, Role};
+use crate::s3::object::Object;
 
 /// The reaction where a right is missing to look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +22,6 @@ pub enum Blind {
 }
 
 impl Bucket {
-    /// Errors: 42710 when file or manifest would have the name of an object that is there; 0A000 when an object may not be looked at
-    /// that the store may overwrite. A marker that is there stays, and says what it is to say.
-    pub async fn refuse_taken_names(&self, destination: &Destination) -> Result<(), Failure> {
-        for role in [Role::File(1), Role::ManifestCopy, Role::SuccessMarker] {
-            let Some(object) = Object::of(destination, role).filter(|object| object.claim.is_some()) else { continue };
-            match self.refuse_taken(&object, self.blind()).await {
-                Err(failure) if role == Role::SuccessMarker && failure.error.code() == Code::Duplicate => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
     /// The reaction where an object may not be looked at and its write has a condition.
     pub fn blind(&self) -> Blind {
         if self.knows_condition() { Blind::Go } else { Blind::Refuse }
@@ -43,7 +29,7 @@ impl Bucket {
 
     /// Errors: 42710 when somebody else's object has the key. `blind`: the reaction where nobody may look.
     pub async fn refuse_taken(&self, object: &Object, blind: Blind) -> Result<(), Failure> {
-        match self.head_within(self.patience_for(object.role), &object.key).await {
+        match self.head_within(self.policy_for(object.role), &object.key).await {
             Ok(None) => Ok(()),
             Ok(Some(head)) if head.is_of(object) => Ok(()),
             Ok(Some(_)) => Err(self.taken(object)),
@@ -57,7 +43,7 @@ impl Bucket {
     /// way, or a proxy sent the request again. `lost`: an answer is known to be. Errors: 42710 when the object is somebody else's, or
     /// may not be looked at and no answer is known to be lost. Where the look fails, the request may have made the object.
     pub async fn resolve_conflict(&self, object: &Object, lost: bool) -> Result<Option<String>, Failure> {
-        match self.head_within(self.patience_for(object.role), &object.key).await {
+        match self.head_within(self.policy_for(object.role), &object.key).await {
             Ok(Some(head)) if head.is_of(object) => Ok(head.version_id),
             Ok(_) => Err(self.taken(object)),
             Err(failure) if failure.status == Some(403) && !lost => {
@@ -65,6 +51,15 @@ impl Bucket {
             }
             Err(failure) => Err(Failure { outcome_unknown: true, ..failure }),
         }
+    }
+
+    /// Its key is another object's.
+    fn taken(&self, object: &Object) -> Failure {
+        Failure::permanent(
+            Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)))
+                .detail("Nothing is overwritten.")
+                .hint("Choose another name or location, or delete the object."),
+        )
     }
 
     fn unguarded(&self, object: &Object) -> Failure {

@@ -14,6 +14,7 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use crate::error::{Code, Error};
 use crate::s3::bucket::Bucket;
+use crate::s3::call::Call;
 use crate::s3::failure::Failure;
 use crate::s3::retry::RetryPolicy;
 use crate::s3::whole::Ending;
@@ -55,15 +56,16 @@ impl Bucket {
         mut visit: impl FnMut(Listed) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let url = self.url(prefix);
+        let call = Call::new(self.policy().files, STEP, url.clone());
         let mut place = Place::default();
         loop {
             let (objects, next) = self
-                .send(self.policy().files, STEP, &url, || async {
+                .send(&call, || async {
                     let ending = Ending::default();
                     let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(page);
                     let request = request.set_continuation_token(place.after.clone());
                     let answer = request.set_expected_bucket_owner(self.owner()).customize().interceptor(ending.clone()).send();
-                    let answer = answer.await.map_err(|error| unreadable(Failure::new(STEP, &url, &error)))?;
+                    let answer = answer.await.map_err(|error| unreadable(call.failure(&error)))?;
                     let read = objects(answer, prefix, ending.was_seen());
                     read.and_then(|(objects, next)| place.check(&next, objects.first()).map(|()| (objects, next)))
                         .map_err(|why| not_whole(&url, why))
@@ -91,7 +93,8 @@ impl Bucket {
         Ok(first)
     }
 
-    /// As [`Self::each_object`] for multipart uploads.
+    /// Shows `visit` each multipart upload whose key begins with `prefix`. Errors: 58030 when the listing is not whole; what `visit` has
+    /// seen is then only a part of it.
     pub async fn each_upload(
         &self,
         policy: RetryPolicy,
@@ -99,16 +102,17 @@ impl Bucket {
         mut visit: impl FnMut(ListedUpload),
     ) -> Result<(), Failure> {
         let url = self.url(prefix);
+        let call = Call::new(policy, STEP, url.clone());
         let mut place: Place<UploadMarker> = Place::default();
         loop {
             let (key, upload_id) = place.after.clone().unzip();
             let (uploads, next) = self
-                .send(policy, STEP, &url, || async {
+                .send(&call, || async {
                     let ending = Ending::default();
                     let request = self.client().list_multipart_uploads().bucket(self.name()).prefix(prefix);
                     let request = request.set_key_marker(key.clone()).set_upload_id_marker(upload_id.clone().flatten());
                     let answer = request.set_expected_bucket_owner(self.owner()).customize().interceptor(ending.clone()).send();
-                    let answer = answer.await.map_err(|error| unreadable(Failure::new(STEP, &url, &error)))?;
+                    let answer = answer.await.map_err(|error| unreadable(call.failure(&error)))?;
                     let read = uploads(answer, prefix, ending.was_seen());
                     read.and_then(|(uploads, next)| place.check(&next, uploads.first()).map(|()| (uploads, next)))
                         .map_err(|why| not_whole(&url, why))
@@ -202,7 +206,7 @@ fn objects(answer: ListObjectsV2Output, prefix: &str, is_closed: bool) -> Result
     }
 }
 
-/// As [`objects`].
+/// Returns the uploads of a page and the marker of the next one; `None`: this page is the last. Errors: why the page is not whole.
 fn uploads(
     answer: ListMultipartUploadsOutput,
     prefix: &str,

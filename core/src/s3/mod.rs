@@ -2,22 +2,28 @@
 
 mod body;
 pub mod bucket;
+pub mod call;
 mod caught;
 pub mod checksum;
 mod claims;
 pub mod client;
 pub mod credentials;
+mod delete;
 pub mod failure;
+mod head;
+mod headers;
 pub mod listing;
 mod multipart;
 pub mod network;
 pub mod object;
+pub mod put;
 mod put_template;
 mod region;
 pub mod retry;
 pub mod throttle;
 mod whole;
 
-pub use self::bucket::{Bucket, RetryPolicies};
+pub use self::bucket::Bucket;
 pub use self::failure::Failure;
+pub use self::retry::RetryPolicies;
 pub use self::throttle::Throttle;

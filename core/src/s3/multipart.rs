@@ -4,18 +4,18 @@
 //! completion that nobody was told of has made the object.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ServerSideEncryption};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use crate::error::{Code, Error};
-use crate::s3::body::in_frames;
-use crate::s3::bucket::{Bucket, check_tag, headers, mark};
-use crate::s3::checksum::{Algorithm, Checksum};
+use crate::s3::body::Payload;
+use crate::s3::bucket::Bucket;
+use crate::s3::call::Call;
+use crate::s3::checksum::Checksum;
 use crate::s3::claims::Blind;
 use crate::s3::failure::Failure;
+use crate::s3::headers::{ChecksumHeader, ObjectHeaders, announced};
 use crate::s3::object::{Object, Part};
 use crate::s3::throttle::Pace;
 
@@ -31,37 +31,24 @@ pub struct Created {
 impl Bucket {
     /// Begins a multipart upload. One whose answer was lost is given up, if it can be found.
     pub async fn create_multipart(&self, object: &Object) -> Result<Created, Failure> {
-        let settings = self.settings();
-        let (step, url) = (object.role.step(), self.url(&object.key));
-        let lost = AtomicBool::new(false);
-        let created = self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, || async {
+        let call = self.call_for(object);
+        let created = self.send(&call, || async {
             let output = self
                 .client()
                 .create_multipart_upload()
                 .bucket(self.name())
                 .key(&object.key)
-                .content_type(object.content_type)
-                .set_metadata(mark(object))
-                .set_checksum_algorithm(match settings.checksum {
-                    Algorithm::Crc32 => Some(ChecksumAlgorithm::Crc32),
-                    Algorithm::Sha256 => Some(ChecksumAlgorithm::Sha256),
-                    Algorithm::None => None,
-                })
-                .set_storage_class(object.role.storage_class(settings))
-                .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
-                .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
-                .set_ssekms_key_id(settings.kms_key_id.clone())
-                .set_bucket_key_enabled(settings.bucket_key())
-                .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
+                .set_checksum_algorithm(announced(self.checksum()))
+                .with_object_headers(object, self.settings())
                 .send()
                 .await
-                .map_err(|error| Failure::new(step, &url, &error))?;
-            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| Failure::unreadable(step, &url))
+                .map_err(|error| call.failure(&error))?;
+            output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| call.unreadable())
         });
         let upload_id = created.await?;
         // Without the right to list uploads, the bucket's lifecycle rule has to end it; and so it has where the key is of the
         // user's making, since another upload of that key may be another export's.
-        let others_may_exist = lost.load(Ordering::Relaxed)
+        let others_may_exist = call.answer_lost()
             && (object.claim.is_some() || self.abort_uploads_of(&object.key, Some(&upload_id)).await.is_err());
         Ok(Created { upload_id, others_may_exist })
     }
@@ -93,7 +80,7 @@ impl Bucket {
         self.put_part_at(self.pace(None), object, upload_id, number, (body, checksum)).await
     }
 
-    /// As [`Self::put_part`], at that pace.
+    /// Uploads one part like [`Self::put_part`], at that pace.
     pub async fn put_part_at(
         &self,
         mut pace: Pace,
@@ -102,10 +89,9 @@ impl Bucket {
         number: i32,
         (body, checksum): (Bytes, &Checksum),
     ) -> Result<Part, Failure> {
-        let (step, url, meter) = (object.role.step(), self.url(&object.key), pace.meter());
-        let lost = AtomicBool::new(false);
-        self.upload((self.patience_for(object.role), &mut pace), step, &url, &lost, || async {
-            let (crc32, sha256) = headers(checksum);
+        let (call, meter) = (self.call_for(object), pace.meter());
+        let payload = Payload { bytes: &body, meter: &meter, checksum };
+        self.upload(&mut pace, &call, || async {
             let request = self
                 .client()
                 .upload_part()
@@ -113,23 +99,17 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .part_number(number)
-                .body(in_frames(body.clone(), &meter))
-                .set_checksum_crc32(crc32.clone())
-                .set_checksum_sha256(sha256.clone())
+                .body(payload.in_frames())
+                .with_checksum(checksum)
                 .set_expected_bucket_owner(self.owner());
             let answer = if self.unsigned_payload() {
                 request.customize().disable_payload_signing().send().await
             } else {
                 request.send().await
             };
-            let output = answer.map_err(|error| Failure::new(step, &url, &error))?;
-            check_tag(step, &url, output.e_tag())?;
-            Ok(CompletedPart::builder()
-                .part_number(number)
-                .set_e_tag(output.e_tag)
-                .set_checksum_crc32(crc32)
-                .set_checksum_sha256(sha256)
-                .build())
+            let output = answer.map_err(|error| call.failure(&error))?;
+            call.check_tag(output.e_tag())?;
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(output.e_tag).with_checksum(checksum).build())
         })
         .await
     }
@@ -158,7 +138,7 @@ impl Bucket {
         }
     }
 
-    /// As [`Self::complete_multipart`], without a look before. `on_condition`: that the key is nobody's.
+    /// Completes the upload like [`Self::complete_multipart`], without a look before. `on_condition`: only if no object has the key.
     pub async fn complete_once(
         &self,
         object: &Object,
@@ -168,8 +148,7 @@ impl Bucket {
         on_condition: bool,
     ) -> Result<Option<String>, Failure> {
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let lost = AtomicBool::new(false);
-        let (step, url) = (object.role.step(), self.url(&object.key));
+        let call = self.call_for(object);
         let attempt = || async {
             let answer = self
                 .client()
@@ -184,23 +163,23 @@ impl Bucket {
                 .await;
             let failure = match answer {
                 Ok(output) if output.e_tag.is_some() => return Ok(output.version_id),
-                Ok(_) => Failure::unreadable(step, &url),
-                Err(error) if error.code() == Some("NoSuchUpload") && lost.load(Ordering::Relaxed) => {
+                Ok(_) => call.unreadable(),
+                Err(error) if error.code() == Some("NoSuchUpload") && call.answer_lost() => {
                     return self.completed_already(object, bytes).await;
                 }
-                Err(error) => Failure::new(step, &url, &error),
+                Err(error) => call.failure(&error),
             };
             if failure.is_unreadable() {
-                lost.store(true, Ordering::Relaxed);
+                call.note_loss();
                 if let Ok(version_id) = self.completed_already(object, bytes).await {
                     return Ok(version_id);
                 }
             }
             Err(failure)
         };
-        match self.send_noting_loss(self.patience_for(object.role), step, &url, &lost, attempt).await {
+        match self.send(&call, attempt).await {
             Err(failure) if object.claim.is_some() && failure.status == Some(412) => {
-                self.resolve_conflict(object, lost.load(Ordering::Relaxed)).await
+                self.resolve_conflict(object, call.answer_lost()).await
             }
             other => other,
         }
@@ -222,8 +201,8 @@ impl Bucket {
     /// Gives up a multipart upload and what was stored of it. One that is gone already, completed or not, counts as given up.
     pub async fn abort_multipart(&self, key: &str, upload_id: &str) -> Result<(), Failure> {
         const STEP: &str = "abort a multipart upload";
-        let url = self.url(key);
-        self.send(self.policy().clean_up, STEP, &url, || async {
+        let call = Call::new(self.policy().clean_up, STEP, self.url(key));
+        self.send(&call, || async {
             let answer = self
                 .client()
                 .abort_multipart_upload()
@@ -236,7 +215,7 @@ impl Bucket {
             match answer {
                 Ok(_) => Ok(()),
                 Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
-                Err(error) => Err(Failure::new(STEP, &url, &error)),
+                Err(error) => Err(call.failure(&error)),
             }
         })
         .await

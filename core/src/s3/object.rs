@@ -1,4 +1,4 @@
-//! What requests are about: objects and their parts.
+//! Objects and their parts, which requests are about.
 #![forbid(unsafe_code)]
 
 use aws_sdk_s3::types::{CompletedPart, StorageClass};

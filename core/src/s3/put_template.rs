@@ -6,8 +6,8 @@
 //! gives what the SDK has signed, to the letter: whatever signs differently (directory buckets, access points of many regions)
 //! stays with the SDK.
 //!
-//! What a store refuses, or what goes wrong on the way, is told to the SDK as the answer to a request of its own, so that failures
-//! are read in one place.
+//! A refusal of the store, or a failure on the way, is replayed to the SDK as the answer to a request of its own, so that failures are
+//! read in one place.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -36,8 +36,8 @@ use aws_smithy_types::date_time::Format;
 use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
 
-use crate::s3::body::{Meter, in_frames};
-use crate::s3::checksum::{Algorithm, Checksum};
+use crate::s3::body::Payload;
+use crate::s3::checksum::Algorithm;
 use crate::sync::lock;
 
 /// A PUT as the SDK takes it.
@@ -103,39 +103,25 @@ impl Template {
         Some(template)
     }
 
-    /// Sends one PUT, with this checksum of its body.
-    pub async fn put(
-        &self,
-        key: &str,
-        body: Bytes,
-        meter: &Meter,
-        checksum: &Checksum,
-        credentials: Credentials,
-    ) -> Result<HttpResponse, ConnectorError> {
-        let request = self.request(key, body, meter, checksum, credentials).map_err(ConnectorError::user)?;
+    /// Sends one PUT.
+    pub async fn put(&self, key: &str, payload: Payload<'_>, by: Credentials) -> Result<HttpResponse, ConnectorError> {
+        let request = self.request(key, payload, by).map_err(ConnectorError::user)?;
         self.connector.call(request).await
     }
 
-    fn request(
-        &self,
-        key: &str,
-        body: Bytes,
-        meter: &Meter,
-        checksum: &Checksum,
-        credentials: Credentials,
-    ) -> Result<HttpRequest, BoxError> {
+    fn request(&self, key: &str, payload: Payload<'_>, by: Credentials) -> Result<HttpRequest, BoxError> {
         let url = [&self.before_key, encoded(key).as_str(), &self.after_key].concat();
         let mut headers = self.headers.clone();
-        headers.try_insert("content-length", body.len().to_string())?;
-        if let (Some(name), Some(value)) = (self.checksum.header(), checksum.base64()) {
+        headers.try_insert("content-length", payload.bytes.len().to_string())?;
+        if let (Some(name), Some(value)) = (self.checksum.header(), payload.checksum.base64()) {
             headers.try_insert(name, value)?;
         }
         let signature =
-            self.sign(&url, &headers, &body, credentials, SystemTime::now()).ok_or("the request cannot be signed")?;
+            self.sign(&url, &headers, payload.bytes, by, SystemTime::now()).ok_or("the request cannot be signed")?;
         for (name, value) in signature {
             headers.try_insert(name, value)?;
         }
-        let mut request = HttpRequest::new(in_frames(body, meter).into_inner());
+        let mut request = HttpRequest::new(payload.in_frames().into_inner());
         request.set_method("PUT")?;
         request.set_uri(url)?;
         *request.headers_mut() = headers;
@@ -267,7 +253,9 @@ mod tests {
     use aws_sdk_s3::types::StorageClass;
 
     use super::*;
+    use crate::s3::body::Meter;
     use crate::s3::client::plain_config;
+    use crate::s3::headers::ChecksumHeader;
 
     const KEYS: [&str; 5] = ["a.json", "a/b c+d=e/ä~*'(!).json", "year=2026/%2F%3D%253D/x.json", "a//b/.json", "?x-id=#&.json"];
 
@@ -283,16 +271,15 @@ mod tests {
     }
 
     fn put(client: &Client, bucket: &str, key: &str, body: &Bytes, checksum: Algorithm, signs_payload: bool) -> SdkPut {
-        let value = checksum.of(body).base64();
+        let payload = Payload { bytes: body, meter: &Meter::default(), checksum: &checksum.of(body) };
         let put = client
             .put_object()
             .bucket(bucket)
             .key(key)
-            .body(in_frames(body.clone(), &Meter::default()))
+            .body(payload.in_frames())
             .content_type("application/json")
             .storage_class(StorageClass::GlacierIr)
-            .set_checksum_crc32(value.clone().filter(|_| checksum == Algorithm::Crc32))
-            .set_checksum_sha256(value.filter(|_| checksum == Algorithm::Sha256))
+            .with_checksum(payload.checksum)
             .customize();
         if signs_payload { put } else { put.disable_payload_signing() }
     }
@@ -335,8 +322,8 @@ mod tests {
             let template = wait(template(&client, "bucket", checksum, signs_payload, token)).unwrap();
             for key in KEYS {
                 let sdks = wait(capture(put(&client, "bucket", key, &body, checksum, signs_payload))).unwrap();
-                let ours =
-                    template.request(key, body.clone(), &Meter::default(), &checksum.of(&body), credentials(token)).unwrap();
+                let payload = Payload { bytes: &body, meter: &Meter::default(), checksum: &checksum.of(&body) };
+                let ours = template.request(key, payload, credentials(token)).unwrap();
                 assert_eq!(ours.method(), "PUT");
                 assert_eq!(comparable(ours.uri(), ours.headers()), comparable(&sdks.url, &sdks.headers), "{endpoint:?} {key}");
                 // Its signature is right for its own time.

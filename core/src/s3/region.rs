@@ -1,4 +1,4 @@
-//! Which region a bucket is in, as Amazon says to anybody who asks.
+//! The region of a bucket, which Amazon tells anybody who asks.
 #![forbid(unsafe_code)]
 
 use std::sync::Mutex;

@@ -62,7 +62,7 @@ pub fn append<const N: usize>(bytes: &mut Vec<u8>, block: [u8; N], used: usize) 
 }
 
 /// Bytes that a cursor may write beyond its limit, and so the largest block.
-const SLACK: usize = 64;
+pub const SLACK: usize = 64;
 
 thread_local! {
     /// Target of a cursor whose buffer has no memory; nobody reads it.

@@ -17,7 +17,7 @@ pub const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01.
 pub const UNIX_TO_POSTGRES_DAYS: i32 = 10_957;
 
-/// As [`UNIX_TO_POSTGRES_DAYS`], in microseconds.
+/// Microseconds from 1970-01-01 to 2000-01-01.
 pub const UNIX_TO_POSTGRES: i64 = UNIX_TO_POSTGRES_DAYS as i64 * MICROSECONDS_PER_DAY;
 
 /// A day of the proleptic Gregorian calendar.

@@ -29,5 +29,5 @@ pub fn no_text(bytes: &[u8]) -> Error {
         |_| String::new(),
     );
     Error::new(Code::InvalidText, format!("invalid byte sequence for encoding \"UTF8\":{bad}"))
-        .hint("Text of another database's sessions and names of files may be in another encoding; leave such values out, or export them as bytea.")
+        .hint("Text from sessions of another database and names of files may be in another encoding. Leave such values out, or export them as bytea.")
 }

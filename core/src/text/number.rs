@@ -47,7 +47,7 @@ pub fn integer(out: &mut impl Append, value: i64) {
     unsigned(out, value.unsigned_abs());
 }
 
-/// As [`integer`], of any that is not negative.
+/// Writes an integer that is not negative.
 #[inline(always)]
 pub fn unsigned(out: &mut impl Append, value: u64) {
     const EIGHT: u64 = 100_000_000;
@@ -69,7 +69,7 @@ pub fn unsigned(out: &mut impl Append, value: u64) {
     out.fixed(&eight_digits(low).to_le_bytes());
 }
 
-/// As [`integer`], of what 64 bits and a sign hold; of others the last 64 bits.
+/// Writes an integer whose magnitude 64 bits hold; of another, the last 64 bits.
 #[inline(always)]
 pub fn wide_integer(out: &mut impl Append, value: i128) {
     if value < 0 {
@@ -127,7 +127,7 @@ pub fn float8_text(out: &mut impl Append, value: f64) -> Result<(), NonFinite> {
     shortest(out, value)
 }
 
-/// As [`float8`], but the digits read back as the same single.
+/// Writes a number like [`float8`], with the digits that read back as the same single.
 pub fn float4(out: &mut impl Append, value: f32) -> Result<(), NonFinite> {
     shortest(out, value)
 }

@@ -14,8 +14,8 @@ pub fn numeric(out: &mut impl Append, payload: &[u8]) -> Result<(), NonFinite> {
     if short_numeric(out, payload) { Ok(()) } else { long_numeric(out, payload) }
 }
 
-/// As [`numeric`], of at most twelve digits before the point and four after it, what most numbers are; `false`: it is another,
-/// and nothing was written.
+/// Writes a numeric of at most twelve digits before the point and four after it, which most numbers are. `false`: the number is
+/// another, and nothing was written.
 #[inline(always)]
 pub fn short_numeric(out: &mut impl Append, payload: &[u8]) -> bool {
     let (words, _) = payload.as_chunks::<2>();
@@ -74,7 +74,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// As [`numeric`], of any.
+/// Writes any numeric.
 fn long_numeric(out: &mut impl Append, payload: &[u8]) -> Result<(), NonFinite> {
     let parts = Parts::of(payload)?;
     if parts.is_negative {
@@ -127,8 +127,8 @@ fn special(header: u16) -> NonFinite {
     }
 }
 
-/// As [`decimal`], of at most twelve digits before the point and four after it: what most numbers are. `before`: how many of
-/// the base-10000 digits stand before the point.
+/// Writes a number of at most twelve digits before the point and four after it, which most numbers are. `before`: how many of the
+/// base-10000 digits stand before the point.
 #[inline(always)]
 fn short_decimal(out: &mut impl Append, digits: &[[u8; 2]], before: usize, scale: usize) {
     let group = |index: usize| digits.get(index).map_or(0, |digit| u16::from_ne_bytes(*digit).min(9_999));

@@ -1,7 +1,4 @@
-//! The objects that a commit writes, as a list: the manifest, its copy, the marker.
-//!
-//! The objects are written in the list's order, each when the one before is stored, and a rollback takes them back from the last to the
-//! first (`Ledger::leftovers`). Another kind of object is one more row, with a role and a key of its own (`s3::object`).
+//! What a commit writes, object by object; and whether its names are free, asked before the query runs.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,57 +6,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Code, Result};
-use crate::files::plan::PART_BYTES;
 use crate::manifest::Manifest;
+use crate::naming::keys::Destination;
+use crate::s3::Bucket;
 use crate::s3::object::{Object, Role};
+use crate::upload::commit_objects::{Blocks, COMMIT_OBJECTS, CommitObject, Taken};
 use crate::upload::object_writer::ObjectWriter;
 use crate::upload::shared::Shared;
-
-/// One kind of object that the commit writes.
-struct CommitObject {
-    /// Gives its key; an export whose destination has none for the role does without it.
-    role: Role,
-    /// Reaction of the commit where the key is another object's.
-    taken: Taken,
-    /// Its body in blocks, each of a part's size at most.
-    body: fn(&Manifest) -> Blocks<'_>,
-}
-
-/// Reaction of the commit where the key of an object is another object's.
-enum Taken {
-    /// The object that is there says the same.
-    Keep,
-    /// The commit fails.
-    Refuse,
-}
-
-type Blocks<'a> = Box<dyn Iterator<Item = Vec<u8>> + Send + 'a>;
-
-/// All of them, in the order in which they are written.
-const COMMIT_OBJECTS: [CommitObject; 3] = [
-    CommitObject { role: Role::Manifest, taken: Taken::Refuse, body: whole_manifest },
-    CommitObject { role: Role::ManifestCopy, taken: Taken::Refuse, body: whole_manifest },
-    CommitObject { role: Role::SuccessMarker, taken: Taken::Keep, body: nothing },
-];
-
-fn whole_manifest(manifest: &Manifest) -> Blocks<'_> {
-    Box::new(manifest.blocks(PART_BYTES))
-}
-
-fn nothing(_: &Manifest) -> Blocks<'_> {
-    Box::new(std::iter::empty())
-}
 
 /// Writes every commit object that the export has. Errors: the first one's.
 pub async fn write(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
     for CommitObject { role, taken, body } in &COMMIT_OBJECTS {
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
-        match (write_object(&shared, object, body(&manifest)).await, taken) {
-            (Err(error), Taken::Keep) if error.code() == Code::Duplicate => {}
-            (outcome, _) => outcome?,
-        }
+        unless_kept(write_object(&shared, object, body(&manifest)).await, *taken)?;
     }
     Ok(())
+}
+
+/// Errors: 42710 when an object of the export's would have the name of an object that is there; 0A000 when an object may not be looked at
+/// that the store may overwrite.
+pub async fn refuse_taken_names(bucket: &Bucket, destination: &Destination) -> Result<()> {
+    let of_commit = COMMIT_OBJECTS.iter().map(|listed| (listed.role, listed.taken));
+    for (role, taken) in [(Role::File(1), Taken::Refuse)].into_iter().chain(of_commit) {
+        let Some(object) = Object::of(destination, role).filter(|object| object.claim.is_some()) else { continue };
+        unless_kept(bucket.refuse_taken(&object, bucket.blind()).await.map_err(|failure| failure.error), taken)?;
+    }
+    Ok(())
+}
+
+/// The outcome, but for a name that is taken where the object that has it may stay.
+fn unless_kept(outcome: Result<()>, taken: Taken) -> Result<()> {
+    match outcome {
+        Err(error) if taken == Taken::Keep && error.code() == Code::Duplicate => Ok(()),
+        outcome => outcome,
+    }
 }
 
 async fn write_object(shared: &Arc<Shared>, object: Object, blocks: Blocks<'_>) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::io::task::lost_task;
 use crate::manifest::FileRecord;
 use crate::s3::object::Role;
 use crate::sync::lock;
+use crate::upload::commit_objects::COMMIT_OBJECTS;
 use crate::upload::leftovers::{LeftoverCommitObject, LeftoverFile, OpenMultipart, RollbackPlan};
 
 /// Knowledge about the objects of one export.
@@ -27,7 +28,7 @@ struct State {
     creating: Vec<String>,
     /// Begun and neither completed nor aborted.
     multiparts: Vec<OpenMultipart>,
-    /// Manifests and the marker, in the order in which they were written.
+    /// Objects of the commit that may be there.
     commit_objects: Vec<LeftoverCommitObject>,
 }
 
@@ -125,8 +126,9 @@ impl Ledger {
                 Some(LeftoverFile { number, version_id, is_unknown: state.outcome_unknown.contains(&number) })
             }
         };
+        let may_be_there = |role| state.commit_objects.iter().find(|known| known.role == role).cloned();
         RollbackPlan {
-            commit_objects: state.commit_objects.iter().rev().cloned().collect(),
+            commit_objects: COMMIT_OBJECTS.iter().rev().filter_map(|listed| may_be_there(listed.role)).collect(),
             files: state.files.iter().zip(1..).filter_map(present).collect(),
             creating: state.creating.clone(),
             multiparts: state.multiparts.clone(),

@@ -1,4 +1,4 @@
-//! What a rollback has to take back, as far as it is known.
+//! Objects and uploads that a rollback has to take back, as far as they are known.
 #![forbid(unsafe_code)]
 
 use crate::s3::object::Role;

@@ -12,6 +12,7 @@
 
 mod budget;
 mod commit;
+mod commit_objects;
 mod file;
 mod ledger;
 mod leftovers;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::budget::Lease;
+pub use self::commit::refuse_taken_names;
 use self::file::FileWriter;
 pub use self::rollback::RollbackReport;
 use self::shared::Shared;

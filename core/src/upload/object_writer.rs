@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use crate::error::{Code, Error, Result};
 use crate::io::task::lost_task;
 use crate::manifest::FileRecord;
-use crate::s3::bucket::Written;
 use crate::s3::checksum::{Checksum, Running};
 use crate::s3::failure::Failure;
 use crate::s3::object::{Object, Part, Role};
+use crate::s3::put::Written;
 use crate::s3::throttle::Permit;
 use crate::upload::budget::Lease;
 use crate::upload::shared::Shared;
@@ -118,7 +118,7 @@ impl Multipart {
         if self.next_number > MAX_PARTS {
             return Err(Error::new(Code::Limit, "a file has more parts than S3 allows")
                 .detail(format!("{} has more than {MAX_PARTS} parts.", shared.destination.url(&object.key)))
-                .hint("Write smaller files (lower output_chunk_size, or set output_chunk_bytes); of a single file, raise max_file_bytes, for larger parts."));
+                .hint("Write smaller files: lower output_chunk_size, or set output_chunk_bytes. For a single file, raise max_file_bytes, which makes its parts larger."));
         }
         let number = self.next_number;
         self.next_number += 1;

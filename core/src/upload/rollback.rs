@@ -54,7 +54,7 @@ impl RollbackReport {
         }
     }
 
-    /// As [`Self::keep`], of a million files in no time.
+    /// Counts files that remain, a million of them in no time.
     fn keep_files(&mut self, destination: &Destination, files: &[LeftoverFile]) {
         for file in files.iter().filter(|file| !file.is_unknown) {
             self.count += 1;

@@ -17,33 +17,62 @@ use s3_export_core::s3::checksum::Algorithm;
 use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
 use s3_export_core::s3::network::{Network, Reach, Trust};
-use s3_export_core::s3::{RetryPolicies, Throttle};
+use s3_export_core::s3::retry::RetryPolicy;
+use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use s3_export_core::secret::Secret;
 use s3_export_core::upload::{ExportUpload, RollbackReport};
 use uuid::Uuid;
 
-use super::store::MemoryStore;
-
 /// Documents of one piece.
 const DOCUMENTS: &[u8] = b"{}\n";
 
+/// Attempts that outlive what a slow machine makes of a test.
+pub const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(60) };
+
+/// Terms of an export that a test may choose.
+pub struct Terms {
+    pub trust: Trust,
+    pub destination: Destination,
+    /// Uploads at once.
+    pub concurrency: usize,
+    /// Bytes that may be on their way.
+    pub budget: usize,
+    pub policy: RetryPolicies,
+}
+
+impl Terms {
+    pub fn new(policy: RetryPolicies) -> Self {
+        Terms { trust: Trust::System, destination: destination_of(None), concurrency: 4, budget: 1 << 30, policy }
+    }
+}
+
+/// Terms with that number of uploads at once.
+pub fn terms(concurrency: usize, policy: RetryPolicy) -> Terms {
+    Terms { concurrency, ..Terms::new(RetryPolicies::all(policy)) }
+}
+
 pub struct Export {
     io: IoThread,
-    upload: ExportUpload,
+    pub upload: ExportUpload,
     destination: Destination,
+    budget: usize,
 }
 
 impl Export {
-    pub fn begin(store: &MemoryStore, policy: RetryPolicies) -> Self {
-        let io = IoThread::start().unwrap();
-        let network = Arc::new(Network::new(Trust::System));
-        let connection = connection(store.endpoint());
-        let opened = wait(&io, &io.spawn(async move { Store::open(&connection, "bucket", &network).await })).unwrap();
+    /// Begins an export to the store at the other end of `connection`.
+    pub fn begin(connection: Connection, terms: Terms) -> Self {
+        let Terms { trust, destination, concurrency, budget, policy } = terms;
+        let (io, store) = open(connection, trust);
         let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
-        let destination = destination_of(None);
-        let throttle = (4, Throttle::new(4));
-        let upload = ExportUpload::start(&io, opened, destination.clone(), plan, throttle, policy);
-        Export { io, upload, destination }
+        let throttle = (concurrency, Throttle::new(concurrency));
+        let upload = ExportUpload::start(&io, store, destination.clone(), plan, throttle, policy);
+        Export { io, upload, destination, budget }
+    }
+
+    /// Waits until all files are stored. Errors: the first upload's.
+    pub fn stored(&self) -> Result<()> {
+        self.upload.close();
+        self.wait_until(|| self.upload.is_stored())
     }
 
     fn wait_until(&self, ready: impl Fn() -> Result<bool>) -> Result<()> {
@@ -56,17 +85,43 @@ impl Export {
         }
     }
 
-    /// Writes two files, each of that number of pieces; a file of several pieces is a multipart upload.
+    /// Hands over one file of one piece, when there is room for it.
+    pub fn file(&self, number: u64, body: Bytes) -> Result<()> {
+        let room = body.len();
+        self.wait_until(|| self.upload.has_room(room, self.budget))?;
+        self.upload.send(Piece { file: number, body: Body::Bytes(body), room, documents: Some(1) })
+    }
+
+    /// Writes that number of files of one piece.
+    pub fn files(&self, count: u64, body: &Bytes) -> Result<()> {
+        for number in 1..=count {
+            self.file(number, body.clone())?;
+        }
+        self.stored()
+    }
+
+    /// Hands over one file in that number of pieces; a file of several pieces is a multipart upload.
+    pub fn file_in_pieces(&self, file: u64, pieces: u64) -> Result<()> {
+        for piece in 1..=pieces {
+            let body = Body::Bytes(Bytes::from_static(DOCUMENTS));
+            let documents = (piece == pieces).then_some(pieces);
+            self.upload.send(Piece { file, body, room: DOCUMENTS.len(), documents })?;
+        }
+        Ok(())
+    }
+
+    /// Writes one file as a multipart upload of six bytes in two parts.
+    pub fn two_parts(&self) -> Result<()> {
+        self.file_in_pieces(1, 2)?;
+        self.stored()
+    }
+
+    /// Writes two files, each of that number of pieces.
     pub fn write_files(&self, pieces: u64) -> Result<()> {
         for file in 1..=2 {
-            for piece in 1..=pieces {
-                let body = Body::Bytes(Bytes::from_static(DOCUMENTS));
-                let documents = (piece == pieces).then_some(pieces);
-                self.upload.send(Piece { file, body, room: DOCUMENTS.len(), documents })?;
-            }
+            self.file_in_pieces(file, pieces)?;
         }
-        self.upload.close();
-        self.wait_until(|| self.upload.is_stored())
+        self.stored()
     }
 
     /// Whether all files are stored. Errors: the first upload's.
@@ -103,6 +158,20 @@ impl Export {
         objects.sort();
         objects
     }
+}
+
+/// Opens the store at the other end of `connection`, with a thread for its requests.
+fn open(connection: Connection, trust: Trust) -> (IoThread, Store) {
+    let io = IoThread::start().unwrap();
+    let network = Arc::new(Network::new(trust));
+    let store = wait(&io, &io.spawn(async move { Store::open(&connection, "bucket", &network).await }));
+    (io, store.unwrap())
+}
+
+/// The bucket at the other end of `connection`, with a thread for its requests.
+pub fn bucket(connection: Connection, policy: RetryPolicy) -> (IoThread, Bucket) {
+    let (io, store) = open(connection, Trust::System);
+    (io, Bucket::new(store, "bucket", RetryPolicies::all(policy), Throttle::new(1)))
 }
 
 /// Waits for the result of a task.

@@ -8,7 +8,7 @@ use s3_export_core::error::Code;
 use s3_export_core::s3::RetryPolicies;
 use s3_export_core::s3::retry::RetryPolicy;
 
-use super::export::Export;
+use super::export::{Export, Terms, connection};
 use super::store::{Action, MemoryStore, Step};
 
 /// Fault of a store or of the network.
@@ -96,6 +96,10 @@ fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
     )
 }
 
+fn begin(store: &MemoryStore, policy: RetryPolicies) -> Export {
+    Export::begin(connection(store.endpoint()), Terms::new(policy))
+}
+
 /// Runs `case` with each fault, once and for ever, all at the same time.
 fn cross(step: Step, case: fn(Step, Fault, u32)) {
     thread::scope(|scope| {
@@ -112,7 +116,7 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
     let faulty = fault.policy(times);
-    let export = Export::begin(&store, RetryPolicies { files: faulty, manifest: faulty, clean_up: GENEROUS });
+    let export = begin(&store, RetryPolicies { files: faulty, manifest: faulty, clean_up: GENEROUS });
     let pieces = if matches!(step, Step::Put | Step::Manifest) { 1 } else { 3 };
     let outcome = export.write_files(pieces).and_then(|()| export.commit());
     if fault.is_survived(times) {
@@ -146,7 +150,7 @@ fn is_complete_or_absent(step: Step, fault: Fault, times: u32) {
 fn is_taken_back_or_named(step: Step, fault: Fault, times: u32) {
     let what = format!("{step:?}, {fault:?}, {times} times");
     let store = faulty(step, fault, times);
-    let export = Export::begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
+    let export = begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
     export.write_files(3).unwrap();
     export.commit().unwrap();
     let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(300) };
@@ -202,7 +206,7 @@ fn faults_of_a_rollbacks_aborts() {
             _ if asked == step && met.fetch_add(1, Ordering::Relaxed) < times => fault.action(),
             _ => Action::Do,
         });
-        let export = Export::begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
+        let export = begin(&store, RetryPolicies { clean_up: fault.policy(times), ..RetryPolicies::all(GENEROUS) });
         assert_eq!(export.write_files(3).unwrap_err().code(), Code::Privilege, "{what}");
         let limit = if fault.is_survived(times) { GENEROUS.total } else { Duration::from_millis(600) };
         let report = export.roll_back(limit);
@@ -214,4 +218,19 @@ fn faults_of_a_rollbacks_aborts() {
             assert!(left == 0 || !report.is_empty(), "{what}: {left} uploads are left, and nobody is told");
         }
     });
+}
+
+/// The store may carry out a request after the first deletion, and after the second one too.
+#[test]
+fn an_object_whose_request_was_cut_off_is_deleted_twice_and_named() {
+    let store = MemoryStore::start(|asked| if asked == Step::Put { Action::Hang } else { Action::Do });
+    let export = begin(&store, RetryPolicies::all(GENEROUS));
+    export.file_in_pieces(1, 1).unwrap();
+    while !store.content().requests.contains(&Step::Put) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let report = export.roll_back(GENEROUS.total);
+    let deletions = store.content().requests.iter().filter(|&&step| step == Step::Delete).count();
+    assert_eq!((deletions, report.count, report.named.len()), (2, 1, 1), "{report:?}");
+    assert!(report.cause.is_some_and(|cause| cause.summary().contains("cut off")));
 }

@@ -2,8 +2,11 @@
 //! an export that succeeds has all its objects and no others, and an export that fails leaves nothing, or names what it leaves.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod answers;
 mod export;
 mod faults;
+mod headers;
+mod names;
+mod outages;
 mod scripted;
 mod store;
-mod stores;

@@ -28,24 +28,24 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// One more; `false`: NULL.
+    /// Adds a row; `false`: it is NULL.
     #[inline]
     pub fn push(&mut self, is_there: bool) {
         if is_there { self.0.append_non_null() } else { self.0.append_null() }
     }
 
-    /// How many.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// As rows of these fields. Errors: XX000.
+    /// Returns the rows as an array of composites with these fields. Errors: XX000.
     pub fn finish(&mut self, fields: Fields, arrays: Vec<ArrayRef>) -> Result<ArrayRef> {
         let (length, nulls) = (self.len(), self.0.finish());
         Ok(Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, length).map_err(impossible)?))
     }
 
-    /// Which are NULL; `None`: none.
+    /// Returns the bitmap of the NULLs and starts an empty one. `None`: no row is NULL.
     pub fn finish_nulls(&mut self) -> Option<arrow_buffer::NullBuffer> {
         self.0.finish()
     }
@@ -80,7 +80,7 @@ impl<T: ArrowPrimitiveType> Default for Numbers<T> {
 }
 
 impl<T: ArrowPrimitiveType> Numbers<T> {
-    /// Gives the bytes that it takes. Errors: 53200.
+    /// Adds a number; gives the bytes that it takes. Errors: 53200.
     #[inline]
     pub fn push(&mut self, value: T::Native) -> Result<usize> {
         push(&mut self.values, value)?;
@@ -88,21 +88,21 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
         Ok(size_of::<T::Native>())
     }
 
-    /// As [`Self::push`].
+    /// Adds a NULL; gives the bytes that it takes. Errors: 53200.
     pub fn push_null(&mut self) -> Result<usize> {
         push(&mut self.values, T::Native::default())?;
         self.rows.push(false);
         Ok(size_of::<T::Native>())
     }
 
-    /// As an array of that type, which is made of such values.
+    /// Returns the numbers as an array of that type, whose values are such numbers, and starts an empty one.
     pub fn finish(&mut self, data_type: DataType) -> ArrayRef {
         let values = ScalarBuffer::from(std::mem::take(&mut self.values));
         Arc::new(PrimitiveArray::<T>::new(values, self.rows.finish_nulls()).with_data_type(data_type))
     }
 }
 
-/// A bit a value.
+/// Booleans, a bit each.
 pub struct Bools {
     values: BooleanBufferBuilder,
     rows: Rows,
@@ -115,27 +115,27 @@ impl Default for Bools {
 }
 
 impl Bools {
-    /// Gives the bytes that it takes.
+    /// Adds a boolean; gives the bytes that it takes.
     pub fn push(&mut self, value: bool) -> Result<usize> {
         self.values.append(value);
         self.rows.push(true);
         Ok(1)
     }
 
-    /// As [`Self::push`].
+    /// Adds a NULL; gives the bytes that it takes. Errors: 53200.
     pub fn push_null(&mut self) -> Result<usize> {
         self.values.append(false);
         self.rows.push(false);
         Ok(1)
     }
 
-    /// As an array.
+    /// Returns the booleans as an array and starts an empty one.
     pub fn finish(&mut self) -> ArrayRef {
         Arc::new(BooleanArray::new(self.values.finish(), self.rows.finish_nulls()))
     }
 }
 
-/// Sixteen bytes a value.
+/// UUIDs, sixteen bytes each.
 #[derive(Default)]
 pub struct Uuids {
     values: Vec<[u8; 16]>,
@@ -143,21 +143,21 @@ pub struct Uuids {
 }
 
 impl Uuids {
-    /// Gives the bytes that it takes. Errors: 53200.
+    /// Adds a UUID; gives the bytes that it takes. Errors: 53200.
     pub fn push(&mut self, value: [u8; 16]) -> Result<usize> {
         push(&mut self.values, value)?;
         self.rows.push(true);
         Ok(16)
     }
 
-    /// As [`Self::push`].
+    /// Adds a NULL; gives the bytes that it takes. Errors: 53200.
     pub fn push_null(&mut self) -> Result<usize> {
         push(&mut self.values, [0; 16])?;
         self.rows.push(false);
         Ok(16)
     }
 
-    /// As an array.
+    /// Returns the UUIDs as an array and starts an empty one.
     pub fn finish(&mut self) -> ArrayRef {
         let values = Buffer::from_vec(std::mem::take(&mut self.values).into_flattened());
         Arc::new(FixedSizeBinaryArray::new(16, values, self.rows.finish_nulls()))
@@ -174,14 +174,14 @@ impl Default for Offsets {
 }
 
 impl Offsets {
-    /// A value ends there. Errors: 53400 for more than Arrow counts in one batch, 53200.
+    /// Adds the end of a value. Errors: 53400 for more than Arrow counts in one batch, 53200.
     #[inline]
     pub fn push(&mut self, end: usize) -> Result<()> {
         let end = i32::try_from(end).map_err(|_| Error::new(Code::Limit, "values of one batch of rows exceed 2 GB"))?;
         push(&mut self.0, end)
     }
 
-    /// All; the next begin at zero.
+    /// Returns all offsets and starts at zero again.
     pub fn finish(&mut self) -> OffsetBuffer<i32> {
         OffsetBuffer::new(std::mem::replace(&mut self.0, vec![0]).into())
     }
@@ -207,7 +207,7 @@ impl Bytes {
         self.end(start, true)
     }
 
-    /// Gives the bytes that it takes. Errors: 53200.
+    /// Adds a NULL; gives the bytes that it takes. Errors: 53200.
     pub fn push_null(&mut self) -> Result<usize> {
         self.end(self.values.len(), false)
     }
@@ -231,7 +231,7 @@ impl Bytes {
         Ok(Arc::new(array.map_err(|error| find_no_text(&offsets, &values).unwrap_or_else(|| impossible(error)))?))
     }
 
-    /// As an array of bytes. Errors: XX000.
+    /// Returns the values as an array of bytes and starts an empty one. Errors: XX000.
     pub fn finish_binary(&mut self) -> Result<ArrayRef> {
         let (offsets, values, nulls) = self.take();
         Ok(Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(impossible)?))
@@ -253,7 +253,7 @@ pub struct Labels {
     labels: Vec<String>,
 }
 
-/// Of [`Labels`].
+/// Arrow's type of [`Labels`].
 pub fn dictionary_type() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
@@ -272,12 +272,12 @@ impl Labels {
         self.keys.push(key)
     }
 
-    /// As [`Self::push`].
+    /// Adds a NULL; gives the bytes that it takes. Errors: 53200.
     pub fn push_null(&mut self) -> Result<usize> {
         self.keys.push_null()
     }
 
-    /// As an array. Errors: XX000.
+    /// Returns the values as an array and starts an empty one, which knows the same labels. Errors: XX000.
     pub fn finish(&mut self) -> Result<ArrayRef> {
         let keys = std::mem::take(&mut self.keys);
         let (values, mut rows) = (keys.values, keys.rows);

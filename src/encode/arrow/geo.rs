@@ -1,15 +1,18 @@
 //! Geometries as GeoParquet 1.1 has them: well-known binary, and what readers need to know of it.
 //!
-//! What is said of a column holds for each value: one in another reference system than the column's is refused, since the binary
-//! form names none, and so are measures, curves and surfaces, which readers are told not to expect.
+//! The metadata of a column holds for each of its values. So a value in another reference system than the column's is refused, since
+//! the binary form names none. Measures, curves and surfaces are refused too, which readers are told not to expect.
 
 use arrow_array::ArrayRef;
+use arrow_schema::DataType;
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::text::wkb;
 use serde_json::{Value, json};
 
+use crate::encode::Context;
 use crate::encode::arrow::array::Bytes;
+use crate::encode::arrow::column::Gather;
 use crate::encode::geo::{Geo, WGS84};
 
 /// A column of geometries or geographies.
@@ -31,11 +34,19 @@ impl Geometries {
         Geometries { values: Bytes::default(), geo, srid }
     }
 
-    /// Gives the bytes that it takes. Errors: 0A000 for what GeoParquet has no form for, 22023 for another reference system.
-    ///
-    /// # Safety
-    /// The datum is not NULL and of the type that `geo` was made for.
-    pub unsafe fn push(&mut self, datum: pg_sys::Datum) -> Result<usize> {
+    /// The column's entry in a file's metadata.
+    pub fn entry(&self) -> Value {
+        entry(self.geo.is_geography, self.srid)
+    }
+}
+
+impl Gather for Geometries {
+    fn data_type(&self) -> Result<DataType> {
+        Ok(DataType::Binary)
+    }
+
+    /// Errors: 0A000 for a value that GeoParquet has no form for, 22023 for another reference system.
+    unsafe fn push(&mut self, datum: pg_sys::Datum, _context: &Context) -> Result<usize> {
         // SAFETY: by the caller's promise; the bytes are read before the row ends.
         let ewkb = unsafe { self.geo.ewkb(datum) };
         match (wkb::srid(ewkb), self.srid) {
@@ -44,26 +55,19 @@ impl Geometries {
                     Code::InvalidParameter,
                     format!("a geography of SRID {found} in a column of SRID {said}"),
                 )
-                .hint("Give the column a type that names the SRID, as geography(Point,4269)."));
+                .hint("Give the column a type that names the SRID, such as geography(Point,4269)."));
             }
             _ => {}
         }
         self.values.push(|out| wkb::write_iso(ewkb, out).ok_or_else(no_form))
     }
 
-    /// As [`Self::push`].
-    pub fn push_null(&mut self) -> Result<usize> {
+    fn push_null(&mut self) -> Result<usize> {
         self.values.push_null()
     }
 
-    /// As an array of bytes.
-    pub fn finish(&mut self) -> Result<ArrayRef> {
+    fn finish(&mut self) -> Result<ArrayRef> {
         self.values.finish_binary()
-    }
-
-    /// The column's entry in a file's metadata.
-    pub fn entry(&self) -> Value {
-        entry(self.geo.is_geography, self.srid)
     }
 }
 

@@ -1,12 +1,16 @@
 //! Rows → batches: values gather by column until a batch of them, as Arrow arrays, goes to whoever writes Parquet.
 //!
-//! `column` holds the table of types, `nested` arrays and composites, `geo` geometries, `array` what values gather in. Readers find the types in
-//! the batch's schema, and there, as metadata, what a column's comment says and which columns hold geometries.
+//! `column` holds the table of types; `numbers`, `dates`, `texts`, `nested` (arrays and composites) and `geo` hold the types by subject;
+//! `array` holds the memory that values gather in. Readers find the types in the batch's schema, and in its metadata a column's comment
+//! and the columns that hold geometries.
 
 mod array;
 mod column;
+mod dates;
 mod geo;
 mod nested;
+mod numbers;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use s3_export_core::request::Partitions;
 use serde_json::{Map, Value, json};
 
 use self::array::impossible;
-use self::column::Column;
+use self::column::{Column, Gather};
 use crate::encode::Context;
 use crate::encode::column_name;
 use crate::encode::folder::FolderEncoder;
@@ -31,7 +35,7 @@ use crate::pg::values::Row;
 /// Facts about a column besides its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ColumnInfo {
-    /// It is a table's column that is never NULL.
+    /// Whether the column is a table's column that is never NULL.
     pub not_null: bool,
     /// The table's comment on it, in the server's encoding.
     pub comment: Option<Vec<u8>>,
@@ -71,10 +75,7 @@ impl BatchEncoder {
         bloom_filter_columns: &[String],
     ) -> Result<Self> {
         let context = Context::new(Wrapping::Plain(NonFinite::String));
-        let folders = {
-            let _long = context.memory.enter();
-            partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?
-        };
+        let folders = partitions.map(|partitions| FolderEncoder::new(shape, &partitions.columns, &context)).transpose()?;
         let (mut slots, mut fields) = (Vec::<Slot>::new(), Vec::<Field>::new());
         let mut geometries = Map::new();
         for (index, attribute) in shape.iter().enumerate() {
@@ -103,7 +104,7 @@ impl BatchEncoder {
             slots.push(Slot { index, name, column, not_null: fact.not_null });
         }
         if slots.is_empty() {
-            return Err(Error::new(Code::Unsupported, "a Parquet file has at least one column"));
+            return Err(Error::new(Code::Unsupported, "a Parquet file needs at least one column"));
         }
         check_bloom_filters(&slots, bloom_filter_columns)?;
         let schema = Arc::new(Schema::new_with_metadata(fields, metadata(&slots, geometries)));
@@ -161,7 +162,7 @@ fn check_bloom_filters(slots: &[Slot], names: &[String]) -> Result<()> {
         };
         if !slot.column.can_have_bloom_filter() {
             return Err(Error::new(Code::WrongType, format!("column \"{name}\" can have no bloom filter"))
-                .detail("Booleans, real, double precision, intervals, arrays and composites are not looked up in one."));
+                .detail("Bloom filters hold no booleans, floats (real, double precision), intervals, arrays and composites."));
         }
     }
     Ok(())

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, ListArray};
-use arrow_schema::{FieldRef, Fields};
+use arrow_schema::{DataType, FieldRef, Fields};
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 
 use crate::encode::arrow::array::{Offsets, Rows, impossible};
-use crate::encode::arrow::column::Column;
+use crate::encode::arrow::column::{Column, Gather};
 use crate::encode::nested::{Layout, OpenArray, OpenRow, RowType};
 use crate::encode::{Context, column_name};
 
@@ -22,7 +22,7 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Of elements of that type; the modifier is the array's.
+    /// Returns a column of arrays of that element type; the modifier is the array's.
     pub fn of_type(element_type: pg_sys::Oid, modifier: i32, context: &Context) -> Result<Self> {
         Ok(Lists {
             elements: Column::of_type(element_type, modifier, context)?,
@@ -33,16 +33,28 @@ impl Lists {
         })
     }
 
-    /// What an element is, under the name that the format's specification gives it.
-    pub fn element_field(&self) -> Result<FieldRef> {
+    /// The field of an element, under the name that the format's specification gives it.
+    fn element_field(&self) -> Result<FieldRef> {
         Ok(Arc::new(self.elements.field("element", true)?))
     }
 
-    /// As a column's.
-    ///
-    /// # Safety
-    /// The datum is not NULL, and an array of the type that this was made for.
-    pub unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+    fn end(&mut self, is_there: bool) -> Result<usize> {
+        self.offsets.push(self.count)?;
+        self.rows.push(is_there);
+        Ok(size_of::<i32>())
+    }
+}
+
+impl Gather for Lists {
+    fn data_type(&self) -> Result<DataType> {
+        Ok(DataType::List(self.element_field()?))
+    }
+
+    fn can_have_bloom_filter(&self) -> bool {
+        false
+    }
+
+    unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
         // SAFETY: by the caller's promise; the array is read before the row ends.
         let array = unsafe { OpenArray::of(datum) };
         if array.dimensions.len() > 1 {
@@ -62,19 +74,11 @@ impl Lists {
         Ok(bytes + self.end(true)?)
     }
 
-    /// As a column's.
-    pub fn push_null(&mut self) -> Result<usize> {
+    fn push_null(&mut self) -> Result<usize> {
         self.end(false)
     }
 
-    fn end(&mut self, is_there: bool) -> Result<usize> {
-        self.offsets.push(self.count)?;
-        self.rows.push(is_there);
-        Ok(size_of::<i32>())
-    }
-
-    /// As a column's.
-    pub fn finish(&mut self) -> Result<ArrayRef> {
+    fn finish(&mut self) -> Result<ArrayRef> {
         self.count = 0;
         let (field, elements) = (self.element_field()?, self.elements.finish()?);
         let list = ListArray::try_new(field, self.offsets.finish(), elements, self.rows.finish_nulls());
@@ -91,12 +95,12 @@ pub struct Structs {
 }
 
 impl Structs {
-    /// Of a row type. Errors: 0A000 for one without columns.
+    /// Returns a column of composites of that row type. Errors: 0A000 for one without columns.
     pub fn of_type(row_type: pg_sys::Oid, context: &Context) -> Result<Self> {
         // A type is made of other types, though never of itself.
         // SAFETY: only raises.
         unsafe { pg_sys::check_stack_depth() };
-        let row_type = RowType::of(row_type, -1, context);
+        let row_type = RowType::of(row_type, -1, &context.memory);
         let mut columns = Vec::new();
         for (index, attribute) in row_type.shape().iter().enumerate().filter(|(_, attribute)| !attribute.attisdropped) {
             columns.push((
@@ -111,16 +115,22 @@ impl Structs {
         Ok(Structs { row_type, columns, rows: Rows::default() })
     }
 
-    /// Columns of the row type.
-    pub fn fields(&self) -> Result<Fields> {
+    /// Fields of the row type.
+    fn fields(&self) -> Result<Fields> {
         self.columns.iter().map(|(_, name, column)| column.field(name, true)).collect()
     }
+}
 
-    /// As a column's.
-    ///
-    /// # Safety
-    /// The datum is not NULL, and a composite of the type that this was made for.
-    pub unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
+impl Gather for Structs {
+    fn data_type(&self) -> Result<DataType> {
+        Ok(DataType::Struct(self.fields()?))
+    }
+
+    fn can_have_bloom_filter(&self) -> bool {
+        false
+    }
+
+    unsafe fn push(&mut self, datum: pg_sys::Datum, context: &Context) -> Result<usize> {
         // SAFETY: by the caller's promise; the composite is read before the row ends.
         let (values, nulls) = unsafe { self.row_type.values(OpenRow::of(datum)) };
         let mut bytes = 0;
@@ -135,14 +145,12 @@ impl Structs {
         Ok(bytes)
     }
 
-    /// As a column's.
-    pub fn push_null(&mut self) -> Result<usize> {
+    fn push_null(&mut self) -> Result<usize> {
         self.rows.push(false);
         self.columns.iter_mut().map(|(_, _, column)| column.push_null()).sum()
     }
 
-    /// As a column's.
-    pub fn finish(&mut self) -> Result<ArrayRef> {
+    fn finish(&mut self) -> Result<ArrayRef> {
         let fields = self.fields()?;
         let arrays = self.columns.iter_mut().map(|(_, _, column)| column.finish()).collect::<Result<_>>()?;
         self.rows.finish(fields, arrays)

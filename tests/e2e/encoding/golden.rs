@@ -33,7 +33,7 @@ pub fn cases(without: &[&str]) -> Vec<Case> {
     cases
 }
 
-/// Those that this server can write.
+/// The cases that this server can write.
 fn all_cases(database: &Database) -> Vec<Case> {
     let mut without = vec![if database.major() < 17 { INFINITE_INTERVAL } else { LONGEST_INTERVAL }];
     if database.major() < 19 {
@@ -96,7 +96,7 @@ struct Type {
     has_array: bool,
 }
 
-/// What the type of each case's value can be used for.
+/// Uses that the type of each case's value has.
 fn types(client: &mut Session, cases: &[Case]) -> Vec<Type> {
     let values: Vec<_> = cases.iter().enumerate().map(|(n, case)| format!("({n}, pg_typeof({}))", case.expression)).collect();
     let query = format!(

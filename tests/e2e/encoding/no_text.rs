@@ -80,7 +80,7 @@ fn text_that_is_not_utf8_is_refused_in_every_format_and_its_column_named() {
         "'URI', 'local', 'SELECT 1', partition_by => ARRAY[t]",
     ] {
         let call = format!("SELECT e.* FROM raw, s3_export({}) AS e", arguments.replace("URI", &uri));
-        refused(client.query(&call, &[])).sqlstate("22021").message("no text");
+        refused(client.query(&call, &[])).sqlstate("22021").message("not text");
     }
     // Bytes are bytes, and what is text passes.
     for arguments in FORMATS {

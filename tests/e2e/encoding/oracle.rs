@@ -3,7 +3,7 @@
 use super::golden::cases;
 use super::{INFINITE_INTERVAL, LONGEST_INTERVAL, OF_POSTGIS, OID8, documents, golden_database};
 
-/// Where to_json differs by design: base64, GeoJSON or text of geometry, `"-0"`; and what not every version can write.
+/// Types of which to_json differs by design: base64, GeoJSON or text of geometry, `"-0"`; and types that not every version can write.
 const DIFFERENT: [&str; 6] = ["bytea", OF_POSTGIS[0], OF_POSTGIS[1], INFINITE_INTERVAL, LONGEST_INTERVAL, OID8];
 
 /// Values that the comparison, by `jsonb`, cannot take, or that to_json has another form for.

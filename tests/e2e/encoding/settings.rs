@@ -16,7 +16,7 @@ const SETTINGS: &str = "SELECT string_agg(concat_ws(' ', name, setting, source),
 const PINNED: &str = "'[\"' || to_char(lower(pinned) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '+00\",\"'
     || to_char(upper(pinned) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '+00\")'";
 
-/// What the query itself gives in the same session, against what its export holds.
+/// Compares the result of the query in the same session with the documents of its export.
 fn compare(database: &Database, settings: &str) {
     let mut client = database.client();
     client.batch_execute(settings).unwrap();

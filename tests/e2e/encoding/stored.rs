@@ -44,7 +44,7 @@ fn compare(db: &Database, client: &mut Session, table: &str, rows: usize) {
     assert_eq!(ours, by_postgres, "{table}");
 }
 
-/// Those without a length of their own.
+/// Types of variable length.
 const VARLENAS: [&str; 8] = ["text", "varchar", "bytea", "numeric", "inet", "integer[]", "jsonb", "char(3)"];
 
 /// A table of some of these columns, in an order of the seed's, with NULLs in half of the rows at most.
@@ -184,7 +184,7 @@ fn rows_of_a_file() {
     compare(&db, &mut client, "file", 2);
 }
 
-/// They come as tuples that are in no page.
+/// Rows of postgres_fdw come as tuples that are in no page.
 #[test]
 fn rows_of_postgres_fdw() {
     let db = Database::new("stored_remote");

@@ -1,4 +1,4 @@
-//! Which columns of a file have dictionaries: those whose values repeat in its first rows.
+//! The choice of a file's columns that have dictionaries: those whose values repeat in its first rows.
 //!
 //! An encoder that is left to find out writes a dictionary as long as it is allowed to be and then the values beside it, a
 //! fifth more bytes of TPC-H's lineitem than are needed.
@@ -12,7 +12,7 @@ use arrow_schema::DataType;
 
 /// Values of fixed size have a dictionary when each stands there so often, because a codec packs numbers well without.
 const NUMBER_REPEATS: usize = 5;
-/// As [`NUMBER_REPEATS`], of text and binary.
+/// Text and binary have a dictionary when each value stands there so often.
 const TEXT_REPEATS: usize = 2;
 
 /// The columns that values are stored in, those of lists and structs among them, and whether values repeat there.

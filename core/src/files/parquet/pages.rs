@@ -1,4 +1,4 @@
-//! Where finished pages wait for the end of their row group: in memory, until the file is cancelled.
+//! Finished pages wait here for the end of their row group: in memory, until the file is cancelled.
 //!
 //! A row group's end compresses what is left of every column, which may take longer than the end of a transaction can wait for
 //! a thread. Between two pages is the only place where the encoder of Parquet can be stopped: by an error.

@@ -128,6 +128,16 @@ impl Provider {
         let renewable = self.identity.role.is_some() || !matches!(self.identity.base, Base::Keys { .. });
         renewable && self.slot.forget(generation)
     }
+
+    /// Waits for the answer to a request that these credentials sign. Where the store says that they have expired and others can be
+    /// had, the failure is transient.
+    pub async fn renewing<T>(&self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let generation = self.generation();
+        answer.await.map_err(|failure| {
+            let renewed = failure.expired && self.expired(generation);
+            Failure { transient: failure.transient || renewed, ..failure }
+        })
+    }
 }
 
 impl ProvideCredentials for Provider {

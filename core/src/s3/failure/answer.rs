@@ -116,7 +116,7 @@ pub(super) fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'
     }
 }
 
-/// As [`meaning`], for STS's answers.
+/// Returns SQLSTATE, summary and hint for an answer of STS.
 pub(super) fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'static str>) {
     match code {
         "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" | "InvalidAccessKeyId" => (
@@ -148,5 +148,59 @@ pub(super) fn sts_meaning(status: u16, code: &str) -> (Code, &'static str, Optio
             ),
             _ => (Code::Io, "STS reported an error", None),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_transient_answers_are_tried_again_and_no_others() {
+        for (status, code) in [
+            (500, "InternalError"),
+            (503, "SlowDown"),
+            (429, ""),
+            (408, ""),
+            (409, "OperationAborted"),
+            (400, "RequestTimeout"),
+            (400, "ThrottlingException"),
+            (400, "PriorRequestNotComplete"),
+            (400, "IDPCommunicationError"),
+            (200, ""),
+            (200, "InternalError"),
+        ] {
+            assert!(is_transient(status, code), "{status} {code}");
+        }
+        for status in [499, 502, 504, 507, 508, 509, 520, 521, 522, 523, 524, 525, 526, 527, 530] {
+            assert!(is_transient(status, ""), "{status}");
+        }
+        for (status, code) in [
+            (403, "AccessDenied"),
+            (404, "NoSuchBucket"),
+            (400, "InvalidArgument"),
+            (412, "PreconditionFailed"),
+            (301, ""),
+            (501, "NotImplemented"),
+            (505, ""),
+            (200, "AccessDenied"),
+        ] {
+            assert!(!is_transient(status, code), "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_done_nothing_and_the_servers_own_failure_may_have() {
+        assert!([403, 408, 412, 429, 501, 505].into_iter().all(|status| !may_have_worked(status)));
+        assert!([200, 499, 500, 502, 503, 507, 520, 530].into_iter().all(may_have_worked));
+    }
+
+    #[test]
+    fn answers_of_proxies_and_of_stores_that_lack_something_say_what_to_look_for() {
+        for (status, code, hint) in
+            [(411, "MissingContentLength", "proxy"), (413, "", "client_max_body_size"), (501, "NotImplemented", "checksum")]
+        {
+            assert!(meaning(status, code).2.is_some_and(|text| text.contains(hint)), "{status}");
+        }
     }
 }

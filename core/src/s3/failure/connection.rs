@@ -1,7 +1,8 @@
 //! The meaning of a request without an answer: no connection came about, TLS could not be agreed on, or the server is not trusted.
 #![forbid(unsafe_code)]
 
-use super::{Asked, printable};
+use super::Asked;
+use super::sdk::printable;
 use crate::error::{Code, Error};
 
 /// Whether no connection came about, so that nothing was sent.

@@ -1,4 +1,4 @@
-//! Which addresses the clients of S3 and STS may connect to.
+//! The addresses that the clients of S3 and STS may connect to.
 //!
 //! An integration names its endpoints, and a name may resolve to anything. Those of a cloud's metadata service give away the
 //! server's own credentials, so nobody reaches them; those inside the server's network are a superuser's to give.
@@ -53,7 +53,7 @@ impl Reach {
         if metadata || (self == Reach::Public && is_private(plain)) { Err(Refused { address, metadata }) } else { Ok(()) }
     }
 
-    /// As [`Self::check`] for a URL's host that is an address already, which no resolver ever sees.
+    /// Checks a URL's host that is an address already, which no resolver ever sees. Errors: the address is beyond this reach.
     pub fn check_host(self, host: &str) -> Result<(), Refused> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         bare.parse().map_or(Ok(()), |address| self.check(address))

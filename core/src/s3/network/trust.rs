@@ -1,4 +1,4 @@
-//! Whose certificates are believed: the system's authorities, or those of the file that `s3_export.ca_file` names.
+//! The authorities whose certificates are believed: the system's, or those of the file that `s3_export.ca_file` names.
 //!
 //! The certificate that `openssl req -x509` makes is at once an authority's certificate and its server's own, and the TLS library believes no
 //! authority as a server. A certificate that stands in the file itself is what its administrator trusts: it is believed as its

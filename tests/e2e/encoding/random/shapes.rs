@@ -64,7 +64,7 @@ fn plain_kinds(number: BoxedStrategy<String>) -> BoxedStrategy<String> {
     })
 }
 
-/// What GeoJSON has no form for.
+/// Shapes that GeoJSON has no form for.
 fn curves(number: BoxedStrategy<String>) -> BoxedStrategy<String> {
     let no_number = (number.clone(), number.clone()).prop_map(|(x, y)| format!("LINESTRING(NaN {x},{y} NaN)"));
     let curves = of_dimensions(&number, |position, dimensions| {

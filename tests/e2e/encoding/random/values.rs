@@ -263,7 +263,7 @@ fn json() -> BoxedStrategy<serde_json::Value> {
     tree.boxed()
 }
 
-/// Of one dimension or two, with NULLs.
+/// Arrays of one dimension or two, with NULLs.
 fn array(elements: BoxedStrategy<String>, of_type: &'static str) -> BoxedStrategy<String> {
     let elements = prop_oneof![5 => elements, 1 => Just("NULL".to_owned())];
     let rows = (0..4usize, 0..4usize)
@@ -292,7 +292,7 @@ fn moments() -> BoxedStrategy<String> {
     list(moment(), "moment")
 }
 
-/// Of NULLs only, too. Its jsonb is never `null`, which JSON could not tell from NULL.
+/// Composites, some of NULLs only. Their jsonb is never `null`, which JSON could not tell from NULL.
 fn reading() -> BoxedStrategy<String> {
     let detail = json().prop_map(|json| if json.is_null() { "NULL".to_owned() } else { literal(&json.to_string()) });
     (prop::option::of(any::<i32>()), prop::option::of(moment()), detail)

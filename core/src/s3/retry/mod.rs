@@ -1,44 +1,23 @@
 //! The one retry loop: every request goes through it, and the SDK's own is off.
 //!
-//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for policy or went away
+//! The number of attempts bounds most failures. Time alone bounds those of a store that asks for fewer requests or went away
 //! ([`Failure::time_bound`]), and an upload over a slow link goes on while it moves ([`Overtime`]).
 #![forbid(unsafe_code)]
+
+mod policy;
+#[cfg(test)]
+mod slow_link;
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use self::policy::{FIRST_PAUSE, asked_pause, pause};
+pub use self::policy::{RetryPolicies, RetryPolicy};
 use crate::s3::caught::{Panicked, caught};
-use crate::s3::credentials::Provider;
 use crate::s3::failure::Failure;
 use crate::s3::throttle::{Overtime, Pace};
-
-/// Longest pause before the second attempt; it doubles before each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause of all, but for one that the store asks for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// One attempt has this part of the whole time, so that one that hangs leaves time for others.
-const ATTEMPTS_IN_TOTAL: u32 = 3;
-
-/// How long to try.
-#[derive(Debug, Clone, Copy)]
-pub struct RetryPolicy {
-    /// Attempts at one request, the first included, where time alone does not bound them.
-    pub attempts: u32,
-    /// Time for all of them and the pauses between them.
-    pub total: Duration,
-}
-
-impl RetryPolicy {
-    /// For what is asked before an export begins: the region, STS.
-    pub const SHORT: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(45) };
-
-    /// Time for one attempt, body included.
-    pub fn attempt(self) -> Duration {
-        self.total / ATTEMPTS_IN_TOTAL
-    }
-}
 
 /// How an attempt that gave no answer came to its end.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +39,7 @@ impl Unanswered {
     }
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or policy ends. The failure says of all attempts whether one may have
+/// Calls `attempt` until it succeeds, fails for good, or the policy allows no more. The failure says of all attempts whether one may have
 /// done its work. `unanswered`: the failure of an attempt that took so long.
 pub async fn retry<T, F>(
     policy: RetryPolicy,
@@ -73,9 +52,9 @@ where
     retry_at_pace(policy, None, |end| unanswered(end.time()), attempt).await
 }
 
-/// As [`retry`], of an upload. Each attempt has a permit; the time for all does not include waits for permits while other
-/// uploads succeed, nor periods in which the upload shared a slow link with others. So an upload beside others may take the time of
-/// one attempt longer.
+/// Calls `attempt` like [`retry`], for an upload where there is a `pace`. Each attempt of an upload has a permit. The time for all
+/// attempts does not include waits for permits while other uploads succeed, nor periods in which the upload shared a slow link with
+/// others. So an upload beside others may take the time of one attempt longer.
 pub async fn retry_at_pace<T, F>(
     policy: RetryPolicy,
     mut pace: Option<&mut Pace>,
@@ -173,37 +152,17 @@ async fn one_attempt<T>(
     }
 }
 
-/// As an attempt of [`retry`], signed with credentials that may expire on the way.
-pub async fn renewing<T>(provider: &Provider, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let generation = provider.generation();
-    answer.await.map_err(|failure| {
-        let renewed = failure.expired && provider.expired(generation);
-        Failure { transient: failure.transient || renewed, ..failure }
-    })
-}
-
-/// Full jitter (`share` of the longest pause, 0 to 1), so that many uploads that failed at once do not return at once.
-fn pause(attempts_made: u32, share: f64) -> Duration {
-    let longest = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(attempts_made - 1)).min(LONGEST_PAUSE);
-    longest.mul_f64(share)
-}
-
-/// The pause that the store asks for (`Retry-After`); half of what is `left`, where the store asks for more than there is.
-fn asked_pause(failure: &Failure, left: Duration) -> Duration {
-    let asked = failure.retry_after.unwrap_or_default();
-    if asked < left { asked } else { left / 2 }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
     use super::*;
     use crate::error::{Code, Error};
+    use crate::s3::throttle::Throttle;
 
-    const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(300) };
+    pub(super) const POLICY: RetryPolicy = RetryPolicy { attempts: 5, total: Duration::from_secs(300) };
 
-    fn paused<T>(test: impl Future<Output = T>) -> T {
+    pub(super) fn paused<T>(test: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
     }
 
@@ -273,14 +232,6 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_limit() {
-        assert_eq!(pause(1, 1.0), FIRST_PAUSE);
-        assert_eq!(pause(3, 1.0), FIRST_PAUSE * 4);
-        assert_eq!(pause(40, 1.0), LONGEST_PAUSE);
-        assert_eq!(pause(4, 0.0), Duration::ZERO);
-    }
-
-    #[test]
     fn time_alone_bounds_what_asks_for_patience() {
         paused(async {
             let (calls, start) = (Cell::new(0), Instant::now());
@@ -345,7 +296,7 @@ mod tests {
     #[test]
     fn an_upload_beside_others_has_the_period_of_an_attempt_however_little_time_is_left() {
         paused(async {
-            let throttle = super::super::throttle::Throttle::new(4);
+            let throttle = Throttle::new(4);
             let _other = throttle.permit().await;
             let mut pace = Pace::new(&throttle, None);
             let (calls, meter) = (Cell::new(0), pace.meter());
@@ -369,90 +320,5 @@ mod tests {
             let ended = tokio::time::timeout(POLICY.total * 10, sent).await;
             assert!(ended.is_ok_and(|sent| sent.is_ok()), "{} calls", calls.get());
         });
-    }
-
-    /// A link that takes so many frames a second, shared by the uploads under way.
-    #[derive(Clone)]
-    struct Link {
-        frame_time: Duration,
-        under_way: std::rc::Rc<Cell<u32>>,
-        sent: std::rc::Rc<Cell<u32>>,
-    }
-
-    impl Link {
-        fn new(frames_per_second: u32) -> Self {
-            let frame_time = Duration::from_secs(1) / frames_per_second;
-            Link { frame_time, under_way: std::rc::Rc::default(), sent: std::rc::Rc::default() }
-        }
-
-        async fn send(self, frames: u32, meter: crate::s3::body::Meter) -> Result<(), Failure> {
-            struct UnderWay(Link);
-            impl Drop for UnderWay {
-                fn drop(&mut self) {
-                    self.0.under_way.set(self.0.under_way.get() - 1);
-                }
-            }
-            self.under_way.set(self.under_way.get() + 1);
-            let link = UnderWay(self);
-            // Buffers on the way take the first frame at once.
-            meter.moved();
-            for _ in 0..frames {
-                tokio::time::sleep(link.0.frame_time * link.0.under_way.get()).await;
-                link.0.sent.set(link.0.sent.get() + 1);
-                meter.moved();
-            }
-            Ok(())
-        }
-    }
-
-    /// Runs that number of uploads with that number of frames each. Returns the outcomes, the time, and the frames that the link has carried.
-    fn share(link: &Link, uploads: usize, frames: u32) -> (Vec<Result<(), Failure>>, Duration, u32) {
-        let throttle = crate::s3::throttle::Throttle::new(160);
-        let outcomes = tokio::task::LocalSet::new();
-        let ended = paused(outcomes.run_until(async {
-            let start = Instant::now();
-            let tasks: Vec<_> = (0..uploads)
-                .map(|_| {
-                    let (link, mut pace, throttle) = (link.clone(), Pace::new(&throttle, None), throttle.clone());
-                    tokio::task::spawn_local(async move {
-                        let meter = pace.meter();
-                        let slow = |end| Failure {
-                            transient: !matches!(end, Unanswered::TooSlow(_)),
-                            ..Failure::unanswered("send", "here", Duration::ZERO)
-                        };
-                        let sent = retry_at_pace(POLICY, Some(&mut pace), slow, || link.clone().send(frames, meter.clone()));
-                        sent.await.inspect(|()| throttle.succeeded())
-                    })
-                })
-                .collect();
-            let mut ended = Vec::new();
-            for task in tasks {
-                ended.push(task.await.unwrap());
-            }
-            (ended, start.elapsed())
-        }));
-        (ended.0, ended.1, link.sent.get())
-    }
-
-    #[test]
-    fn uploads_over_a_slow_link_end_without_sending_much_twice() {
-        // 128 of 1 MB in frames of 64 kB: at 1 MB/s, and down to 16 kB/s, where an attempt has time for two of them.
-        for frames_per_second in [16, 4, 1] {
-            let (outcomes, time, sent) = share(&Link::new(frames_per_second), 128, 16);
-            assert!(outcomes.iter().all(Result::is_ok), "{frames_per_second}");
-            let least = 128 * 16;
-            assert!(sent < least * 2, "{frames_per_second}: {sent} of {least} frames");
-            assert!(time < Duration::from_secs(u64::from(2 * least / frames_per_second)), "{frames_per_second}: {time:?}");
-        }
-    }
-
-    #[test]
-    fn an_upload_alone_has_its_time_and_no_more_over_a_link_that_is_too_slow() {
-        let (outcomes, time, _) = share(&Link::new(1), 1, 200);
-        assert!(outcomes[0].is_ok(), "{outcomes:?}");
-        assert!(time > POLICY.attempt());
-        let (outcomes, time, _) = share(&Link::new(1), 1, 400);
-        assert!(outcomes[0].is_err());
-        assert!(time >= POLICY.total && time < POLICY.total + Duration::from_secs(1), "{time:?}");
     }
 }

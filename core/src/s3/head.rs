@@ -1,0 +1,57 @@
+//! HEAD: whether an object is there, and whose it is.
+#![forbid(unsafe_code)]
+
+use crate::s3::bucket::Bucket;
+use crate::s3::call::Call;
+use crate::s3::failure::Failure;
+use crate::s3::object::{EXPORT_ID, Object};
+use crate::s3::retry::RetryPolicy;
+
+/// For messages: "could not …".
+const STEP: &str = "look at an object";
+
+/// An object as HEAD shows it.
+#[derive(Debug)]
+pub struct Head {
+    /// Its size.
+    pub bytes: u64,
+    /// In a versioned bucket.
+    pub version_id: Option<String>,
+    /// The export that has marked it as its own.
+    pub export_id: Option<String>,
+}
+
+impl Head {
+    /// Whether the export that writes `object` has made it; for a key that is unique to an export, anybody's is.
+    pub fn is_of(&self, object: &Object) -> bool {
+        object.claim.is_none_or(|claim| self.export_id.as_deref() == Some(claim.to_string().as_str()))
+    }
+}
+
+impl Bucket {
+    /// Looks at an object; `None`: there is none.
+    pub async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
+        self.head_within(self.policy().files, key).await
+    }
+
+    /// Looks at an object, with that policy; `None`: there is none.
+    pub async fn head_within(&self, policy: RetryPolicy, key: &str) -> Result<Option<Head>, Failure> {
+        let call = Call::new(policy, STEP, self.url(key));
+        self.send(&call, || self.head_once(key)).await
+    }
+
+    /// Looks at an object in one attempt; `None`: there is none.
+    pub async fn head_once(&self, key: &str) -> Result<Option<Head>, Failure> {
+        let answer =
+            self.client().head_object().bucket(self.name()).key(key).set_expected_bucket_owner(self.owner()).send().await;
+        match answer {
+            Ok(output) => {
+                let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
+                let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
+                Ok(Some(Head { bytes, version_id: output.version_id, export_id }))
+            }
+            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
+            Err(error) => Err(Failure::new(STEP, &self.url(key), &error)),
+        }
+    }
+}
