@@ -2,10 +2,13 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-# Cargo.toml has the list of supported majors, as features; scripts/common.sh has the one that Debian has.
+# Cargo.toml has the list of supported majors, as features; scripts/common.sh has the one that Debian has, scripts/setup.sh those that
+# there are builds of. Of the others no server can be had here: they are type-checked.
 SUPPORTED := $(shell sed -n 's/^pg\([0-9]*\) = .*/\1/p' Cargo.toml)
 DEBIAN := $(shell sed -n 's/^DEBIAN_MAJOR=//p' scripts/common.sh)
-.PHONY: help all demo demo-stop unit miri test test-majors test-install soak lint docs audit bench bench-encoders bench-instructions install package clean-servers
+TESTED := $(DEBIAN) $(shell grep '^declare -A POSTGRES_BUILDS=' scripts/setup.sh | grep -oE '\[[0-9]+\]' | tr -d '[]')
+CHECKED := $(filter-out $(TESTED),$(SUPPORTED))
+.PHONY: help all demo demo-stop unit miri test test-majors check-majors test-install soak lint docs audit bench bench-encoders bench-instructions install package clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -25,11 +28,14 @@ miri: ## the core's readers of stored values and its cursor under Miri, which fi
 test: ## every test (TESTS=name: those that match; PG_MAJOR=17: on that version)
 	@scripts/test.sh
 
-test-majors: ## a build without warnings and the tests that another version of Postgres could break, on each that we support
-	@for major in $(filter-out $(DEBIAN),$(SUPPORTED)); do PG_MAJOR=$$major SMOKE=1 scripts/test.sh || exit 1; done
+test-majors: ## a build without warnings and the tests that another version of Postgres could break, on each that a server can be had of
+	@for major in $(filter-out $(DEBIAN),$(TESTED)); do PG_MAJOR=$$major SMOKE=1 scripts/test.sh || exit 1; done
+
+check-majors: ## clippy without warnings for each version of Postgres that we support and no server can be had of here
+	@for major in $(CHECKED); do scripts/check.sh $$major || exit 1; done
 
 test-install: ## `make install` on each major version (MAJORS="15 18") and the package on Debian's: exports, a new version under a session
-	@for major in $(or $(MAJORS),$(SUPPORTED)); do PG_MAJOR=$$major scripts/test-install.sh || exit 1; done
+	@for major in $(or $(MAJORS),$(TESTED)); do PG_MAJOR=$$major scripts/test-install.sh || exit 1; done
 
 soak: ## two thousand exports in one backend, with faults; prints what grew
 	@SOAK=1 scripts/test.sh
@@ -62,5 +68,5 @@ package: ## a .deb for this Debian and a tarball, with debug symbols beside them
 	@PG_CONFIG="$(PG_CONFIG)" scripts/package.sh
 
 clean-servers: ## stop the servers of demo, test and bench and delete their data
-	@for major in $(SUPPORTED); do PG_MAJOR=$$major bash -c '. scripts/common.sh; for kind in test demo bench; do \
+	@for major in $(TESTED); do PG_MAJOR=$$major bash -c '. scripts/common.sh; for kind in test demo bench; do \
 		use_kind $$kind; [ ! -d "$$PG_COPY" ] || scripts/servers.sh clean "$$RUN_DIR"; done'; done

@@ -13,7 +13,7 @@ say "Building s3_export (release) and installing it into $PG_COPY"
 cd "$ROOT"
 install_extension release "pg$PG_MAJOR bench"
 say "Building the sink, an S3 server that counts what it is sent and keeps none of it"
-cargo build --release --locked -p sink --target-dir target/bench-sink
+cargo build "${CARGO_FLAGS[@]}" --release --locked -p sink --target-dir target/bench-sink
 
 sink_pid=
 stop() {

@@ -24,6 +24,19 @@ unset RUST_BACKTRACE
 export USER="${USER:-$(id -un)}" LC_ALL=C.UTF-8
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 
+# The Rust that pgrx asks for. It builds with the one of rust-toolchain.toml too, so an older compiler is told not to mind. What follows
+# goes into each call of Cargo that builds; with a compiler that is new enough it is nothing.
+PGRX_RUST=1.96
+CARGO_FLAGS=()
+if command -v rustc >/dev/null; then
+	rust=$(cd "$ROOT" && rustc --version | cut -d ' ' -f 2)
+	if [ "$(printf '%s\n' "$PGRX_RUST" "$rust" | sort -V | head -n 1)" != "$PGRX_RUST" ]; then
+		CARGO_FLAGS=(--ignore-rust-version)
+		# For the build that cargo-pgrx makes, of the tests inside Postgres.
+		export PGRX_BUILD_FLAGS=${CARGO_FLAGS[*]}
+	fi
+fi
+
 # say STEP: its beginning also goes into the file of STEP_TIMES, where .ci/run sets that, which shows what takes the time.
 say() {
 	printf '\n\033[1m==> %s\033[0m\n' "$*"
@@ -96,7 +109,7 @@ need_compilers() {
 need_cargo_pgrx() {
 	if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX_VERSION" ]; then
 		say "Installing cargo-pgrx $PGRX_VERSION"
-		cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
+		cargo install "${CARGO_FLAGS[@]}" cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
 	fi
 }
 
@@ -163,7 +176,7 @@ extension_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | 
 install_extension() {
 	local profile=$1 features=$2 tree=${3:-} built=${CARGO_TARGET_DIR:-$ROOT/target} libraries extension
 	libraries=$tree$("$PG_CONFIG" --pkglibdir) extension=$tree$("$PG_CONFIG" --sharedir)/extension
-	cargo build --lib -p s3_export --locked --profile "$profile" --no-default-features --features "$features"
+	cargo build "${CARGO_FLAGS[@]}" --lib -p s3_export --locked --profile "$profile" --no-default-features --features "$features"
 	# Cargo's folder of the profile dev has another name.
 	[ "$profile" != dev ] || profile=debug
 	mkdir -p "$libraries" "$extension"

@@ -68,7 +68,7 @@ in_session() {
 # An export of so many files opens all the connections that it will; what further ones take is theirs alone.
 of_a_file() {
 	local few=400 many=900 ports first integration
-	cargo build --release --locked -p sink --target-dir target/bench-sink
+	cargo build "${CARGO_FLAGS[@]}" --release --locked -p sink --target-dir target/bench-sink
 	read -ra ports <<<"$(free_ports 3)"
 	export SINK_HTTP=http://127.0.0.1:${ports[0]} SINK_TLS=https://127.0.0.1:${ports[1]} SINK_CERTIFICATE=$home/sink.pem
 	export SINK_HTTP_SLOW=$SINK_HTTP SINK_TLS_SLOW=$SINK_TLS S3_ENDPOINT=$SINK_HTTP S3_ACCESS_KEY_ID=key S3_SECRET_ACCESS_KEY=secret

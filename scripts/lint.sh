@@ -16,8 +16,9 @@ use_kind test
 cd "$ROOT"
 say "cargo clippy for Postgres $PG_MAJOR"
 # What is installed, which has less than the tests' build.
-cargo clippy --no-default-features --features "pg$PG_MAJOR build_once" -- -D warnings
-cargo clippy -p s3_export -p s3_export_core --all-targets --no-default-features --features "pg$PG_MAJOR build_once pg_test bench" -- -D warnings
+cargo clippy "${CARGO_FLAGS[@]}" --no-default-features --features "pg$PG_MAJOR build_once" -- -D warnings
+cargo clippy "${CARGO_FLAGS[@]}" -p s3_export -p s3_export_core --all-targets --no-default-features \
+	--features "pg$PG_MAJOR build_once pg_test bench" -- -D warnings
 say "cargo fmt"
 cargo fmt --all --check
 say "Rooms"

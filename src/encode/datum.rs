@@ -4,7 +4,14 @@ use pgrx::pg_sys;
 use s3_export_core::text::interval::Interval;
 
 /// Whether Postgres has infinite intervals: from 17 on.
-pub(super) const HAS_INFINITE_INTERVALS: bool = !cfg!(any(feature = "pg14", feature = "pg15", feature = "pg16"));
+pub(super) const HAS_INFINITE_INTERVALS: bool = cfg!(since_pg17);
+
+/// The type `oid8`, which there is from 19 on; before that, the type of nothing.
+#[cfg(not(since_pg19))]
+pub(super) const OID8: pg_sys::Oid = pg_sys::InvalidOid;
+/// The type `oid8`, an unsigned integer of 64 bits.
+#[cfg(since_pg19)]
+pub(super) const OID8: pg_sys::Oid = pg_sys::OID8OID;
 
 /// Returns the base type of a domain, and any other type itself.
 pub(super) fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {

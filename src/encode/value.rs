@@ -13,7 +13,7 @@ use s3_export_core::text::numeric;
 
 use crate::encode::Context;
 use crate::encode::KeyPrefix;
-use crate::encode::datum::{base_type, interval_of, payload};
+use crate::encode::datum::{OID8, base_type, interval_of, payload};
 use crate::encode::forms::{bytea, date, inet, integer, interval, non_finite, time, timestamp, timestamptz, uuid};
 use crate::encode::geo::Geo;
 use crate::encode::in_column;
@@ -29,6 +29,7 @@ pub enum Encoder {
     Int4,
     Int8,
     Oid,
+    Oid8,
     Float4,
     Float8,
     Numeric,
@@ -59,6 +60,7 @@ impl Encoder {
             pg_sys::INT4OID => Encoder::Int4,
             pg_sys::INT8OID => Encoder::Int8,
             pg_sys::OIDOID => Encoder::Oid,
+            OID8 => Encoder::Oid8,
             pg_sys::FLOAT4OID => Encoder::Float4,
             pg_sys::FLOAT8OID => Encoder::Float8,
             pg_sys::NUMERICOID => Encoder::Numeric,
@@ -102,6 +104,7 @@ impl Encoder {
                 | Encoder::Int4
                 | Encoder::Int8
                 | Encoder::Oid
+                | Encoder::Oid8
                 | Encoder::Float4
                 | Encoder::Float8
                 | Encoder::Uuid
@@ -246,6 +249,7 @@ impl Encoder {
                 let written = number::float8(out, f64::from_bits(datum.value() as u64));
                 written.unwrap_or_else(|special| non_finite(special, context, out));
             }
+            Encoder::Oid8 => number::unsigned(out, datum.value() as u64),
             // SAFETY: an interval.
             Encoder::Interval => interval(&unsafe { interval_of(datum) }, plain, out),
             // SAFETY: json has variable length, and is read at once.

@@ -59,27 +59,32 @@ type Ended<T> = std::result::Result<T, Box<Raised>>;
 // SAFETY: declared as Postgres declares them, of the type that `pqsignal` takes.
 unsafe extern "C-unwind" {
     /// Postgres's own handlers, undecorated: a signal handler must not set up what catches errors.
-    fn die(signal: c_int);
-    fn StatementCancelHandler(signal: c_int);
+    fn die(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info);
+    fn StatementCancelHandler(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info);
 }
 
 /// # Safety
-/// Only called by the kernel, as the handler of SIGINT.
-unsafe extern "C-unwind" fn cancel(signal: c_int) {
+/// Only called as the handler of SIGINT, with what such a handler is given.
+unsafe extern "C-unwind" fn cancel(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info) {
     CANCELLED.store(true, Ordering::Relaxed);
     // SAFETY: it is made to be called from here.
-    unsafe { StatementCancelHandler(signal) }
+    unsafe {
+        #[cfg(not(since_pg19))]
+        StatementCancelHandler(signal);
+        #[cfg(since_pg19)]
+        StatementCancelHandler(signal, sender);
+    }
 }
 
 /// # Safety
 /// `handler` may be called at any time.
-unsafe fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
+unsafe fn handle(signal: u32, handler: pg_sys::pqsigfunc) {
     // SAFETY: by the caller's promise.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(signal as c_int, Some(handler));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(signal as c_int, Some(handler));
+        #[cfg(not(since_pg18))]
+        pg_sys::pqsignal(signal as c_int, handler);
+        #[cfg(since_pg18)]
+        pg_sys::pqsignal_be(signal as c_int, handler);
     }
 }
 
@@ -93,8 +98,8 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
     // SAFETY: signals are blocked until here. The default handler of SIGTERM would end the process wherever it is; this one
     // waits until it may be interrupted.
     unsafe {
-        handle(pg_sys::SIGTERM, die);
-        handle(pg_sys::SIGINT, cancel);
+        handle(pg_sys::SIGTERM, Some(die));
+        handle(pg_sys::SIGINT, Some(cancel));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
     let assignment = Assignment::of_this_worker();

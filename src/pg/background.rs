@@ -91,9 +91,9 @@ impl Assignment {
     /// Connects this worker as `login`. Where Postgres lets no role in that may not log in, as the superuser, who then has to
     /// become that role: gives whether it has. FATAL: the role or the database is gone.
     pub fn connect(self) -> bool {
-        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        #[cfg(not(since_pg17))]
         let (login, flags) = (if self.may_log_in { self.login } else { pg_sys::InvalidOid }, 0);
-        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        #[cfg(since_pg17)]
         let (login, flags) = (self.login, pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK);
         // SAFETY: called once, by the worker's entry.
         unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(self.database, login, flags) };

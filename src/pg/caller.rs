@@ -58,7 +58,7 @@ pub enum Carried {
 pub enum Rights {
     /// Rights of a superuser.
     Superuser,
-    /// Rights of the role with this OID; Postgres 14 knows only that the role was no superuser.
+    /// Rights of the role with this OID.
     Role(u32),
 }
 
@@ -96,9 +96,6 @@ fn rights(variable: &pg_sys::config_generic) -> Rights {
     if !matches!(variable.scontext, pg_sys::GucContext::PGC_USERSET | pg_sys::GucContext::PGC_BACKEND) {
         return Rights::Superuser;
     }
-    #[cfg(feature = "pg14")]
-    return Rights::NONE;
-    #[cfg(not(feature = "pg14"))]
     Rights::Role(variable.srole.to_u32())
 }
 
@@ -231,20 +228,12 @@ fn set_by(name: &CStr, value: &CStr, rights: Rights, source: pg_sys::GucSource::
         Rights::Superuser => (pg_sys::GucContext::PGC_SUSET, pg_sys::BOOTSTRAP_SUPERUSERID),
         Rights::Role(role) => (pg_sys::GucContext::PGC_USERSET, role),
     };
-    #[cfg(feature = "pg14")]
-    {
-        let _ = role;
-        set(name, value, context, source);
-    }
-    #[cfg(not(feature = "pg14"))]
-    {
-        let (role, action, level) =
-            (pg_sys::Oid::from(role), pg_sys::GucAction::GUC_ACTION_SET, pgrx::PgLogLevel::WARNING as c_int);
-        // SAFETY: name and value are NUL-terminated; at this level it raises nothing. Inside a transaction, which the look-up of the
-        // role's privileges needs.
-        unsafe {
-            pg_sys::set_config_option_ext(name.as_ptr(), value.as_ptr(), context, source, role, action, true, level, false);
-        }
+    let (role, action, level) =
+        (pg_sys::Oid::from(role), pg_sys::GucAction::GUC_ACTION_SET, pgrx::PgLogLevel::WARNING as c_int);
+    // SAFETY: name and value are NUL-terminated; at this level it raises nothing. Inside a transaction, which the look-up of the
+    // role's privileges needs.
+    unsafe {
+        pg_sys::set_config_option_ext(name.as_ptr(), value.as_ptr(), context, source, role, action, true, level, false);
     }
 }
 
@@ -256,9 +245,9 @@ fn is_workers_own(name: &CStr) -> bool {
 fn variables() -> Vec<pg_sys::config_generic> {
     // SAFETY: Postgres's array of pointers to settings, so many as it says, which live as long as the session.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(not(since_pg16))]
         let (all, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(since_pg16)]
         let (all, count) = {
             let mut count = 0;
             (pg_sys::get_guc_variables(&mut count), count)
@@ -281,12 +270,6 @@ fn may_set(variable: &pg_sys::config_generic, name: &CStr) -> bool {
     }
 }
 
-#[cfg(feature = "pg14")]
-fn may_set_parameter(_name: &CStr) -> bool {
-    false
-}
-
-#[cfg(not(feature = "pg14"))]
 fn may_set_parameter(name: &CStr) -> bool {
     let mode = pg_sys::AclMode::from(pg_sys::ACL_SET);
     // SAFETY: the name is NUL-terminated; a catalog look-up inside a transaction.

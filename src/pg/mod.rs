@@ -84,12 +84,7 @@ pub fn data_directory() -> std::path::PathBuf {
 /// Refuses settings under our name that nobody defined: a misspelt one would be ignored.
 pub fn reserve_setting_prefix() {
     // SAFETY: the name is static; called while the library is loaded, after its settings were defined.
-    unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(c"s3_export".as_ptr());
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::MarkGUCPrefixReserved(c"s3_export".as_ptr());
-    }
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"s3_export".as_ptr()) }
 }
 
 /// Raises 25006 in a READ ONLY transaction and on a standby.
@@ -184,10 +179,14 @@ pub fn characters(text: &str) -> usize {
     if knows_none { text.len() } else { text.chars().count() }
 }
 
-/// Whether backslashes escape in plain strings: `standard_conforming_strings` is off.
+/// Whether backslashes escape in plain strings: `standard_conforming_strings` is off, which there is until Postgres 18.
 pub fn backslashes_escape() -> bool {
+    #[cfg(not(since_pg19))]
     // SAFETY: reads a setting.
-    unsafe { !pg_sys::standard_conforming_strings }
+    let is_off = unsafe { !pg_sys::standard_conforming_strings };
+    #[cfg(since_pg19)]
+    let is_off = false;
+    is_off
 }
 
 /// Whether this server replays another's WAL.

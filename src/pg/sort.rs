@@ -33,13 +33,13 @@ impl Sorter {
                 for (number, name) in [(1, c"key"), (2, c"bytes")] {
                     pg_sys::TupleDescInitEntry(shape, number, name.as_ptr(), pg_sys::BYTEAOID, -1, 0);
                 }
+                // Works out where columns are, without which no tuple is formed or read.
+                #[cfg(since_pg19)]
+                pg_sys::TupleDescFinalize(shape);
                 let mut less = pg_sys::InvalidOid;
                 let (none, no_flag) = (std::ptr::null_mut(), std::ptr::null_mut());
                 pg_sys::get_sort_group_operators(pg_sys::BYTEAOID, true, false, false, &mut less, none, none, no_flag);
                 let (mut column, mut collation, mut nulls_first) = (1, pg_sys::InvalidOid, false);
-                #[cfg(feature = "pg14")]
-                let options = false;
-                #[cfg(not(feature = "pg14"))]
                 let options = pg_sys::TUPLESORT_NONE as std::ffi::c_int;
                 let state = pg_sys::tuplesort_begin_heap(
                     shape,

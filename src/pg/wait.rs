@@ -27,25 +27,25 @@ pub enum WaitFor {
     CleanUp,
 }
 
-#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+#[cfg(since_pg17)]
 thread_local! {
     static EVENTS: std::cell::RefCell<[Option<u32>; 6]> = const { std::cell::RefCell::new([None; 6]) };
 }
 
 impl WaitFor {
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    #[cfg(not(since_pg17))]
     fn event(self) -> u32 {
         pg_sys::PG_WAIT_EXTENSION
     }
 
     /// The event, if it has its number already; a callback of a transaction's end cannot ask for one.
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    #[cfg(not(since_pg17))]
     fn known_event(self) -> u32 {
         pg_sys::PG_WAIT_EXTENSION
     }
 
     /// The event, if it has its number already; a callback of a transaction's end cannot ask for one.
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    #[cfg(since_pg17)]
     fn known_event(self) -> u32 {
         EVENTS.with_borrow(|events| events[self.name().0]).unwrap_or(pg_sys::PG_WAIT_EXTENSION)
     }
@@ -55,7 +55,7 @@ impl WaitFor {
         self.event();
     }
 
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    #[cfg(since_pg17)]
     fn name(self) -> (usize, &'static std::ffi::CStr) {
         match self {
             WaitFor::Room => (0, c"S3ExportRoom"),
@@ -67,7 +67,7 @@ impl WaitFor {
         }
     }
 
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    #[cfg(since_pg17)]
     fn event(self) -> u32 {
         let (index, name) = self.name();
         let known: Option<u32> = EVENTS.with_borrow(|events| events[index]);

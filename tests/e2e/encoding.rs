@@ -27,7 +27,7 @@ const OF_POSTGIS: [&str; 2] = ["geography, geometry in SRID 4326", "geometry in 
 /// Sections of what not every version can write.
 const INFINITE_INTERVAL: &str = "infinite interval, from Postgres 17";
 const LONGEST_INTERVAL: &str = "the longest interval, in Postgres 15 and 16";
-const FROM_15: &str = "what Postgres reads from 15 on";
+const OID8: &str = "oid8, from Postgres 19";
 
 /// A database with the types of `tests/golden/setup.sql`; `options`: of CREATE DATABASE.
 fn golden_database(name: &str, options: &str) -> Database {

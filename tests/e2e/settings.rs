@@ -43,10 +43,6 @@ fn a_user_may_set_the_chunk_size_and_nothing_else() {
     }
     refused(client.simple_query("SHOW s3_export.key_file")).sqlstate("42501");
     assert_eq!(client.text("SHOW s3_export.buffer_memory"), "128MB");
-    if db.major() < 15 {
-        // It has no privileges on settings.
-        return;
-    }
     let grant = format!("GRANT SET ON PARAMETER s3_export.buffer_memory TO {role}");
     let mut superuser = db.client();
     superuser.batch_execute(&format!("{LOAD}; {grant}")).unwrap();
@@ -102,12 +98,6 @@ fn the_key_file_may_be_named_by_the_servers_environment() {
 fn a_misspelt_setting_is_refused_once_the_library_is_loaded() {
     let db = Database::new("misspelt");
     let mut client = db.client();
-    if db.major() < 15 {
-        // It warns of what was set before, and cannot reserve a prefix.
-        client.batch_execute(&format!("SET s3_export.output_chunk_sise = 5; {LOAD}")).unwrap();
-        assert!(messages(&client.notices()).contains("output_chunk_sise"));
-        return;
-    }
     client.batch_execute(LOAD).unwrap();
     refused(client.batch_execute("SET s3_export.output_chunk_sise = 5")).sqlstate("42602");
 }

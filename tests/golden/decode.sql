@@ -21,7 +21,7 @@ CREATE FUNCTION number_of(ours json) RETURNS text LANGUAGE sql AS $$
 CREATE FUNCTION bytes_of(ours json) RETURNS bytea LANGUAGE sql AS $$
     SELECT CASE WHEN ours->>'encoding' = 'base64' THEN decode(string(wrapped(ours, 'bytes')), 'base64') END $$;
 
--- An interval of so many microseconds, exactly; texts of long ones are read since Postgres 15 only.
+-- An interval of so many microseconds, exactly.
 CREATE FUNCTION span_of(microseconds numeric) RETURNS interval LANGUAGE sql AS $$
     SELECT make_interval(days => div(microseconds, 86400000000)::int, secs => mod(microseconds, 86400000000) / 1e6) $$;
 

@@ -13,9 +13,9 @@ use crate::encode::Context;
 use crate::encode::arrow::dates::{Date, Intervals, Time, Timestamp, Timestamptz};
 use crate::encode::arrow::geo::Geometries;
 use crate::encode::arrow::nested::{Lists, Structs};
-use crate::encode::arrow::numbers::{Booleans, ByValue, Decimals, Float4, Float8, Int2, Int4, Int8, Oid};
+use crate::encode::arrow::numbers::{Booleans, ByValue, Decimals, Float4, Float8, Int2, Int4, Int8, Oid, Oid8};
 use crate::encode::arrow::texts::{Bytea, Enums, Json, Jsonb, Others, Payloads, Text, UuidValues};
-use crate::encode::datum::base_type_and_modifier;
+use crate::encode::datum::{OID8, base_type_and_modifier};
 use crate::encode::geo::Geo;
 use crate::encode::text_value::TextEncoder;
 
@@ -115,6 +115,8 @@ columns! {
     Int4(ByValue<Int4>) = INT4OID,
     Int8(ByValue<Int8>) = INT8OID,
     Oid(ByValue<Oid>) = OIDOID,
+    /// The type that `OID8` tells.
+    Oid8(ByValue<Oid8>),
     Float4(ByValue<Float4>) = FLOAT4OID,
     Float8(ByValue<Float8>) = FLOAT8OID,
     /// A numeric whose modifier declares its digits.
@@ -143,6 +145,9 @@ impl Column {
         let (type_id, modifier) = base_type_and_modifier(type_id, modifier);
         if let Some(column) = Self::from_oid(type_id) {
             return Ok(column);
+        }
+        if type_id == OID8 {
+            return Ok(Column::Oid8(ByValue::default()));
         }
         if type_id == pg_sys::NUMERICOID
             && let Some(decimals) = Decimals::from_modifier(modifier)

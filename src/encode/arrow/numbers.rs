@@ -2,7 +2,7 @@
 
 use arrow_array::ArrayRef;
 use arrow_array::types::{
-    ArrowPrimitiveType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, UInt32Type,
+    ArrowPrimitiveType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, UInt32Type, UInt64Type,
 };
 use arrow_schema::DataType;
 use pgrx::pg_sys;
@@ -115,6 +115,18 @@ impl Number for Oid {
     }
 }
 
+/// `oid8`.
+pub struct Oid8;
+
+impl Number for Oid8 {
+    type Arrow = UInt64Type;
+
+    #[inline(always)]
+    fn read(datum: Datum) -> Result<u64> {
+        Ok(datum.value() as u64)
+    }
+}
+
 /// `real`. A bloom filter hashes the bits of floats, and so says of `-0` and of some NaN that they are not there, though they equal the
 /// value that is looked for.
 pub struct Float4;
@@ -216,7 +228,7 @@ impl Digits {
         if declared < 0 {
             return None;
         }
-        // Eleven bits of two's complement, since Postgres 15; before, none was negative.
+        // Eleven bits of two's complement.
         let (precision, scale) = ((declared >> 16) & 0xffff, ((declared & 0x7ff) ^ 1024) - 1024);
         // Zeros before the point, and before the first digit, are digits there.
         let precision = if scale < 0 { precision - scale } else { precision.max(scale) };

@@ -1,7 +1,7 @@
 //! Byte for byte what `tests/golden/types.tsv` says.
 
 use super::super::fixture::{Database, Session};
-use super::{FROM_15, HOSTILE, INFINITE_INTERVAL, LONGEST_INTERVAL, OF_POSTGIS, documents, golden_database, has_postgis};
+use super::{HOSTILE, INFINITE_INTERVAL, LONGEST_INTERVAL, OF_POSTGIS, OID8, documents, golden_database, has_postgis};
 
 /// A line of the golden file.
 #[derive(Clone, Copy)]
@@ -36,8 +36,8 @@ pub fn cases(without: &[&str]) -> Vec<Case> {
 /// The cases that this server can write.
 fn all_cases(database: &Database) -> Vec<Case> {
     let mut without = vec![if database.major() < 17 { INFINITE_INTERVAL } else { LONGEST_INTERVAL }];
-    if database.major() < 15 {
-        without.extend([FROM_15, LONGEST_INTERVAL]);
+    if database.major() < 19 {
+        without.push(OID8);
     }
     if !has_postgis(&mut database.client()) {
         without.extend(OF_POSTGIS);
