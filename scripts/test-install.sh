@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a user does first, for the Postgres of PG_MAJOR: `make install`, CREATE EXTENSION and an export as a member; the same again
 # with the package, for the major version that Debian has, and from the tree of an extension image, from 18 on. And what he does
-# later: a new version under a session that runs.
+# later: an update from each earlier release, and a new version under a session that runs.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -21,13 +21,14 @@ export_sql() {
 		"$S3_BUCKET" "$1" "$2"
 }
 
-# first_export DATABASE: the quick start's, in a new one.
+# first_export DATABASE [VERSION]: the quick start's, in a new one; with VERSION, after an update from that one.
 first_export() {
-	local folder=$1 documents
-	say "CREATE EXTENSION and an export, in Postgres $PG_MAJOR"
+	local folder=$1 documents create='CREATE EXTENSION s3_export'
+	[ -z "${2:-}" ] || create+=" VERSION '$2'; ALTER EXTENSION s3_export UPDATE"
+	say "$create and an export, in Postgres $PG_MAJOR"
 	psql -U postgres -d postgres -c "CREATE DATABASE $1"
+	psql -U postgres -d "$1" -c "$create"
 	psql -U postgres -d "$1" <<-'EOF'
-		CREATE EXTENSION s3_export;
 		\set key `echo "$S3_ACCESS_KEY_ID"`
 		\set secret `echo "$S3_SECRET_ACCESS_KEY"`
 		\set endpoint `echo "$S3_ENDPOINT"`
@@ -90,6 +91,12 @@ settings=$("$scripts/servers.sh" env "$RUN_DIR")
 eval "$settings"
 psql -U postgres -d postgres -c 'CREATE ROLE analyst LOGIN'
 first_export installed
+# Whose SQL is there.
+for script in "$ROOT"/sql/s3_export--*.sql; do
+	release=${script##*/s3_export--}
+	release=${release%.sql}
+	[[ $release == *--* ]] || first_export "from_${release//./_}" "$release"
+done
 under_a_session
 a_job installed
 [ "$PG_MAJOR" -lt 18 ] || from_an_image
