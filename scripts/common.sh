@@ -125,7 +125,7 @@ need_mdbook() {
 CYCLONEDX=$ROOT/target/tools/bin/cargo-cyclonedx
 need_cyclonedx() {
 	local version=0.5.9
-	if [ "$("$CYCLONEDX" cyclonedx --version 2>/dev/null)" != "cargo-cyclonedx-cyclonedx $version" ]; then
+	if [[ $("$CYCLONEDX" cyclonedx --version 2>/dev/null) != *" $version" ]]; then
 		say "Installing cargo-cyclonedx $version"
 		cargo install cargo-cyclonedx --version "=$version" --locked --debug --root "$ROOT/target/tools"
 	fi
