@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Packages for the Postgres of PG_CONFIG (default: Debian's), into target/package: a .deb for the running Debian, a tarball for others
-# of its C library's age, an RPM, where rpmbuild is there, and from Postgres 18 on the tree of an extension image. Beside them lie their
-# checksums, and an SBOM. Debug symbols come in packages of their own, found by build id. PROFILE is another profile of Cargo.toml.
+# package.sh [deb]: packages for the Postgres of PG_CONFIG (default: Debian's), into target/package: a .deb for the running Debian, a
+# tarball for others of its C library's age, an RPM, where rpmbuild is there, and from Postgres 18 on the tree of an extension image.
+# Beside them lie their checksums, and an SBOM. Debug symbols come in packages of their own, found by build id. With `deb` it makes
+# the .deb alone. PROFILE is another profile of Cargo.toml.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
+only=${1:-}
+[[ -z $only || $only == deb ]] || die "usage: package.sh [deb]"
 if [ -z "${PG_CONFIG:-}" ]; then
 	grep -qs '^VERSION_CODENAME=bookworm$' /etc/os-release || die "say PG_CONFIG=/usr/lib/postgresql/…/bin/pg_config"
 	"$ROOT/scripts/setup.sh" package
@@ -28,7 +31,7 @@ documents=(ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md LICENSE README.md SECURI
 
 cd "$ROOT"
 need_compilers
-need_cyclonedx
+[ "$only" = deb ] || need_cyclonedx
 pgrx_env "$out/pgrx" "$pg_config"
 write_pgrx_config "$major"
 rm -rf "$work"
@@ -82,6 +85,10 @@ package "$name" database "export a SELECT from PostgreSQL $major to Amazon S3
  name, and privileges are plain GRANTs." "postgresql-$major, ca-certificates, $libraries"
 mv "$work/symbols" "$work/$name-dbgsym"
 package "$name-dbgsym" debug "debug symbols for $name" "$name (= $version)"
+if [ "$only" = deb ]; then
+	rm -rf "$work"
+	exit
+fi
 
 folder=$file-linux-$(uname -m)
 mkdir "$work/$folder"
