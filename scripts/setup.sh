@@ -128,7 +128,7 @@ if [ "$kind" = test ]; then
 fi
 [ "$kind" != bench ] || packages+=(zstd)
 # With rpm, packages for other systems; the rest builds the source package.
-[ "$kind" != package ] || packages+=(debhelper dpkg-dev postgresql-server-dev-all rpm zip)
+[ "$kind" != package ] || packages+=(debhelper dpkg-dev postgresql-server-dev-all rpm unzip)
 need_packages "${packages[@]}"
 # Packages are built for the machine's own Postgres, and no server runs.
 [ "$kind" != package ] || exit 0

@@ -46,6 +46,7 @@ export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} PG_SUPPORTED_VERSIONS=$DEBIAN_M
 	cd source
 	offline=(unshare --net)
 	[ "$(id -u)" -eq 0 ] || offline=(unshare --map-root-user --net)
+	unset CARGO_TARGET_DIR
 	"${offline[@]}" dpkg-buildpackage -b -d -us -uc
 )
 package=$(echo "$folder/postgresql-$DEBIAN_MAJOR-s3-export_$version"-*.deb)
