@@ -1,14 +1,14 @@
 # The commands of this project. Each does its own set-up on a fresh Debian machine with Rust.
 
 SHELL := bash
-.DEFAULT_GOAL := help
+.DEFAULT_GOAL := all
 # Cargo.toml has the list of supported majors, as features; scripts/common.sh has the one that Debian has, scripts/setup.sh those that
 # there are builds of. Of the others no server can be had here: they are type-checked.
 SUPPORTED := $(shell sed -n 's/^pg\([0-9]*\) = .*/\1/p' Cargo.toml)
 DEBIAN := $(shell sed -n 's/^DEBIAN_MAJOR=//p' scripts/common.sh)
 TESTED := $(DEBIAN) $(shell grep '^declare -A POSTGRES_BUILDS=' scripts/setup.sh | grep -oE '\[[0-9]+\]' | tr -d '[]')
 CHECKED := $(filter-out $(TESTED),$(SUPPORTED))
-.PHONY: help all demo demo-stop unit miri test test-majors check-majors test-install soak lint docs audit bench bench-encoders bench-instructions install package clean-servers
+.PHONY: help all demo demo-stop unit miri test test-majors check-majors test-install soak lint docs audit bench bench-encoders bench-instructions install clean package source-package test-source clean-servers
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -61,11 +61,20 @@ bench-instructions: ## machine instructions of a row or of a file, by valgrind (
 all: ## build for the Postgres of PG_CONFIG, so that root can install it without Rust
 	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh build
 
-install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH)
-	@PG_CONFIG="$(PG_CONFIG)" scripts/install.sh
+install: ## into the Postgres of PG_CONFIG=/path/to/pg_config (default: the first in PATH), or below the folder DESTDIR
+	@PG_CONFIG="$(PG_CONFIG)" DESTDIR="$(DESTDIR)" scripts/install.sh
 
-package: ## a .deb for this Debian and a tarball, with debug symbols beside them, into target/package (PG_CONFIG=…)
+clean: ## delete what all, install and package have built
+	@rm -rf target/install target/package target/packaged target/release
+
+package: ## .deb, RPM, tarball and the tree of an extension image, with checksums and SBOM, into target/package (PG_CONFIG=…)
 	@PG_CONFIG="$(PG_CONFIG)" scripts/package.sh
+
+source-package: ## the archives of the last commit's source, for PGXN and for Debian, into target/package
+	@scripts/source-package.sh
+
+test-source: ## builds from these archives: `make && make install` from PGXN's, dpkg-buildpackage offline from Debian's
+	@scripts/test-source.sh
 
 clean-servers: ## stop the servers of demo, test and bench and delete their data
 	@for major in $(TESTED); do PG_MAJOR=$$major bash -c '. scripts/common.sh; for kind in test demo bench; do \

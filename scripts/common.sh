@@ -135,6 +135,15 @@ need_mdbook() {
 	fi
 }
 
+CYCLONEDX=$ROOT/target/tools/bin/cargo-cyclonedx
+need_cyclonedx() {
+	local version=0.5.9
+	if [[ $("$CYCLONEDX" cyclonedx --version 2>/dev/null) != *" $version" ]]; then
+		say "Installing cargo-cyclonedx $version"
+		cargo install cargo-cyclonedx --version "=$version" --locked --debug --root "$ROOT/target/tools"
+	fi
+}
+
 # free_ports N: below the range the kernel hands to clients, so that none is taken before its server starts.
 free_ports() {
 	python3 - "$1" <<'EOF'
@@ -185,6 +194,12 @@ install_extension() {
 	sed "s/@CARGO_VERSION@/$(extension_version)/" "$ROOT/s3_export.control" | install -m 644 /dev/stdin "$extension/s3_export.control"
 	install -m 644 "$ROOT/sql/catalog.sql" "$extension/s3_export--$(extension_version).sql"
 	install -m 644 -t "$extension" "$ROOT"/sql/s3_export--*.sql
+}
+
+# write_checksums FOLDER: of all files that lie there, whichever script has made them.
+write_checksums() {
+	rm -f "$1/SHA256SUMS"
+	(cd "$1" && find . -maxdepth 1 -type f -printf '%f\0' | sort -z | xargs -0 sha256sum) | install -m 644 /dev/stdin "$1/SHA256SUMS"
 }
 
 # find_postgres PG_CONFIG: sets pg_config and major for a build against a Postgres that is there.

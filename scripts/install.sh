@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # install.sh [build]: a release build into the Postgres of PG_CONFIG, of any major version we support; `build` leaves out the
-# installing, for who may not write there and lets root do that, who may have no Rust.
+# installing, for who may not write there and lets root do that, who may have no Rust. DESTDIR is a folder to install below, for those
+# who make packages; PROFILE is another profile of Cargo.toml.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -15,15 +16,17 @@ if command -v cargo >/dev/null || [ ! -e "$tree$libraries/s3_export.so" ]; then
 	pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
 	write_pgrx_config "$major"
 	say "Building s3_export for $("$pg_config" --version)"
-	PG_CONFIG=$pg_config install_extension release "pg$major" "$tree"
+	PG_CONFIG=$pg_config install_extension "${PROFILE:-release}" "pg$major" "$tree"
 fi
 [ "${1:-}" != build ] || exit 0
 
-say "Installing s3_export into $("$pg_config" --version)"
+below=${DESTDIR:-}
+say "Installing s3_export into $("$pg_config" --version)${below:+, below $below}"
+[ -z "$below" ] || mkdir -p "$below$libraries" "$below$extension"
 install=(install)
-for dir in "$libraries" "$extension"; do
+for dir in "$below$libraries" "$below$extension"; do
 	[ -w "$dir" ] || install=(as_root install)
 done
 # A new file each, as install(1) makes them: overwriting a library in place would crash sessions that run from it.
-"${install[@]}" -m 755 -t "$libraries" "$tree$libraries/s3_export.so"
-"${install[@]}" -m 644 -t "$extension" "$tree$extension"/s3_export*
+"${install[@]}" -m 755 -t "$below$libraries" "$tree$libraries/s3_export.so"
+"${install[@]}" -m 644 -t "$below$extension" "$tree$extension"/s3_export*

@@ -79,6 +79,7 @@ UNGUARDED_FILES='^src/(pg/(deform|report|serializable)|progress|job/worker)\.rs$
 undecorated=$(grep -rlE '^ *unsafe extern "C(-unwind)?" \{' src | grep -vE "$UNGUARDED_FILES") || true
 [ -z "$undecorated" ] || die "functions of Postgres declared without pgrx's guard:
 $undecorated"
-say "META.json"
+say "Versions"
 version=$(extension_version)
 [ "$(grep -c "\"version\": \"$version\"" META.json)" = 2 ] || die "META.json has another version than Cargo.toml's $version"
+[[ $(head -n 1 debian/changelog) == "s3-export ($version-"* ]] || die "debian/changelog has another version than Cargo.toml's $version"

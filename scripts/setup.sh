@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh test|demo|bench|docs: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
+# setup.sh test|demo|bench|docs|package: what a fresh Debian machine with Rust lacks. A machine that has it needs neither network
 # nor sudo. The extension goes into a private copy of Debian's Postgres (it is relocatable), so that the
 # machine's own stays untouched and the debug build of the tests never meets the release build of the demo.
 # shellcheck source=scripts/common.sh
@@ -10,7 +10,8 @@ SEAWEEDFS_VERSION=4.48
 # with headers and contrib, without pg_cron and PostGIS.
 declare -A POSTGRES_BUILDS=([16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
 kind=${1:-}
-[[ $kind == test || $kind == demo || $kind == bench || $kind == docs ]] || die "usage: setup.sh test|demo|bench|docs"
+[[ $kind == test || $kind == demo || $kind == bench || $kind == docs || $kind == package ]] ||
+	die "usage: setup.sh test|demo|bench|docs|package"
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -126,7 +127,11 @@ if [ "$kind" = test ]; then
 	[ -z "$PG_OS_USER" ] || packages+=(sudo)
 fi
 [ "$kind" != bench ] || packages+=(zstd)
+# With rpm, packages for other systems; the rest builds the source package.
+[ "$kind" != package ] || packages+=(debhelper dpkg-dev postgresql-server-dev-all rpm unzip)
 need_packages "${packages[@]}"
+# Packages are built for the machine's own Postgres, and no server runs.
+[ "$kind" != package ] || exit 0
 use_kind "$kind"
 [ "${RUN_DIR%/*}" = "$ROOT/target" ] || say "User $PG_OS_USER cannot reach $ROOT: the servers live in $RUN_DIR"
 need_compilers

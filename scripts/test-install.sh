@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a user does first, for the Postgres of PG_MAJOR: `make install`, CREATE EXTENSION and an export as a member; the same again
-# with the package, for the major version that Debian has. And what he does later: a new version under a session that runs.
+# with the package, for the major version that Debian has, and from the tree of an extension image, from 18 on. And what he does
+# later: an update from each earlier release, and a new version under a session that runs.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -20,13 +21,14 @@ export_sql() {
 		"$S3_BUCKET" "$1" "$2"
 }
 
-# first_export DATABASE: the quick start's, in a new one.
+# first_export DATABASE [VERSION]: the quick start's, in a new one; with VERSION, after an update from that one.
 first_export() {
-	local folder=$1 documents
-	say "CREATE EXTENSION and an export, in Postgres $PG_MAJOR"
+	local folder=$1 documents create='CREATE EXTENSION s3_export'
+	[ -z "${2:-}" ] || create+=" VERSION '$2'; ALTER EXTENSION s3_export UPDATE"
+	say "$create and an export, in Postgres $PG_MAJOR"
 	psql -U postgres -d postgres -c "CREATE DATABASE $1"
+	psql -U postgres -d "$1" -c "$create"
 	psql -U postgres -d "$1" <<-'EOF'
-		CREATE EXTENSION s3_export;
 		\set key `echo "$S3_ACCESS_KEY_ID"`
 		\set secret `echo "$S3_SECRET_ACCESS_KEY"`
 		\set endpoint `echo "$S3_ENDPOINT"`
@@ -59,6 +61,29 @@ under_a_session() {
 	wait "$session"
 }
 
+# from_an_image: the server finds the extension in a folder, as in a volume that an image is mounted as, and not in its own.
+from_an_image() {
+	local tree=$RUN_DIR/image
+	PG_CONFIG=$PG_CONFIG "$scripts/image-tree.sh" "$tree"
+	say "The tree of an extension image"
+	(cd "$tree" && find . -type f -printf '%9s  %P\n' | sort -k 2)
+	rm "$("$PG_CONFIG" --pkglibdir)/s3_export.so" "$("$PG_CONFIG" --sharedir)/extension"/s3_export*
+	# A session that has asked before knows the old answer, so these settings count for new ones.
+	psql -U postgres -d postgres -c "ALTER SYSTEM SET extension_control_path = '\$system:$tree/share'" \
+		-c "ALTER SYSTEM SET dynamic_library_path = '\$libdir:$tree/lib'" -c 'SELECT pg_reload_conf()' >/dev/null
+	first_export image
+	a_job image
+	[ "$(psql -U analyst -d image -c 'SELECT count(*) > 0 FROM s3_export.options()')" = t ] || die "no options"
+}
+
+# a_job DATABASE: an export in a background worker, whose library the server finds by itself.
+a_job() {
+	local id
+	id=$(psql -U analyst -d "$1" -c "SELECT s3_export_async('s3://$S3_BUCKET/$1_job', 'lake', 'SELECT * FROM orders', format => 'parquet')")
+	[ "$(psql -U analyst -d "$1" -c "SELECT status, documents FROM s3_export.wait('$id', timeout => '1 min')")" = 'COMPLETED|2500' ] ||
+		die "the job is not what it should be"
+}
+
 PG_CONFIG=$PG_CONFIG "$scripts/install.sh"
 say "Starting Postgres and SeaweedFS"
 "$scripts/servers.sh" start "$RUN_DIR"
@@ -66,7 +91,15 @@ settings=$("$scripts/servers.sh" env "$RUN_DIR")
 eval "$settings"
 psql -U postgres -d postgres -c 'CREATE ROLE analyst LOGIN'
 first_export installed
+# Whose SQL is there.
+for script in "$ROOT"/sql/s3_export--*.sql; do
+	release=${script##*/s3_export--}
+	release=${release%.sql}
+	[[ $release == *--* ]] || first_export "from_${release//./_}" "$release"
+done
 under_a_session
+a_job installed
+[ "$PG_MAJOR" -lt 18 ] || from_an_image
 
 if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then
 	env -u PG_CONFIG "$scripts/package.sh"
