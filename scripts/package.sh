@@ -131,8 +131,9 @@ say "The list of what is linked into the library (SBOM)"
 # The tool writes a list for each package of the workspace, beside its manifest.
 "$CYCLONEDX" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --no-default-features --features "pg$major" \
 	--override-filename s3_export-sbom
-mv s3_export-sbom.json "$out/$file.cdx.json"
-find core benches -name s3_export-sbom.json -delete
+# It names the folder of the build.
+sed "s|$ROOT|/s3_export|g" s3_export-sbom.json >"$out/$file.cdx.json"
+find . -maxdepth 3 -name s3_export-sbom.json -delete
 rm -rf "$work"
 
 say "In target/package"
