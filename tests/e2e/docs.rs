@@ -1,4 +1,4 @@
-//! What the documentation says is so: each SQL block of README and of `docs/` runs, and the tables say what the code says.
+//! Tests of the documentation: each SQL block of README and of `docs/` runs, and the tables agree with the code.
 //!
 //! The blocks of a page run in order, in psql, in a database of the page's own, as the role `analyst`, or as the role that their first
 //! line names. What a reader puts in, such as a bucket, a key or an id, is put in here.
@@ -12,11 +12,11 @@ use std::process::Stdio;
 
 use super::fixture::{Database, Integration, ServerFile, StandIn, literal};
 
-/// What a reader has before the first export.
+/// Tables that a reader has before the first export.
 const SHOP: &str =
     "CREATE TABLE orders AS SELECT i AS id, 'name ' || i AS name, current_date - i % 3 AS day FROM generate_series(1, 2500) i;
     CREATE SCHEMA commons; CREATE TABLE commons.analytics AS SELECT i AS id, 'FR' AS country FROM generate_series(1, 10) i";
-/// What the statements need of pg_cron, which `cron` has run: a stand-in that runs what it is given, once and at once.
+/// Stand-in for pg_cron: `cron.schedule` runs its command once, at once. `cron.rs` tests pg_cron itself.
 const CRON: &str = r"CREATE SCHEMA cron; CREATE TABLE cron.job_run_details (start_time timestamptz, status text, return_message text);
     CREATE FUNCTION cron.schedule(name text, schedule text, command text) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
         IF schedule !~ '^([0-9*]+ ){4}[0-9*]+$' THEN RAISE '% is no schedule', schedule; END IF;
@@ -112,7 +112,7 @@ impl Reader {
         Reader { db, analyst, administrator, key_file, folder }
     }
 
-    /// What stands for each placeholder of a block: longer placeholders before those that they contain.
+    /// Each placeholder of a block, and its value. A placeholder comes before those that it contains.
     fn values(&self, block: &str) -> Vec<(&'static str, String)> {
         const ASSUMES: &str = "aws_role => 'arn:aws:iam::012345678901:role/export'";
         let (local, role) = (Integration::local(), StandIn::ministack());

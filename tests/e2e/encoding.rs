@@ -1,4 +1,4 @@
-//! What each Postgres type becomes in JSON: the tables of docs/formats/json.md, whole.
+//! Tests of each Postgres type's form in JSON: all rows of the tables of docs/formats/json.md.
 //!
 //! `golden` compares with `tests/golden/types.tsv`, byte for byte; `oracle` with Postgres's own JSON; `random` reads random
 //! values back from the bucket. The rest shows what a list of values cannot.

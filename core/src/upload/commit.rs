@@ -1,4 +1,5 @@
-//! What a commit writes, object by object; and whether its names are free, asked before the query runs.
+//! A commit's objects are written here, one after another. Before the query runs, the names of these objects are looked up: a name
+//! that is taken would fail the commit after hours of work.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
