@@ -42,7 +42,7 @@ pub fn try_documents(query: &str, wrapping: Wrapping) -> Result<Vec<String>> {
         pg_sys::CommandCounterIncrement();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
-    let outcome = query.run(&mut lines);
+    let outcome = query.run(&[], &mut lines);
     // SAFETY: the snapshot pushed above is on top again.
     unsafe { pg_sys::PopActiveSnapshot() };
     outcome?;

@@ -29,7 +29,7 @@ fn encode(call: &Call) -> Result<Datum> {
         other => return Err(Error::new(Code::InvalidParameter, format!("unknown form \"{other}\""))),
     };
     let mut sink = Discard { format, encoder: None, buffer: JsonBuffer::new(), bytes: 0 };
-    query.run(&mut sink)?;
+    query.run(&[], &mut sink)?;
     Ok(int8_datum(sink.bytes + sink.buffer.len() as u64))
 }
 

@@ -7,24 +7,28 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
 use s3_export_core::files::plan::{FilePlan, Room};
 use s3_export_core::format::{Format, Wrapping};
-use s3_export_core::manifest::Manifest;
+use s3_export_core::manifest::stored::Summary;
+use s3_export_core::manifest::{FeedRun, Manifest};
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::request::options::Existing;
 use s3_export_core::request::{Cut, Request};
-use s3_export_core::s3::checksum::sha256_hex;
+use s3_export_core::s3::checksum::{Algorithm, sha256_hex};
 use s3_export_core::s3::client::{Connection, Store};
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use s3_export_core::upload;
+use s3_export_core::upload::replaced::Replaced;
 use uuid::Uuid;
 
 use crate::integration::{self, Purpose};
+use crate::pg::limit::TimeLimit;
 use crate::pg::report;
 use crate::pg::wait::WaitFor;
 use crate::pg::{in_parallel_operation, in_restricted_operation};
 use crate::progress::Progress;
-use crate::query::Query;
 use crate::query::sink::Documents;
+use crate::query::{Parameter, Query};
+use crate::run_key::{self, Run};
 use crate::settings;
 use crate::transaction;
 
@@ -41,50 +45,123 @@ pub struct Outcome {
 
 /// Runs an export as the current user.
 pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
-    check_context()?;
-    let _running = transaction::Exporting::enter();
-    let (connection, query, destination) = check(request, export_id)?;
-    let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
-    let progress = Progress::start(export_id);
-
-    let algorithm = connection.object.checksum;
-    let store = open(connection, request.location.bucket())?;
-    if request.existing == Existing::Error {
-        refuse_existing(&store, &request.location)?;
+    let export = Export::open(request, export_id)?;
+    if request.run_key.is_none() {
+        return export.write(Part::default());
     }
-    refuse_taken_names(&store, &destination)?;
-    let (limits, plan) = FilePlan::new(request, export_id, room())?;
-    let upload = transaction::begin(store, destination.clone(), plan)?;
-    let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
-    query.run(&mut documents)?;
-    let (encoded, columns) = documents.finish()?;
-    upload.close();
-    progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
-    if let Some(limit) = limit {
-        limit.end()?;
+    match run_key::claim(&export.store, &export.destination, request.existing_run)? {
+        Run::Free => export.write(Part::default()),
+        Run::Replaced(replaced) => export.write(Part { replaced: Some(replaced), ..Part::default() }),
+        Run::Returned(summary) => {
+            let outcome = export.outcome_of(&summary);
+            report::notice(format!(
+                "{} exists: nothing is exported, and the result is that of export {}",
+                outcome.manifest, outcome.export_id
+            ));
+            Ok(outcome)
+        }
+    }
+}
+
+/// An export that may begin: all is checked that can be before anything is written, and the store is open.
+pub struct Export<'a> {
+    request: &'a Request,
+    export_id: Uuid,
+    query: Query,
+    /// Names of the objects.
+    pub destination: Destination,
+    /// Store of the destination.
+    pub store: Store,
+    algorithm: Algorithm,
+    limit: Option<TimeLimit>,
+    progress: Progress,
+    _running: transaction::Exporting,
+}
+
+/// What makes an export a run of a feed, or the successor of another.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// Values of the parameters that the query names.
+    pub parameters: Vec<Parameter>,
+    /// The run of a feed that it is.
+    pub feed: Option<FeedRun>,
+    /// The export in whose place it comes.
+    pub replaced: Option<Replaced>,
+    /// Whether a query without rows writes no manifest.
+    pub nothing_for_nothing: bool,
+}
+
+impl<'a> Export<'a> {
+    /// Errors: those that an export has before its query runs.
+    pub fn open(request: &'a Request, export_id: Uuid) -> Result<Self> {
+        check_context()?;
+        let running = transaction::Exporting::enter();
+        let (connection, query, destination) = check(request, export_id)?;
+        let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
+        let progress = Progress::start(export_id);
+        let algorithm = connection.object.checksum;
+        let store = open(connection, request.location.bucket())?;
+        Ok(Export { request, export_id, query, destination, store, algorithm, limit, progress, _running: running })
     }
 
-    warn_of_doubled_uploads(&upload.doubled_uploads());
-    let files = upload.records()?;
-    // What is in S3, compressed or not.
-    let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+    /// Runs the query and uploads its rows; the commit writes the manifest.
+    pub fn write(self, part: Part) -> Result<Outcome> {
+        let Export { request, export_id, query, destination, store, algorithm, limit, progress, _running } = self;
+        if request.existing == Existing::Error {
+            refuse_existing(&store, &request.location)?;
+        }
+        refuse_taken_names(&store, &destination)?;
+        let destination = match &part.replaced {
+            Some(replaced) => destination.replacing(replaced.etag()),
+            None => destination,
+        };
+        let (limits, plan) = FilePlan::new(request, export_id, room())?;
+        let upload = transaction::begin(store, destination.clone(), plan, part.replaced)?;
+        let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
+        query.run(&part.parameters, &mut documents)?;
+        let (encoded, columns) = documents.finish()?;
+        upload.close();
+        progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
+        if let Some(limit) = limit {
+            limit.end()?;
+        }
+
+        warn_of_doubled_uploads(&upload.doubled_uploads());
+        let files = upload.records()?;
+        // What is in S3, compressed or not.
+        let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+        let outcome = outcome(&destination, export_id, totals);
+        if part.nothing_for_nothing && totals.documents == 0 && totals.files == 0 {
+            transaction::forget(&upload);
+            return Ok(outcome);
+        }
+        let manifest = Manifest {
+            destination,
+            files,
+            totals,
+            columns,
+            algorithm,
+            wrap_types: request.format == Format::Json(Wrapping::Rockset),
+            query_sha256: sha256_hex(request.query.as_bytes()),
+            query: request.manifest_query.then(|| request.query.clone()),
+            feed: part.feed,
+        };
+        transaction::ready_to_commit(&upload, manifest, &request.permission);
+        if totals.files > MANY_FILES {
+            warn_of_many_files(totals.files);
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the outcome of the export that the manifest under this export's name describes.
+    pub fn outcome_of(&self, summary: &Summary) -> Outcome {
+        outcome(&self.destination, summary.export_id, summary.totals)
+    }
+}
+
+fn outcome(destination: &Destination, export_id: Uuid, totals: Totals) -> Outcome {
     let manifest_key = destination.manifest_copy_key().unwrap_or_else(|| destination.manifest_key());
-    let outcome = Outcome { totals, export_id, manifest: destination.url(&manifest_key) };
-    let manifest = Manifest {
-        destination,
-        files,
-        totals,
-        columns,
-        algorithm,
-        wrap_types: request.format == Format::Json(Wrapping::Rockset),
-        query_sha256: sha256_hex(request.query.as_bytes()),
-        query: request.manifest_query.then(|| request.query.clone()),
-    };
-    transaction::ready_to_commit(&upload, manifest, &request.permission);
-    if totals.files > MANY_FILES {
-        warn_of_many_files(totals.files);
-    }
-    Ok(outcome)
+    Outcome { totals, export_id, manifest: destination.url(&manifest_key) }
 }
 
 /// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
@@ -102,6 +179,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
             Cut::SingleFile { name, .. } => name.clone(),
             Cut::Chunks { .. } => None,
         },
+        run_key: request.run_key.clone(),
         manifest_copy: request.manifest_name.clone(),
         success_marker: request.success_marker.clone(),
     };

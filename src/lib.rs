@@ -12,7 +12,7 @@
 //! sql_functions
 //! admin · job
 //! export
-//! query
+//! run_key · query
 //! transaction · integration · progress
 //! settings · encode
 //! pg
@@ -33,6 +33,7 @@ mod job;
 mod pg;
 mod progress;
 mod query;
+mod run_key;
 mod settings;
 mod sql_functions;
 mod transaction;

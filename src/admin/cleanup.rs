@@ -7,6 +7,7 @@
 //! The age keeps away from exports of other clusters, whose locks cannot be seen.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use s3_export_core::error::{Code, Error, Result};
@@ -71,7 +72,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     let connection = integration::authorize(&permission, &clean_up.location, Purpose::CleanUp)?;
     let store = open(connection, clean_up.location.bucket())?;
     let policy = RetryPolicies::all(transaction::call_policy());
-    let bucket = || Bucket::new(store.clone(), clean_up.location.bucket(), policy, Throttle::new(1));
+    let bucket = || Arc::new(Bucket::new(store.clone(), clean_up.location.bucket(), policy, Throttle::new(1)));
 
     let (listing, location) = (bucket(), clean_up.location.clone());
     let before = milliseconds(SystemTime::now().checked_sub(clean_up.older_than).unwrap_or(SystemTime::UNIX_EPOCH));

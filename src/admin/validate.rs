@@ -37,7 +37,7 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
     };
     let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?;
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
-    let naming = Naming { in_folder: false, file_type, file: None, manifest_copy: None, success_marker: None };
+    let naming = Naming { in_folder: false, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None };
     let destination = Destination::new(location, Uuid::now_v7(), naming)?;
     let tried = transaction::call_store(|network| async move { Ok(probe(&connection, destination, &network).await) })?;
     Ok(tried.iter().map(finding).collect())

@@ -20,6 +20,8 @@ pub enum Lock {
     Job(Uuid),
     /// A worker; at most `s3_export.max_workers` numbers are taken.
     Worker(u32),
+    /// The run of an export whose key has this hash; whoever holds it may export under the key.
+    Run(u64),
     /// Shared by those who commit jobs and rely on a living worker to find them.
     Enqueue,
 }
@@ -30,6 +32,7 @@ const JOB_KIND: u16 = 0x5334;
 /// Kind of [`Lock::Worker`].
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
+const RUN_KIND: u16 = 0x5337;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -48,6 +51,8 @@ impl Lock {
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
+            // Databases of one cluster may share a bucket.
+            Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),
         };
         pg_sys::LOCKTAG {
             locktag_field1: database,
@@ -86,7 +91,7 @@ impl Lock {
         take(self, HELD, Owner::Transaction, Wait::Yes);
     }
 
-    /// Holds it against everybody else, until the end of the current transaction. It is the session's already.
+    /// Holds it against everybody else, until the end of the current transaction. Waits for whoever has it.
     pub fn hold_alone(self) {
         let _owner = ResourceOwner::transaction();
         take(self, ALONE, Owner::Transaction, Wait::Yes);

@@ -20,7 +20,20 @@ use crate::pg::{ActAs, Spi, to_server};
 use crate::query::receiver::{Origin, Receiver, RowSink};
 
 /// One statement that only reads.
-pub struct Query(Source);
+pub struct Query {
+    source: Source,
+    /// Numbers of the parameters that it names.
+    parameters: Vec<i32>,
+}
+
+/// The value of a parameter of a query, `$1` and so on.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Its type.
+    pub type_oid: pg_sys::Oid,
+    /// The value, as the type's input function takes it.
+    pub text: String,
+}
 
 impl Query {
     /// Judges `text`, of the statement that it may be a part of. Raises a syntax error with its position; other errors: 42601,
@@ -31,29 +44,48 @@ impl Query {
             None => None,
         };
         let source = Source::new(to_server(text)?, statement);
-        judge(&source)?;
-        Ok(Query(source))
+        let parameters = judge(&source)?;
+        Ok(Query { source, parameters })
+    }
+
+    /// Whether the query names the parameter `$number`.
+    pub fn uses(&self, number: i32) -> bool {
+        self.parameters.contains(&number)
+    }
+
+    /// Raises what Postgres raises when it analyzes the query with parameters of these types.
+    pub fn analyze(&self, types: &[pg_sys::Oid]) -> Result<()> {
+        let _errors = QueryErrors::of(&self.source);
+        let _caller = ActAs::caller();
+        let _spi = Spi::connect()?;
+        // SAFETY: SPI is connected, and frees the plan when it is disconnected.
+        unsafe { self.prepare(types) }.map(drop)
+    }
+
+    /// # Safety
+    /// SPI is connected, and stays so while the plan is used.
+    unsafe fn prepare(&self, types: &[pg_sys::Oid]) -> Result<pg_sys::SPIPlanPtr> {
+        let mut types = types.to_vec();
+        let options = pg_sys::CURSOR_OPT_PARALLEL_OK as c_int;
+        // SAFETY: by the caller's promise; the text is NUL-terminated, and the types are copied.
+        let plan = unsafe {
+            pg_sys::SPI_prepare_cursor(self.source.query().as_ptr(), types.len() as c_int, types.as_mut_ptr(), options)
+        };
+        if plan.is_null() { Err(Error::new(Code::Internal, "could not prepare the query")) } else { Ok(plan) }
     }
 
     /// Plans and runs it, row by row into `sink`, as the current user and nobody else: who dropped his privileges with SET ROLE
     /// before he ran a stranger's query must not find that it has taken them back. Raises what Postgres raises.
-    pub fn run(&self, sink: &mut impl RowSink) -> Result<()> {
-        let _errors = QueryErrors::of(&self.0);
+    pub fn run(&self, parameters: &[Parameter], sink: &mut impl RowSink) -> Result<()> {
+        let _errors = QueryErrors::of(&self.source);
         let _caller = ActAs::caller();
         let _spi = Spi::connect()?;
         let mut receiver = Receiver::new(sink);
-        // SAFETY: the text is NUL-terminated; there are no parameters; the plan and the receiver outlive the execution,
-        // and SPI frees the plan when it is disconnected.
+        let types: Vec<pg_sys::Oid> = parameters.iter().map(|parameter| parameter.type_oid).collect();
+        // SAFETY: the plan, the parameters and the receiver outlive the execution, and SPI frees the plan and the memory of the
+        // parameters when it is disconnected.
         let outcome = unsafe {
-            let plan = pg_sys::SPI_prepare_cursor(
-                self.0.query().as_ptr(),
-                0,
-                std::ptr::null_mut(),
-                pg_sys::CURSOR_OPT_PARALLEL_OK as c_int,
-            );
-            if plan.is_null() {
-                return Err(Error::new(Code::Internal, "could not prepare the query"));
-            }
+            let plan = self.prepare(&types)?;
             if let Some((rows, origins)) = expected(plan) {
                 receiver.sink().estimate(rows);
                 receiver.sink().origins(&origins)?;
@@ -62,6 +94,7 @@ impl Query {
                 read_only: true,
                 must_return_tuples: true,
                 dest: receiver.as_dest(),
+                params: parameter_list(parameters)?,
                 ..pg_sys::SPIExecuteOptions::default()
             };
             pg_sys::SPI_execute_plan_extended(plan, &options)
@@ -92,7 +125,34 @@ unsafe fn expected(plan: pg_sys::SPIPlanPtr) -> Option<(f64, Vec<Origin>)> {
     }
 }
 
-fn judge(source: &Source) -> Result<()> {
+/// Returns the values for the executor; NULL for none.
+fn parameter_list(parameters: &[Parameter]) -> Result<pg_sys::ParamListInfo> {
+    if parameters.is_empty() {
+        return Ok(std::ptr::null_mut());
+    }
+    let mut texts = Vec::with_capacity(parameters.len());
+    for parameter in parameters {
+        texts.push(to_server(&parameter.text)?);
+    }
+    // SAFETY: the list has room for as many values as were asked for, and is of the current memory context. The input functions
+    // copy what they keep of the texts.
+    unsafe {
+        let list = pg_sys::makeParamList(parameters.len() as c_int);
+        let values = (*list).params.as_mut_slice(parameters.len());
+        for ((value, parameter), text) in values.iter_mut().zip(parameters).zip(&texts) {
+            let (mut input, mut element) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+            pg_sys::getTypeInputInfo(parameter.type_oid, &mut input, &mut element);
+            value.value = pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), element, -1);
+            value.isnull = false;
+            value.pflags = pg_sys::PARAM_FLAG_CONST as u16;
+            value.ptype = parameter.type_oid;
+        }
+        Ok(list)
+    }
+}
+
+/// Gives the numbers of the parameters that the query names.
+fn judge(source: &Source) -> Result<Vec<i32>> {
     let _errors = QueryErrors::of(source);
     // SAFETY: the text is NUL-terminated. The list's members are RawStmts, whose `stmt` is a node.
     let statements = unsafe {
@@ -111,23 +171,28 @@ fn judge(source: &Source) -> Result<()> {
 
 /// # Safety
 /// `statement` is the root of a raw parse tree.
-unsafe fn judge_statement(statement: *mut pg_sys::Node) -> Result<()> {
+unsafe fn judge_statement(statement: *mut pg_sys::Node) -> Result<Vec<i32>> {
     // SAFETY: by the caller's promise.
     if unsafe { !pgrx::is_a(statement, pg_sys::NodeTag::T_SelectStmt) } {
         // SAFETY: a statement of that tree.
         return Err(refused(&unsafe { command_name(statement) }));
     }
     // A list of what is still to be looked at, and no recursion: Postgres runs expressions that are thousands of nodes deep.
-    let mut nodes = vec![statement];
+    let (mut nodes, mut parameters) = (vec![statement], Vec::new());
     while let Some(node) = nodes.pop() {
         // SAFETY: a node of that tree.
         if let Some(what) = unsafe { offence(node) } {
             return Err(refused(&what));
         }
+        // SAFETY: as above.
+        if unsafe { pgrx::is_a(node, pg_sys::NodeTag::T_ParamRef) } {
+            // SAFETY: the cast follows the tag.
+            parameters.push(unsafe { (*node.cast::<pg_sys::ParamRef>()).number });
+        }
         // SAFETY: as above. The walker hands what is right below the node to `gather`, and goes no deeper.
         unsafe { pg_sys::raw_expression_tree_walker(node, Some(gather), std::ptr::from_mut(&mut nodes).cast()) };
     }
-    Ok(())
+    Ok(parameters)
 }
 
 fn refused(what: &str) -> Error {

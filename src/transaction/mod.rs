@@ -23,7 +23,7 @@ use pgrx::pg_sys::XactEvent::{
 use s3_export_core::error::{Code, Error, Result};
 
 use self::pending::Ending;
-pub use self::pending::{Exporting, begin, has_exports, is_exporting, ready_to_commit};
+pub use self::pending::{Exporting, begin, forget, has_exports, is_exporting, ready_to_commit, writes_manifest};
 pub use self::session_io::{call_policy, call_store, time_limit};
 use crate::pg::callback::contained;
 use crate::pg::errors::guard;
@@ -66,7 +66,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
         XACT_EVENT_PRE_COMMIT => unsafe { guard(before_commit) },
         // SAFETY: as above.
         XACT_EVENT_PRE_PREPARE => unsafe { guard(refuse_prepare) },
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end().committed_lines()),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end().committed()),
         XACT_EVENT_ABORT => quietly(|| end().undo()),
         _ => {}
     }

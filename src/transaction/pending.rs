@@ -17,6 +17,7 @@ use s3_export_core::naming::keys::Destination;
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::Store;
 use s3_export_core::upload::ExportUpload;
+use s3_export_core::upload::replaced::Replaced;
 
 use crate::pg::current_subtransaction;
 use crate::pg::errors::forget_transaction;
@@ -26,7 +27,7 @@ use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
 use crate::transaction::session_io::{self, SessionIo};
-use crate::transaction::undo::{self, undo};
+use crate::transaction::undo::{self, delete_replaced, undo};
 
 struct PendingExport {
     subtransaction: SubTransactionId,
@@ -83,7 +84,7 @@ pub fn has_exports() -> bool {
 }
 
 /// Starts an export's uploads. From here on, whatever ends the (sub)transaction other than a commit undoes them.
-pub fn begin(store: Store, destination: Destination, plan: FilePlan) -> Result<Rc<ExportUpload>> {
+pub fn begin(store: Store, destination: Destination, plan: FilePlan, replaced: Option<Replaced>) -> Result<Rc<ExportUpload>> {
     session_io::start()?;
     WaitFor::CleanUp.prepare();
     undo::forget_abort();
@@ -91,6 +92,9 @@ pub fn begin(store: Store, destination: Destination, plan: FilePlan) -> Result<R
     let subtransaction = current_subtransaction();
     // From here on nothing may raise before the abort callback can find the uploads.
     let upload = Rc::new(session_io::start_upload(store, destination, plan)?);
+    if let Some(replaced) = replaced {
+        upload.replace(replaced);
+    }
     let export = PendingExport { subtransaction, upload: Rc::clone(&upload), began: Instant::now(), ready: None };
     PENDING.with_borrow_mut(|exports| exports.push(export));
     Ok(upload)
@@ -103,6 +107,16 @@ pub fn ready_to_commit(upload: &Rc<ExportUpload>, manifest: Manifest, permission
             export.ready = Some(ReadyToCommit { manifest: Arc::new(manifest), permission: permission.clone() });
         }
     });
+}
+
+/// Forgets an export that has written nothing, and that the commit shall write nothing of.
+pub fn forget(upload: &Rc<ExportUpload>) {
+    PENDING.with_borrow_mut(|exports| exports.retain(|export| !Rc::ptr_eq(&export.upload, upload)));
+}
+
+/// Whether the commit of this transaction writes the manifest at that URL.
+pub fn writes_manifest(url: &str) -> bool {
+    PENDING.with_borrow(|exports| exports.iter().any(|export| export.upload.manifest_url() == url))
 }
 
 /// Writes the manifests of all exports at once; the first that fails aborts the transaction.
@@ -189,12 +203,14 @@ impl Ending {
         undo(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports))
     }
 
-    /// One line for each export that is committed, where the setting asks for it.
-    pub fn committed_lines(&self) -> Vec<Report> {
-        if !settings::log_exports() {
-            return Vec::new();
+    /// Deletes the exports in whose place others have come; gives what is to be said of it, and one line for each export that is
+    /// committed, where the setting asks for it.
+    pub fn committed(&self) -> Vec<Report> {
+        let mut reports = delete_replaced(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports));
+        if settings::log_exports() {
+            reports.extend(self.exports.iter().filter_map(committed_line));
         }
-        self.exports.iter().filter_map(committed_line).collect()
+        reports
     }
 }
 

@@ -1,4 +1,4 @@
-//! Taking back what aborted exports have written, and saying what could not be taken back.
+//! Taking back what aborted exports have written, and what committed exports replace; saying what could not be taken back.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,6 +8,7 @@ use s3_export_core::error::{Code, Error};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
 use s3_export_core::upload::{ExportUpload, RollbackReport};
+use uuid::Uuid;
 
 use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, postmaster_is_alive, wait_until_quietly};
@@ -24,13 +25,31 @@ pub fn undo(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Repo
     let limit = deadline.saturating_duration_since(Instant::now());
     let tasks: Vec<Task<RollbackReport>> = exports.iter().map(|export| export.clean_up(io, limit)).collect();
     let report = |(task, export): (&Task<RollbackReport>, &Rc<ExportUpload>)| {
-        let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || task.take().transpose());
-        let report = answer.and_then(Result::ok).unwrap_or_else(|| export.unanswered_rollback());
-        warning_of(&report, export)
+        let report = answer(io, task, deadline).unwrap_or_else(|| export.unanswered_rollback());
+        warning_of(&report, &format!("objects of the aborted export {}", export.export_id()))
     };
     let reports = tasks.iter().zip(exports).filter_map(report).collect();
     LAST.set(Some(Last { deadline, ended: Instant::now() }));
     reports
+}
+
+/// Deletes the files of the exports in whose place `exports` have come with this commit, for at most `s3_export.cleanup_timeout`.
+pub fn delete_replaced(io: Option<&Rc<IoThread>>, exports: &[Rc<ExportUpload>]) -> Vec<Report> {
+    let Some(io) = io else { return Vec::new() };
+    let limit = settings::cleanup_timeout();
+    let deadline = Instant::now() + limit;
+    let begin = |export: &Rc<ExportUpload>| Some((export.replaced()?, export.delete_replaced(io, limit)));
+    let tasks: Vec<(Uuid, Task<RollbackReport>)> = exports.iter().filter_map(begin).collect();
+    let report = |(replaced, task): &(Uuid, Task<RollbackReport>)| {
+        let report = answer(io, task, deadline).unwrap_or_else(RollbackReport::unanswered);
+        warning_of(&report, &format!("files of the replaced export {replaced}"))
+    };
+    tasks.iter().filter_map(report).collect()
+}
+
+fn answer(io: &IoThread, task: &Task<RollbackReport>, deadline: Instant) -> Option<RollbackReport> {
+    let answer = wait_until_quietly(WaitFor::CleanUp, io.wake(), deadline + ANSWER_TIME, || task.take().transpose());
+    answer.and_then(Result::ok)
 }
 
 thread_local! {
@@ -68,11 +87,10 @@ pub fn forget_abort() {
 /// The clean-up keeps to its limit by itself; so much later it is taken for lost.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
-fn warning_of(report: &RollbackReport, export: &ExportUpload) -> Option<Report> {
+fn warning_of(report: &RollbackReport, objects: &str) -> Option<Report> {
     if report.is_empty() {
         return None;
     }
-    let id = export.export_id();
     let more = report.count - report.named.len();
     let mut detail = match report.named.as_slice() {
         [] => "The clean-up did not end in time.".to_owned(),
@@ -85,7 +103,7 @@ fn warning_of(report: &RollbackReport, export: &ExportUpload) -> Option<Report> 
     if let Some(cause) = &report.cause {
         detail = format!("{detail} The first cause: {}.", cause.summary().trim_end_matches('.'));
     }
-    let warning = Error::new(Code::Io, format!("objects of the aborted export {id} may remain in S3"))
+    let warning = Error::new(Code::Io, format!("{objects} may remain in S3"))
         .detail(detail)
         .hint("No manifest lists these objects. Delete the objects whose names contain the id of the export.");
     Some(Report::Warning(warning))

@@ -45,6 +45,8 @@ pub struct Grant<'a> {
 pub enum Kind {
     /// For exports.
     Export,
+    /// For exports with a key of the run, and for feeds.
+    RunKey,
     /// For `s3_export.cleanup`.
     CleanUp,
     /// For the identity that assumes the role.
@@ -56,9 +58,10 @@ impl Kind {
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "export" => Ok(Kind::Export),
+            "run_key" => Ok(Kind::RunKey),
             "cleanup" => Ok(Kind::CleanUp),
             "base" => Ok(Kind::Base),
-            other => Err(unknown_key("kind of policy", other, &["export", "cleanup", "base"])),
+            other => Err(unknown_key("kind of policy", other, &["export", "run_key", "cleanup", "base"])),
         }
     }
 }
@@ -99,7 +102,7 @@ impl Grant<'_> {
             |sid: &str, action: &str| json!({ "Sid": sid, "Effect": "Allow", "Action": action, "Resource": self.objects() });
         let mut statements = Vec::new();
         match kind {
-            Kind::Export => {
+            Kind::Export | Kind::RunKey => {
                 statements.push(on_objects("WriteFilesAndTheManifest", "s3:PutObject"));
                 if self.acl {
                     statements.push(on_objects("SetTheAclOfTheIntegration", "s3:PutObjectAcl"));
@@ -112,19 +115,17 @@ impl Grant<'_> {
                 if self.kms {
                     statements.extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads")));
                 }
+                if kind == Kind::RunKey {
+                    statements.push(self.on_manifests("ReadTheManifestOfAnEarlierRun"));
+                    statements.extend(self.listing("LearnThatThereIsNoSuchManifest", "s3:ListBucket", true));
+                }
             }
             Kind::Base => statements.extend(self.role.map(
                 |role| json!({ "Sid": "AssumeTheRole", "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": role }),
             )),
             Kind::CleanUp => {
                 statements.extend(self.listing("FindFilesWithoutAManifest", "s3:ListBucket", true));
-                let manifests: Vec<String> = self.objects().iter().map(|objects| format!("{objects}.manifest")).collect();
-                statements.push(json!({
-                    "Sid": "LookWhetherThereIsNoManifest",
-                    "Effect": "Allow",
-                    "Action": "s3:GetObject",
-                    "Resource": manifests,
-                }));
+                statements.push(self.on_manifests("LookWhetherThereIsNoManifest"));
                 // S3 knows no condition on the prefix of this one.
                 statements.extend(self.listing("FindUnfinishedMultipartUploads", "s3:ListBucketMultipartUploads", false));
                 statements.extend([
@@ -134,6 +135,11 @@ impl Grant<'_> {
             }
         }
         pretty(&json!({ "Version": VERSION, "Statement": statements }))
+    }
+
+    fn on_manifests(&self, sid: &str) -> Value {
+        let manifests: Vec<String> = self.objects().iter().map(|objects| format!("{objects}.manifest")).collect();
+        json!({ "Sid": sid, "Effect": "Allow", "Action": "s3:GetObject", "Resource": manifests })
     }
 
     fn objects(&self) -> Vec<String> {

@@ -5,15 +5,22 @@
 //!
 //! Deleting a file of an export that has committed would lose data. So two answers of different kinds must say that there is no
 //! manifest: a listing that is whole, and a HEAD with 404.
+//!
+//! The name of a run's manifest (option `run_key`) does not tell of which export it is; the object does. So all of these manifests
+//! are looked at, twice: before the orphans are listed, and once more before they are deleted.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::naming::keys::{ObjectKind, ObjectName};
+use crate::io::task::lost_task;
+use crate::manifest::stored::Summary;
+use crate::naming::keys::{ObjectKind, ObjectName, may_be_manifest_of_run};
 use crate::naming::uri::Location;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
@@ -51,15 +58,19 @@ pub struct Found {
 
 /// Orphans below `location` of exports that began before `before` (milliseconds since 1970, as in their ids). Two listings:
 /// first the manifests, of which only the ids are kept, so that memory grows with orphans and exports alone.
-pub async fn find(bucket: &Bucket, location: &Location, before: u64) -> Result<Found, Failure> {
+pub async fn find(bucket: &Arc<Bucket>, location: &Location, before: u64) -> Result<Found, Failure> {
     let prefix = location.folder();
-    let mut complete = HashSet::new();
-    each_object(bucket, &prefix, |name, _, _| {
-        if name.kind == ObjectKind::Manifest {
-            complete.insert(name.export_id);
+    let (mut complete, mut of_runs) = (HashSet::new(), Vec::new());
+    let visit = |object: crate::s3::listing::Listed| {
+        match ObjectName::parse(&object.key) {
+            Some(name) if name.kind == ObjectKind::Manifest => drop(complete.insert(name.export_id)),
+            None if may_be_manifest_of_run(&object.key) => of_runs.push(object.key),
+            _ => {}
         }
-    })
-    .await?;
+        ControlFlow::Continue(())
+    };
+    bucket.each_object(&prefix, PAGE, visit).await?;
+    complete.extend(exports_of(bucket, of_runs).await?);
     // A large manifest is uploaded in parts as well, and may be left half-way.
     let is_orphan = |name: &ObjectName| name.started().is_some_and(|at| at < before) && !complete.contains(&name.export_id);
     let mut orphans = Vec::new();
@@ -93,6 +104,12 @@ async fn each_object(bucket: &Bucket, prefix: &str, mut visit: impl FnMut(Object
     bucket.each_object(prefix, PAGE, visit).await
 }
 
+fn denied(failure: Failure) -> Failure {
+    let hint = "cleanup needs s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there is none: \
+                s3_export.iam_policy(…, 'cleanup') prints both.";
+    if failure.status == Some(403) { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
+}
+
 impl Bucket {
     /// Whether an object has one of these keys, the export's own folder first. `false` only where a whole listing does not show it,
     /// and a HEAD finds none.
@@ -116,17 +133,85 @@ impl Bucket {
             if listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         self.each_object(key, PAGE, visit).await?;
-        let denied = |failure: Failure| {
-            let hint = "cleanup needs s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there is none: \
-                        s3_export.iam_policy(…, 'cleanup') prints both.";
-            if failure.status == Some(403) { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
-        };
         Ok(listed || self.head(key).await.map_err(denied)?.is_some())
+    }
+
+    /// Returns the export whose manifest has that key. `None`: there is none, or the object is no manifest.
+    async fn export_of(&self, key: &str) -> Result<Option<Uuid>, Failure> {
+        let Some(head) = self.head(key).await.map_err(denied)? else { return Ok(None) };
+        if let Some(export_id) = head.export_id.and_then(|id| Uuid::try_parse(&id).ok()) {
+            return Ok(Some(export_id));
+        }
+        // Whoever has copied the bucket may have lost the mark.
+        let stored = self.get(key, MOST_BYTES).await.map_err(denied)?;
+        Ok(stored.and_then(|stored| Summary::parse(&self.url(key), &stored.body).ok()).map(|summary| summary.export_id))
     }
 }
 
+/// Looks at manifests of runs at once, at most.
+const LOOKS: usize = 16;
+/// Most bytes of a manifest that is read where nothing but its text tells of which export it is.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Returns the exports whose manifests have these keys.
+async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<HashSet<Uuid>, Failure> {
+    let (mut keys, mut looks, mut exports) = (keys.into_iter(), JoinSet::new(), HashSet::new());
+    loop {
+        while looks.len() < LOOKS
+            && let Some(key) = keys.next()
+        {
+            let bucket = Arc::clone(bucket);
+            looks.spawn(async move { bucket.export_of(&key).await });
+        }
+        match looks.join_next().await {
+            None => return Ok(exports),
+            Some(look) => exports.extend(look.map_err(|_| Failure::permanent(lost_task()))??),
+        }
+    }
+}
+
+/// Returns the exports whose manifests have names of runs and lie in the folder itself. `None`: the folder may not be listed.
+async fn runs_within(bucket: &Arc<Bucket>, folder: &str) -> Result<Option<HashSet<Uuid>>, Failure> {
+    let mut keys = Vec::new();
+    let prefix = format!("{folder}_");
+    let visit = |object: crate::s3::listing::Listed| {
+        if may_be_manifest_of_run(&object.key) && !object.key.get(prefix.len()..).unwrap_or_default().contains('/') {
+            keys.push(object.key);
+        }
+        ControlFlow::Continue(())
+    };
+    match bucket.each_object(&prefix, PAGE, visit).await {
+        Ok(()) => exports_of(bucket, keys).await.map(Some),
+        Err(failure) if failure.status == Some(403) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Those of `orphans` that are of no run's export now.
+async fn of_no_run(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+    let mut known: HashMap<String, Option<HashSet<Uuid>>> = HashMap::new();
+    let mut still = Vec::new();
+    'orphans: for orphan in orphans {
+        let manifest_keys = ObjectName::parse(&orphan.key).map(|name| name.manifest_keys).unwrap_or_default();
+        for key in &manifest_keys {
+            let folder = key.rfind('/').map_or("", |slash| key.get(..=slash).unwrap_or_default());
+            if !known.contains_key(folder) {
+                known.insert(folder.to_owned(), runs_within(bucket, folder).await?);
+            }
+            // What may not be listed may hold the manifest.
+            let of_run = known.get(folder).and_then(Option::as_ref).is_none_or(|runs| runs.contains(&orphan.export_id));
+            if of_run {
+                continue 'orphans;
+            }
+        }
+        still.push(orphan);
+    }
+    Ok(still)
+}
+
 /// Those of `orphans` whose exports have no manifest now.
-pub async fn still_orphans(bucket: &Bucket, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+pub async fn still_orphans(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+    let orphans = of_no_run(bucket, orphans).await?;
     let mut manifests: HashMap<Uuid, bool> = HashMap::new();
     let mut still = Vec::new();
     for orphan in orphans {

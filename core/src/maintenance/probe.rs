@@ -11,7 +11,7 @@ use crate::s3::bucket::Bucket;
 use crate::s3::client::{Connection, Store};
 use crate::s3::failure::Failure;
 use crate::s3::network::Network;
-use crate::s3::object::{Deletion, Object, Role};
+use crate::s3::object::{Condition, Deletion, Object, Role};
 use crate::s3::put::Conditional;
 use crate::s3::retry::{RetryPolicies, RetryPolicy};
 use crate::s3::throttle::Throttle;
@@ -69,7 +69,7 @@ pub async fn probe(connection: &Connection, destination: Destination, network: &
     let mut outcomes = Outcomes(STEPS.map(|step| Tried { step, outcome: None }).into());
     if let Some(store) = outcomes.connect(connection, &destination, network).await {
         let (key, role) = (destination.probe_key(), Role::Probe);
-        let object = Object { key, role, content_type: "text/plain", claim: None };
+        let object = Object { key, role, content_type: "text/plain", claim: None, replaces: None };
         let bucket = Bucket::new(store, destination.bucket(), RetryPolicies::all(RetryPolicy::SHORT), Throttle::new(1));
         outcomes.write(&bucket, &object).await;
     }
@@ -197,7 +197,7 @@ async fn conditional_multipart(
     let upload_id = bucket.create_multipart(object).await?.upload_id;
     let checksum = bucket.checksum().of(&body);
     let completed = match bucket.put_part(object, &upload_id, 1, body.clone(), &checksum).await {
-        Ok(part) => bucket.complete_once(object, &upload_id, vec![part], body.len() as u64, true).await,
+        Ok(part) => bucket.complete_once(object, &upload_id, vec![part], body.len() as u64, Some(Condition::Absent)).await,
         Err(failure) => Err(failure),
     };
     match completed {

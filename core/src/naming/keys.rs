@@ -93,6 +93,17 @@ fn without_partitions(folder: &str) -> Vec<&str> {
     }
 }
 
+/// Returns the name of the manifest of the run with that key.
+pub fn manifest_of_run(run_key: &str) -> String {
+    format!("_{run_key}.manifest")
+}
+
+/// Whether an object of that key may be the manifest of a run: only the object itself tells of which export it is.
+pub fn may_be_manifest_of_run(key: &str) -> bool {
+    let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+    name.starts_with('_') && name.ends_with(".manifest") && ObjectName::parse(key).is_none()
+}
+
 /// With hyphens.
 const UUID_LENGTH: usize = 36;
 
@@ -112,6 +123,8 @@ pub struct Destination {
     location: Location,
     export_id: Uuid,
     naming: Naming,
+    /// ETag of the manifest in whose place this export's comes.
+    replaced: Option<Arc<str>>,
     /// Shared by all copies.
     partitions: Arc<RwLock<Vec<Partition>>>,
 }
@@ -128,6 +141,8 @@ pub struct Naming {
     pub file_type: FileType,
     /// The name of the only file, where the user has given one.
     pub file: Option<String>,
+    /// The key of the run, which names the manifest; `None`: the export id does.
+    pub run_key: Option<String>,
     /// The name of the manifest's second copy.
     pub manifest_copy: Option<String>,
     /// The name of an empty object that comes after the manifest.
@@ -137,7 +152,7 @@ pub struct Naming {
 impl Destination {
     /// Errors: 22023 when a key would be too long for S3.
     pub fn new(location: Location, export_id: Uuid, naming: Naming) -> Result<Self> {
-        let destination = Destination { location, export_id, naming, partitions: Arc::default() };
+        let destination = Destination { location, export_id, naming, replaced: None, partitions: Arc::default() };
         let named = [destination.manifest_copy_key(), destination.success_marker_key()];
         // Longer than the name of a file that the user has named, and known to fail by the commit only.
         let own = [destination.file_key(u64::MAX), destination.manifest_key()];
@@ -221,7 +236,23 @@ impl Destination {
     /// Whether the key is of the user's making, so that it may be another object's.
     pub fn is_named(&self, key: &str) -> bool {
         let named_file = self.naming.file.as_deref().map(|name| self.location.key(name));
-        [named_file, self.manifest_copy_key(), self.success_marker_key()].iter().flatten().any(|named| named == key)
+        let manifest = self.naming.run_key.is_some().then(|| self.manifest_key());
+        [named_file, manifest, self.manifest_copy_key(), self.success_marker_key()].iter().flatten().any(|named| named == key)
+    }
+
+    /// The key of the run that the export is, if it has one.
+    pub fn run_key(&self) -> Option<&str> {
+        self.naming.run_key.as_deref()
+    }
+
+    /// Returns the destination whose manifest comes in the place of the one with that ETag.
+    pub fn replacing(self, etag: &str) -> Self {
+        Destination { replaced: Some(etag.into()), ..self }
+    }
+
+    /// The ETag of the manifest in whose place this export's comes.
+    pub fn replaced(&self) -> Option<&str> {
+        self.replaced.as_deref()
     }
 
     /// The key of the manifest's second copy, if there is to be one.
@@ -236,7 +267,10 @@ impl Destination {
 
     /// The manifest's key. Hadoop, Spark, Athena and Trino skip names with a leading underscore.
     pub fn manifest_key(&self) -> String {
-        self.location.key(&format!("_{}.manifest", self.export_id))
+        self.location.key(&match &self.naming.run_key {
+            Some(run_key) => manifest_of_run(run_key),
+            None => format!("_{}.manifest", self.export_id),
+        })
     }
 
     /// The key of an object that tries out whether the location can be written to.
@@ -259,7 +293,7 @@ mod tests {
 
     fn naming(in_folder: bool) -> Naming {
         let file_type = FileType::of(&crate::format::Format::Json(crate::format::Wrapping::Rockset), None);
-        Naming { in_folder, file_type, file: None, manifest_copy: None, success_marker: None }
+        Naming { in_folder, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None }
     }
 
     fn location(uri: &str) -> Location {

@@ -3,9 +3,10 @@
 
 use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{Algorithm, Compression, CsvStyle, ForceQuote, NonFinite, ParquetStyle, Wrapping};
+use crate::naming::keys::manifest_of_run;
 use crate::request::Cut;
 use crate::request::Partitions;
-use crate::request::options::{Options, SingleFile};
+use crate::request::options::{ExistingRun, Options, SingleFile};
 
 /// Bytes that 10,000 parts of 8 MiB hold.
 const DEFAULT_MOST_BYTES: u64 = 10_000 * (8 << 20);
@@ -36,6 +37,7 @@ pub fn refuse_useless(options: &Options, format: &str, wrap_types: bool, is_part
         ("nan", (format != "json" || wrap_types) && options.nan.is_some(), "wrap_types => false"),
         ("partition_columns", !is_partitioned && options.include_partition_columns.is_some(), "partition_by"),
         ("max_file_bytes", options.max_file_bytes.is_some() && !is_single(options), "option \"single_file\""),
+        ("existing_run", options.existing_run.is_some() && options.run_key.is_none(), "option \"run_key\""),
     ];
     match needless.chain(others).find(|(_, given, _)| *given) {
         Some((name, _, with)) => Err(Error::new(Code::InvalidParameter, format!("option \"{name}\" goes with {with} only"))),
@@ -60,8 +62,16 @@ pub fn refuse_same_names(options: &Options) -> Result<()> {
         Some(SingleFile::Named(name)) => Some(name),
         _ => None,
     };
-    let names: Vec<&String> =
-        [file, options.manifest_name.as_ref(), options.success_marker.as_ref()].into_iter().flatten().collect();
+    let manifest = options.run_key.as_deref().map(manifest_of_run);
+    let names: Vec<&String> = [file, manifest.as_ref(), options.manifest_name.as_ref(), options.success_marker.as_ref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    // The new file would need the name while the old one has it still.
+    if options.existing_run == Some(ExistingRun::Replace) && (file.is_some() || options.manifest_name.is_some()) {
+        let what = "existing_run \"replace\" does not go with names for the single file and for a copy of the manifest";
+        return Err(Error::new(Code::InvalidParameter, what));
+    }
     for (index, name) in names.iter().enumerate() {
         if names.iter().skip(index + 1).any(|other| other == name) {
             return Err(Error::new(Code::InvalidParameter, format!("two objects of the export would be named \"{name}\"")));

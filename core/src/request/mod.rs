@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{Compression, FORMATS, FileType, Format};
 use crate::naming::uri::Location;
-use crate::request::options::{Existing, Options};
+use crate::request::options::{Existing, ExistingRun, Options};
 
 /// Arguments as SQL gives them: `None` is NULL. `options` is an object's text.
 #[derive(Debug, Clone)]
@@ -125,6 +125,10 @@ pub struct Request {
     pub success_marker: Option<String>,
     /// Reaction to objects that are there already.
     pub existing: Existing,
+    /// The key of the run, which names the manifest.
+    pub run_key: Option<String>,
+    /// Reaction to a run that has the key already.
+    pub existing_run: ExistingRun,
     /// Longest time that it may take, zero: any; `None`: the setting `s3_export.timeout`.
     pub timeout: Option<Duration>,
 }
@@ -170,7 +174,7 @@ impl Request {
     /// Whether an object of the export has a name of the user's making, which another object may have already.
     pub fn has_own_names(&self) -> bool {
         let has_own_file = matches!(&self.cut, Cut::SingleFile { name: Some(_), .. });
-        has_own_file || self.manifest_name.is_some() || self.success_marker.is_some()
+        has_own_file || self.manifest_name.is_some() || self.success_marker.is_some() || self.run_key.is_some()
     }
 
     /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense.
@@ -205,6 +209,8 @@ impl Request {
             manifest_query: options.manifest_query.unwrap_or(false),
             success_marker: options.success_marker,
             existing: options.existing.unwrap_or(Existing::Append),
+            run_key: options.run_key,
+            existing_run: options.existing_run.unwrap_or(ExistingRun::Return),
             timeout: options.timeout,
         })
     }
@@ -330,6 +336,10 @@ pub(crate) mod tests {
             ("json", "zstd", r#"{"compression_level":0}"#),
             ("json", "none", r#"{"single_file":"x","manifest_name":"x"}"#),
             ("json", "none", r#"{"success_marker":"x","manifest_name":"x"}"#),
+            ("json", "none", r#"{"run_key":"x","manifest_name":"_x.manifest"}"#),
+            ("json", "none", r#"{"existing_run":"error"}"#),
+            ("json", "none", r#"{"run_key":"x","existing_run":"replace","manifest_name":"x"}"#),
+            ("json", "none", r#"{"run_key":"x","existing_run":"replace","single_file":"x"}"#),
         ] {
             assert_eq!(with(format, compression, options), Some(Code::InvalidParameter), "{options}");
         }

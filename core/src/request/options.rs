@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{ForceQuote, NonFinite};
-use crate::naming::keys::ObjectName;
+use crate::naming::keys::{ObjectName, manifest_of_run};
 use crate::request::duration;
 
 /// One option.
@@ -24,7 +24,7 @@ pub struct Definition {
 }
 
 /// All of them, by name.
-pub const OPTIONS: [Definition; 20] = [
+pub const OPTIONS: [Definition; 22] = [
     Definition {
         name: "arrow_extension_types",
         default: "`false`",
@@ -66,6 +66,13 @@ pub const OPTIONS: [Definition; 20] = [
         takes: "\"append\" or \"error\"",
         does: "`\"error\"`: refuse (42710) if `<uri>/` holds objects before the query runs. An empty object named `<uri>/` does not count. Needs `s3:ListBucket`",
         set: |options, value| set(&mut options.existing, existing(value)),
+    },
+    Definition {
+        name: "existing_run",
+        default: "`\"return\"`",
+        takes: "\"return\", \"error\" or \"replace\"",
+        does: "with `run_key`, if there is a run of that key: `\"return\"`: export nothing, and return that run. `\"error\"`: refuse (42710). `\"replace\"`: export, and the commit replaces that run",
+        set: |options, value| set(&mut options.existing_run, existing_run(value)),
     },
     Definition {
         name: "force_quote",
@@ -147,6 +154,13 @@ pub const OPTIONS: [Definition; 20] = [
         set: |options, value| set(&mut options.row_group_rows, at_least_one(value)),
     },
     Definition {
+        name: "run_key",
+        default: "none",
+        takes: RUN_KEY,
+        does: "name of the run: the manifest is `<uri>/_<run_key>.manifest`, and a key has one run at most. Needs `s3:GetObject` and `s3:ListBucket`",
+        set: |options, value| set(&mut options.run_key, run_key(value)),
+    },
+    Definition {
         name: "single_file",
         default: "`false`",
         takes: "true, false, or a name without slashes that no export would give",
@@ -169,6 +183,7 @@ pub const OPTIONS: [Definition; 20] = [
     },
 ];
 
+const RUN_KEY: &str = "a name of at most 200 characters, without slashes, that no export would give";
 const NAME: &str = "a name without slashes that no export would give";
 /// Most bytes of an object that S3 takes.
 const MAX_OBJECT_BYTES: u64 = 5 << 40;
@@ -184,6 +199,7 @@ pub struct Options {
     pub delimiter: Option<u8>,
     pub empty_file: Option<bool>,
     pub existing: Option<Existing>,
+    pub existing_run: Option<ExistingRun>,
     pub force_quote: Option<ForceQuote>,
     pub header: Option<bool>,
     pub include_partition_columns: Option<bool>,
@@ -195,6 +211,7 @@ pub struct Options {
     pub quote: Option<u8>,
     pub row_group_bytes: Option<usize>,
     pub row_group_rows: Option<usize>,
+    pub run_key: Option<String>,
     pub single_file: Option<SingleFile>,
     pub success_marker: Option<String>,
     pub timeout: Option<Duration>,
@@ -218,6 +235,17 @@ pub enum Existing {
     Append,
     /// Refuse.
     Error,
+}
+
+/// Reaction to a run that has the key already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingRun {
+    /// Export nothing; the result is that run's.
+    Return,
+    /// Refuse.
+    Error,
+    /// Export, and let the commit replace it.
+    Replace,
 }
 
 impl Options {
@@ -260,6 +288,20 @@ fn existing(value: &Value) -> Option<Existing> {
         "error" => Some(Existing::Error),
         _ => None,
     }
+}
+
+fn existing_run(value: &Value) -> Option<ExistingRun> {
+    match value.as_str()? {
+        "return" => Some(ExistingRun::Return),
+        "error" => Some(ExistingRun::Error),
+        "replace" => Some(ExistingRun::Replace),
+        _ => None,
+    }
+}
+
+fn run_key(value: &Value) -> Option<String> {
+    let is_free = |run_key: &String| ObjectName::parse(&manifest_of_run(run_key)).is_none() && run_key.chars().count() <= 200;
+    object_name(value).filter(is_free)
 }
 
 fn non_finite(value: &Value) -> Option<NonFinite> {
@@ -360,6 +402,9 @@ mod tests {
             ("delimiter", r#""é""#),
             ("empty_file", r#""yes""#),
             ("existing", r#""delete""#),
+            ("existing_run", r#""append""#),
+            ("run_key", r#""a/b""#),
+            ("run_key", r#""01a20fdb-b929-7267-a31a-d4ee50573122""#),
             ("force_quote", r#""a""#),
             ("force_quote", "[1]"),
             ("header", "1"),

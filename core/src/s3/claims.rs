@@ -30,9 +30,10 @@ impl Bucket {
     /// Errors: 42710 when somebody else's object has the key. `blind`: the reaction where nobody may look.
     pub async fn refuse_taken(&self, object: &Object, blind: Blind) -> Result<(), Failure> {
         match self.head_within(self.policy_for(object.role), &object.key).await {
-            Ok(None) => Ok(()),
+            Ok(None) if object.replaces.is_none() => Ok(()),
             Ok(Some(head)) if head.is_of(object) => Ok(()),
-            Ok(Some(_)) => Err(self.taken(object)),
+            Ok(Some(head)) if object.replaces.is_some() && head.etag == object.replaces => Ok(()),
+            Ok(_) => Err(self.taken(object)),
             Err(failure) if failure.status == Some(403) && blind == Blind::Go => Ok(()),
             Err(failure) if failure.status == Some(403) => Err(self.unguarded(object)),
             Err(failure) => Err(failure),
@@ -55,6 +56,14 @@ impl Bucket {
 
     /// Its key is another object's.
     fn taken(&self, object: &Object) -> Failure {
+        if object.replaces.is_some() {
+            let message = format!("object {} has changed since the export began", self.url(&object.key));
+            return Failure::permanent(
+                Error::new(Code::Duplicate, message)
+                    .detail("Another run has replaced or deleted the object. Nothing is overwritten.")
+                    .hint("Run the export again."),
+            );
+        }
         Failure::permanent(
             Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)))
                 .detail("Nothing is overwritten.")

@@ -17,6 +17,8 @@ pub struct Head {
     pub bytes: u64,
     /// In a versioned bucket.
     pub version_id: Option<String>,
+    /// As the store gives it, in quotes.
+    pub etag: Option<String>,
     /// The export that has marked it as its own.
     pub export_id: Option<String>,
 }
@@ -48,7 +50,7 @@ impl Bucket {
             Ok(output) => {
                 let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
                 let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
-                Ok(Some(Head { bytes, version_id: output.version_id, export_id }))
+                Ok(Some(Head { bytes, version_id: output.version_id, etag: output.e_tag, export_id }))
             }
             Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
             Err(error) => Err(Failure::new(STEP, &self.url(key), &error)),

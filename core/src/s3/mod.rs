@@ -10,6 +10,7 @@ pub mod client;
 pub mod credentials;
 mod delete;
 pub mod failure;
+pub mod get;
 mod head;
 mod headers;
 pub mod listing;

@@ -16,7 +16,7 @@ use crate::s3::checksum::Checksum;
 use crate::s3::claims::Blind;
 use crate::s3::failure::Failure;
 use crate::s3::headers::{ChecksumHeader, ObjectHeaders, announced};
-use crate::s3::object::{Object, Part};
+use crate::s3::object::{Condition, Object, Part};
 use crate::s3::throttle::Pace;
 
 /// A multipart upload that has begun.
@@ -125,27 +125,27 @@ impl Bucket {
         bytes: u64,
     ) -> Result<Option<String>, Failure> {
         if object.claim.is_none() {
-            return self.complete_once(object, upload_id, parts, bytes, false).await;
+            return self.complete_once(object, upload_id, parts, bytes, None).await;
         }
         // Some stores obey the condition at a PUT and ignore it here.
         self.refuse_taken(object, self.blind()).await?;
-        match self.complete_once(object, upload_id, parts.clone(), bytes, true).await {
+        match self.complete_once(object, upload_id, parts.clone(), bytes, object.condition()).await {
             Err(failure) if failure.status == Some(501) => {
                 self.refuse_taken(object, Blind::Refuse).await?;
-                self.complete_once(object, upload_id, parts, bytes, false).await
+                self.complete_once(object, upload_id, parts, bytes, None).await
             }
             other => other,
         }
     }
 
-    /// Completes the upload like [`Self::complete_multipart`], without a look before. `on_condition`: only if no object has the key.
+    /// Completes the upload like [`Self::complete_multipart`], without a look before. `condition`: what must hold of the key.
     pub async fn complete_once(
         &self,
         object: &Object,
         upload_id: &str,
         parts: Vec<Part>,
         bytes: u64,
-        on_condition: bool,
+        condition: Option<Condition<'_>>,
     ) -> Result<Option<String>, Failure> {
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let call = self.call_for(object);
@@ -157,7 +157,8 @@ impl Bucket {
                 .key(&object.key)
                 .upload_id(upload_id)
                 .multipart_upload(completed.clone())
-                .set_if_none_match(on_condition.then(|| "*".to_owned()))
+                .set_if_none_match(condition.and_then(Condition::if_none_match))
+                .set_if_match(condition.and_then(Condition::if_match))
                 .set_expected_bucket_owner(self.owner())
                 .send()
                 .await;
@@ -178,7 +179,7 @@ impl Bucket {
             Err(failure)
         };
         match self.send(&call, attempt).await {
-            Err(failure) if object.claim.is_some() && failure.status == Some(412) => {
+            Err(failure) if object.is_refused(&failure) && failure.status == Some(412) => {
                 self.resolve_conflict(object, call.answer_lost()).await
             }
             other => other,

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::naming::keys::Destination;
 use crate::s3::client::ObjectSettings;
+use crate::s3::failure::Failure;
 
 /// Most keys that one DeleteObjects request takes.
 pub const DELETE_BATCH: usize = 1000;
@@ -57,6 +58,32 @@ pub struct Object {
     pub content_type: &'static str,
     /// Set where the user made up the key: it is written only if no object has it, and marked, so that it is known again.
     pub claim: Option<Uuid>,
+    /// ETag of the object in whose place it comes; it is written only if that object has the key still. Goes with a claim.
+    pub replaces: Option<String>,
+}
+
+/// Condition of the request that makes an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// No object has the key.
+    Absent,
+    /// The object with this ETag has the key.
+    Unchanged(&'a str),
+}
+
+impl Condition<'_> {
+    /// Value of the header `If-None-Match`.
+    pub fn if_none_match(self) -> Option<String> {
+        (self == Condition::Absent).then(|| "*".to_owned())
+    }
+
+    /// Value of the header `If-Match`.
+    pub fn if_match(self) -> Option<String> {
+        match self {
+            Condition::Absent => None,
+            Condition::Unchanged(etag) => Some(etag.to_owned()),
+        }
+    }
 }
 
 impl Object {
@@ -66,12 +93,27 @@ impl Object {
             Role::File(number) => {
                 (destination.file_key(number), destination.file_type().content_type(), destination.has_named_file())
             }
-            Role::Manifest => (destination.manifest_key(), "application/json", false),
+            Role::Manifest => (destination.manifest_key(), "application/json", destination.run_key().is_some()),
             Role::ManifestCopy => (destination.manifest_copy_key()?, "application/json", true),
             Role::SuccessMarker => (destination.success_marker_key()?, "application/octet-stream", true),
             Role::Probe => (destination.probe_key(), "text/plain", false),
         };
-        Some(Object { key, role, content_type, claim: is_named.then(|| destination.export_id()) })
+        let replaces = destination.replaced().filter(|_| role == Role::Manifest).map(str::to_owned);
+        Some(Object { key, role, content_type, claim: is_named.then(|| destination.export_id()), replaces })
+    }
+
+    /// Whether the failure means that the condition does not hold: 404 where the object in whose place it comes is gone.
+    pub fn is_refused(&self, failure: &Failure) -> bool {
+        match self.condition() {
+            None => false,
+            Some(Condition::Absent) => failure.status == Some(412),
+            Some(Condition::Unchanged(_)) => matches!(failure.status, Some(404 | 412)),
+        }
+    }
+
+    /// Condition of the request that makes the object; `None`: the key is the export's own.
+    pub fn condition(&self) -> Option<Condition<'_>> {
+        self.claim.map(|_| self.replaces.as_deref().map_or(Condition::Absent, Condition::Unchanged))
     }
 }
 

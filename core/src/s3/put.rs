@@ -13,7 +13,7 @@ use crate::s3::checksum::Checksum;
 use crate::s3::claims::Blind;
 use crate::s3::failure::Failure;
 use crate::s3::headers::{ChecksumHeader, ObjectHeaders};
-use crate::s3::object::{Object, Role};
+use crate::s3::object::{Condition, Object, Role};
 use crate::s3::put_template::{self, SdkPut, Template, replay};
 use crate::s3::throttle::Pace;
 
@@ -44,7 +44,7 @@ impl Bucket {
     /// Writes the object like [`Self::put`], at that pace.
     pub async fn put_at(&self, mut pace: Pace, object: &Object, body: Bytes, checksum: &Checksum) -> Result<Written, Failure> {
         let call = self.call_for(object);
-        let condition = object.claim.map(|_| "*");
+        let condition = object.condition();
         // Ceph ignores the condition in a bucket with versions. The look before the query may be hours old.
         if condition.is_some() && !self.knows_condition() {
             self.refuse_taken(object, self.blind()).await?;
@@ -55,7 +55,7 @@ impl Bucket {
                 self.refuse_taken(object, Blind::Refuse).await?;
                 self.send_put(&call, &mut pace, object, (&body, checksum), None).await
             }
-            Err(failure) if condition.is_some() && failure.status == Some(412) => {
+            Err(failure) if object.is_refused(&failure) => {
                 let version_id = self.resolve_conflict(object, call.answer_lost()).await?;
                 Ok(Written { version_id, answer_lost: false })
             }
@@ -68,7 +68,7 @@ impl Bucket {
     pub async fn put_if_absent(&self, object: &Object, body: Bytes) -> Result<Conditional, Failure> {
         let checksum = self.checksum().of(&body);
         let call = self.call_for(object);
-        match self.send_put(&call, &mut self.pace(None), object, (&body, &checksum), Some("*")).await {
+        match self.send_put(&call, &mut self.pace(None), object, (&body, &checksum), Some(Condition::Absent)).await {
             Ok(written) => Ok(Conditional::Written(written.version_id)),
             Err(failure) if failure.status == Some(412) => Ok(Conditional::Present),
             Err(failure) => Err(failure),
@@ -81,12 +81,12 @@ impl Bucket {
         pace: &mut Pace,
         object: &Object,
         (bytes, checksum): (&Bytes, &Checksum),
-        if_none_match: Option<&str>,
+        condition: Option<Condition<'_>>,
     ) -> Result<Written, Failure> {
         let meter = pace.meter();
         let payload = Payload { bytes, meter: &meter, checksum };
         let put = self.upload(pace, call, || async {
-            let by_sdk = || self.sdk_put(object, payload, if_none_match);
+            let by_sdk = || self.sdk_put(object, payload, condition);
             let answer = match self.template_for(object, bytes.len()).await {
                 None => Box::pin(by_sdk().send()).await,
                 Some(template) => {
@@ -111,14 +111,15 @@ impl Bucket {
         Ok(Written { version_id, answer_lost: call.answer_lost() })
     }
 
-    fn sdk_put(&self, object: &Object, payload: Payload<'_>, if_none_match: Option<&str>) -> SdkPut {
+    fn sdk_put(&self, object: &Object, payload: Payload<'_>, condition: Option<Condition<'_>>) -> SdkPut {
         let request = self
             .client()
             .put_object()
             .bucket(self.name())
             .key(&object.key)
             .body(payload.in_frames())
-            .set_if_none_match(if_none_match.map(str::to_owned))
+            .set_if_none_match(condition.and_then(Condition::if_none_match))
+            .set_if_match(condition.and_then(Condition::if_match))
             .with_checksum(payload.checksum)
             .with_object_headers(object, self.settings())
             .customize();

@@ -27,7 +27,8 @@ pub async fn write(shared: Arc<Shared>, manifest: Arc<Manifest>) -> Result<()> {
 /// Errors: 42710 when an object of the export's would have the name of an object that is there; 0A000 when an object may not be looked at
 /// that the store may overwrite.
 pub async fn refuse_taken_names(bucket: &Bucket, destination: &Destination) -> Result<()> {
-    let of_commit = COMMIT_OBJECTS.iter().map(|listed| (listed.role, listed.taken));
+    // Whoever has a key of the run has looked at the manifest already.
+    let of_commit = COMMIT_OBJECTS.iter().map(|listed| (listed.role, listed.taken)).filter(|(role, _)| *role != Role::Manifest);
     for (role, taken) in [(Role::File(1), Taken::Refuse)].into_iter().chain(of_commit) {
         let Some(object) = Object::of(destination, role).filter(|object| object.claim.is_some()) else { continue };
         unless_kept(bucket.refuse_taken(&object, bucket.blind()).await.map_err(|failure| failure.error), taken)?;

@@ -17,6 +17,7 @@ mod file;
 mod ledger;
 mod leftovers;
 mod object_writer;
+pub mod replaced;
 mod rollback;
 mod shared;
 
@@ -31,6 +32,7 @@ use uuid::Uuid;
 use self::budget::Lease;
 pub use self::commit::refuse_taken_names;
 use self::file::FileWriter;
+use self::replaced::Replaced;
 pub use self::rollback::RollbackReport;
 use self::shared::Shared;
 use crate::error::{Code, Error, Result};
@@ -104,6 +106,33 @@ impl ExportUpload {
             files,
             manifest: RefCell::new(None),
         }
+    }
+
+    /// Says, before anything is sent, in whose place this export comes: its destination has the ETag of that one's manifest.
+    pub fn replace(&self, replaced: Replaced) {
+        self.shared.replaced.get_or_init(|| replaced);
+    }
+
+    /// The export in whose place this one comes, if there is one.
+    pub fn replaced(&self) -> Option<Uuid> {
+        self.shared.replaced.get().map(Replaced::export_id)
+    }
+
+    /// Deletes the files of the export in whose place this one has come, for at most `limit` from now on. After the commit.
+    pub fn delete_replaced(&self, io: &IoThread, limit: Duration) -> Task<RollbackReport> {
+        let deadline = tokio::time::Instant::now() + limit;
+        let shared = Arc::clone(&self.shared);
+        io.spawn(async move {
+            match shared.replaced.get() {
+                Some(replaced) => replaced.delete_files(&shared, deadline).await,
+                None => RollbackReport::default(),
+            }
+        })
+    }
+
+    /// The URL of the manifest that the commit writes.
+    pub fn manifest_url(&self) -> String {
+        self.shared.destination.url(&self.shared.destination.manifest_key())
     }
 
     /// Raised when [`Self::has_room`] or [`Self::is_stored`] may answer differently.

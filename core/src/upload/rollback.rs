@@ -33,13 +33,19 @@ pub struct RollbackReport {
 }
 
 impl RollbackReport {
+    /// Nobody knows what is deleted.
+    pub fn unanswered() -> Self {
+        let cause = Error::new(Code::Internal, "the clean-up gave no answer");
+        RollbackReport { cause: Some(cause), ..RollbackReport::default() }
+    }
+
     /// Whether all is taken back.
     pub fn is_empty(&self) -> bool {
         self.count == 0 && self.cause.is_none()
     }
 
     /// A million files may remain: only those that are named are looked at twice.
-    fn keep(&mut self, urls: impl Iterator<Item = String>, cause: Option<Error>) {
+    pub(super) fn keep(&mut self, urls: impl Iterator<Item = String>, cause: Option<Error>) {
         for url in urls {
             if self.counted_later.contains(&url) || self.named.contains(&url) {
                 continue;
@@ -115,8 +121,7 @@ fn untouched(shared: &Shared, leftovers: &RollbackPlan) -> RollbackReport {
 /// The report where nobody knows what was deleted.
 pub fn unanswered(shared: &Shared) -> RollbackReport {
     let report = untouched(shared, &shared.ledger.leftovers());
-    let cause = Error::new(Code::Internal, "the clean-up gave no answer");
-    RollbackReport { cause: report.cause.or(Some(cause)), ..report }
+    RollbackReport { cause: report.cause.or(RollbackReport::unanswered().cause), ..report }
 }
 
 /// A store that has a request already may carry it out after the last delete, however late that is.
@@ -172,6 +177,10 @@ async fn abort_multiparts(shared: &Shared, leftovers: &RollbackPlan, deadline: I
 async fn delete_commit_objects(shared: &Shared, all: &[LeftoverCommitObject], deadline: Instant, report: &mut RollbackReport) {
     for LeftoverCommitObject { role, version_id, is_unknown } in all {
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
+        if let Some(replaced) = shared.replaced.get().filter(|_| *role == Role::Manifest) {
+            replaced.put_back(shared, &object, deadline, report).await;
+            continue;
+        }
         let is_known = !is_unknown && version_id.is_some();
         if is_known || is_ours(shared, &object, deadline, report).await {
             let deletion = Deletion { key: object.key, version_id: version_id.clone() };
@@ -217,7 +226,7 @@ async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, 
     }
 }
 
-async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, report: &mut RollbackReport) {
+pub(super) async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, report: &mut RollbackReport) {
     let left: Vec<&Deletion> = match timeout_at(deadline, shared.bucket.delete(batch)).await {
         Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
         // Some stores lack DeleteObjects, or want it with a digest of their own choice.

@@ -1,7 +1,7 @@
 //! State that the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use crate::s3::throttle::Throttle;
 use crate::sync::lock;
 use crate::upload::budget::Budget;
 use crate::upload::ledger::Ledger;
+use crate::upload::replaced::Replaced;
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -32,6 +33,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Bytes on their way.
     pub budget: Arc<Budget>,
+    /// The export in whose place this one comes, if there is one.
+    pub replaced: OnceLock<Replaced>,
     requests_to_their_end: Mutex<JoinSet<()>>,
 }
 
@@ -51,6 +54,7 @@ impl Shared {
             requests,
             ledger: Ledger::default(),
             budget: Budget::new(wake),
+            replaced: OnceLock::new(),
             requests_to_their_end: Mutex::default(),
         })
     }

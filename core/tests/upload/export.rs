@@ -140,6 +140,7 @@ impl Export {
             wrap_types: true,
             query_sha256: String::new(),
             query: None,
+            feed: None,
         };
         self.upload.write_manifest(&self.io, Arc::new(manifest));
         self.wait_until(|| self.upload.is_manifest_written())
@@ -189,7 +190,7 @@ pub fn wait<T>(io: &IoThread, task: &Task<T>) -> T {
 pub fn destination_of(name: Option<&str>) -> Destination {
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let file = name.map(str::to_owned);
-    let naming = Naming { in_folder: false, file_type, file, manifest_copy: None, success_marker: None };
+    let naming = Naming { in_folder: false, file_type, file, run_key: None, manifest_copy: None, success_marker: None };
     Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
 }
 

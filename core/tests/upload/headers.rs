@@ -69,6 +69,7 @@ fn a_put_a_put_from_a_template_and_a_multipart_upload_give_an_object_the_same_he
         role: Role::File(number),
         content_type: "application/x-ndjson",
         claim,
+        replaces: None,
     };
     let id = Uuid::now_v7();
     let expected = BTreeMap::from([

@@ -15,6 +15,8 @@ use http_body_util::{LengthLimitError, Limited};
 /// Most bytes of an answer that has a line for each object: of a listing, or of a request that deletes many objects. A page has
 /// 1,000 keys of 1,024 bytes, each of which XML may write as six.
 const LISTING: usize = 16 << 20;
+/// Most bytes of an object that is read: of a manifest, which whoever reads it bounds himself.
+const OBJECT: usize = usize::MAX;
 /// Most bytes of any other answer, such as an error. There may be as many of these at once as there are uploads.
 const ANSWER: usize = 1 << 20;
 
@@ -33,14 +35,24 @@ struct BoundedConnector(SharedHttpConnector);
 
 impl HttpConnector for BoundedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (limit, answer) = (limit(&request), self.0.call(request));
-        HttpConnectorFuture::new(async move { Ok(answer.await?.map(|body| SdkBody::from_body_1_x(Limited::new(body, limit)))) })
+        let (limit, reads_object) = (limit(&request), reads_object(&request));
+        let answer = self.0.call(request);
+        HttpConnectorFuture::new(async move {
+            let answer = answer.await?;
+            let limit = if reads_object && answer.status().is_success() { OBJECT } else { limit };
+            Ok(answer.map(|body| SdkBody::from_body_1_x(Limited::new(body, limit))))
+        })
     }
 }
 
 fn limit(request: &HttpRequest) -> usize {
     let deletes_many = request.method() == "POST" && request.uri().ends_with("?delete");
     if request.method() == "GET" || deletes_many { LISTING } else { ANSWER }
+}
+
+/// The SDK names the operation in the query.
+fn reads_object(request: &HttpRequest) -> bool {
+    request.method() == "GET" && request.uri().contains("x-id=GetObject")
 }
 
 /// Whether the answer was longer than any that is read here.

@@ -5,6 +5,9 @@
 //! million files make 200 MB of it.
 #![forbid(unsafe_code)]
 
+pub mod stored;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::files::chunker::Totals;
@@ -52,6 +55,36 @@ pub struct Manifest {
     pub query_sha256: String,
     /// The text, only where the user asked for it.
     pub query: Option<String>,
+    /// The run of a feed that the export is, if it is one.
+    pub feed: Option<FeedRun>,
+}
+
+/// The run of a feed, as its manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedRun {
+    /// Name of the feed.
+    pub name: String,
+    /// Number of the run, from 1.
+    pub run: u64,
+    /// Kind of the bounds: `xid`, `sequence` or `time`.
+    pub mark: String,
+    /// The bound up to which the runs before have exported.
+    pub from: String,
+    /// The bound up to which this run has exported, and from which the next one goes on.
+    pub to: String,
+    /// Place in the server's history at which the bounds were read.
+    pub wal: WalPlace,
+}
+
+/// A place in the write-ahead log. A server whose history does not contain the place has lost transactions that the run has exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalPlace {
+    /// System identifier of the cluster.
+    pub cluster: String,
+    /// Timeline.
+    pub timeline: u32,
+    /// Position, as Postgres prints a `pg_lsn`.
+    pub lsn: String,
 }
 
 impl Manifest {
@@ -130,6 +163,8 @@ impl Manifest {
         });
         if let Some(members) = ours.as_object_mut() {
             members.extend(self.query.as_ref().map(|query| ("query".to_owned(), json!(query))));
+            members.extend(self.destination.run_key().map(|run_key| ("run_key".to_owned(), json!(run_key))));
+            members.extend(self.feed.as_ref().map(|run| ("feed".to_owned(), json!(run))));
         }
         let ours = ours.to_string();
         let meta = json!({"content_length": self.totals.bytes, "record_count": self.totals.documents});
@@ -147,7 +182,7 @@ fn separated(number: u64, value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
@@ -157,11 +192,11 @@ mod tests {
 
     fn destination(location: Location, in_folder: bool) -> Destination {
         let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
-        let naming = Naming { in_folder, file_type, file: None, manifest_copy: None, success_marker: None };
+        let naming = Naming { in_folder, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None };
         Destination::new(location, Uuid::nil(), naming).unwrap()
     }
 
-    fn manifest(files: u64, query: Option<&str>) -> Manifest {
+    pub(crate) fn manifest(files: u64, query: Option<&str>) -> Manifest {
         let location = Location::parse("s3://bucket/q \"x\"").unwrap();
         Manifest {
             destination: destination(location, false),
@@ -174,6 +209,7 @@ mod tests {
             wrap_types: true,
             query_sha256: "ab".into(),
             query: query.map(str::to_owned),
+            feed: None,
         }
     }
 

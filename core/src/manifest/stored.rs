@@ -1,0 +1,100 @@
+//! A manifest that is read back: of a run whose key has been used, or of a feed's run whose commit the server did not survive.
+#![forbid(unsafe_code)]
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use uuid::Uuid;
+
+use crate::error::{Code, Error, Result};
+use crate::files::chunker::Totals;
+use crate::manifest::FeedRun;
+
+/// What a manifest says of its export, without the files.
+#[derive(Debug)]
+pub struct Summary {
+    /// Id of the export.
+    pub export_id: Uuid,
+    /// Documents, files and bytes of the export.
+    pub totals: Totals,
+    /// SHA-256 of the query in hexadecimal.
+    pub query_sha256: String,
+    /// The run of a feed that the export is, if it is one.
+    pub feed: Option<FeedRun>,
+}
+
+#[derive(Deserialize)]
+struct Document<E> {
+    entries: E,
+    s3_export: Ours,
+}
+
+#[derive(Deserialize)]
+struct Ours {
+    export_id: Uuid,
+    num_docs_inserted: u64,
+    num_files_written: u64,
+    num_bytes_written: u64,
+    query_sha256: String,
+    feed: Option<FeedRun>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    url: String,
+}
+
+impl Summary {
+    /// Reads the manifest at `url`. Errors: 55000 when the object is no manifest of this extension's.
+    pub fn parse(url: &str, body: &[u8]) -> Result<Self> {
+        let Document { entries: IgnoredAny, s3_export: ours } = parse(url, body)?;
+        let totals = Totals { documents: ours.num_docs_inserted, files: ours.num_files_written, bytes: ours.num_bytes_written };
+        Ok(Summary { export_id: ours.export_id, totals, query_sha256: ours.query_sha256, feed: ours.feed })
+    }
+}
+
+/// Returns the URLs of the files that the manifest at `url` lists. Errors: 55000 when the object is no manifest of this extension's.
+pub fn file_urls(url: &str, body: &[u8]) -> Result<Vec<String>> {
+    let document: Document<Vec<Entry>> = parse(url, body)?;
+    Ok(document.entries.into_iter().map(|entry| entry.url).collect())
+}
+
+fn parse<'a, E: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<Document<E>> {
+    serde_json::from_slice(body).map_err(|error| {
+        Error::new(Code::NotReady, format!("{url} is no manifest of s3_export"))
+            .detail(format!("At line {}, column {}, the object is not what a manifest has.", error.line(), error.column()))
+            .hint("Look at the object, and delete it or choose another name.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::WalPlace;
+    use crate::manifest::tests::manifest;
+
+    #[test]
+    fn a_manifest_reads_back() {
+        let mut written = manifest(3, None);
+        let wal = WalPlace { cluster: "7".into(), timeline: 2, lsn: "0/1".into() };
+        let (from, to) = ("1:1:".to_owned(), "9:9:".to_owned());
+        written.feed = Some(FeedRun { name: "f".into(), run: 7, mark: "xid".into(), from, to, wal });
+        let body = written.blocks(100).collect::<Vec<_>>().concat();
+        let summary = Summary::parse("s3://b/m", &body).unwrap();
+        assert_eq!(summary.export_id, written.destination.export_id());
+        assert_eq!((summary.totals.documents, summary.totals.files, summary.totals.bytes), (3000, 3, 77));
+        assert_eq!((summary.query_sha256, summary.feed), (written.query_sha256.clone(), written.feed.clone()));
+        let urls = file_urls("s3://b/m", &body).unwrap();
+        let expected: Vec<String> =
+            (1..=3).map(|number| written.destination.url(&written.destination.file_key(number))).collect();
+        assert_eq!(urls, expected);
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        let whole = manifest(2, None).blocks(1 << 20).collect::<Vec<_>>().concat();
+        for body in [&b""[..], b"{}", b"<Error/>", b"{\"entries\":[]}", whole.split_at(whole.len() - 3).0] {
+            assert_eq!(Summary::parse("s3://b/m", body).unwrap_err().code(), Code::NotReady);
+            assert_eq!(file_urls("s3://b/m", body).unwrap_err().code(), Code::NotReady);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Runs with a key (option `run_key`): a key has one run at most, however often and by whomever it is asked for.
+//!
+//! ```text
+//! wait for transactions of this cluster that hold the key ──► read the manifest of the key ──► none: export
+//!                                                                     └─► there is one: return it, refuse, or replace it
+//! ```
+//!
+//! The write of the manifest has a condition, so that of two clusters one fails.
+#![forbid(unsafe_code)]
+
+use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::manifest::stored::Summary;
+use s3_export_core::naming::keys::Destination;
+use s3_export_core::request::options::ExistingRun;
+use s3_export_core::s3::checksum::sha256;
+use s3_export_core::s3::client::Store;
+use s3_export_core::s3::get::Stored;
+use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
+use s3_export_core::upload::replaced::Replaced;
+
+use crate::pg::lock::Lock;
+use crate::settings;
+use crate::transaction;
+
+/// The run that has a key.
+pub enum Run {
+    /// None yet.
+    Free,
+    /// One that is returned in place of an export.
+    Returned(Summary),
+    /// One that the commit of the export replaces.
+    Replaced(Replaced),
+}
+
+/// Holds the key of the run until the end of the transaction, and looks which run has it. Errors: 42710 when there is one and
+/// `existing` says so, or when this transaction has exported under the key.
+pub fn claim(store: &Store, destination: &Destination, existing: ExistingRun) -> Result<Run> {
+    hold(destination)?;
+    let Some((stored, summary)) = read_manifest(store, destination)? else { return Ok(Run::Free) };
+    let url = destination.url(&destination.manifest_key());
+    match existing {
+        ExistingRun::Return => Ok(Run::Returned(summary)),
+        ExistingRun::Replace => Replaced::new(&url, &stored, &summary).map(Run::Replaced),
+        ExistingRun::Error => Err(Error::new(Code::Duplicate, "a run has the run_key already")
+            .detail(format!("{url} is the manifest of export {}.", summary.export_id))
+            .hint("Choose another run_key, or another existing_run.")),
+    }
+}
+
+/// Waits until no other transaction of this cluster holds the key of the run, then holds it to the end of this one. Errors: 42710 when
+/// this transaction has exported under the key.
+pub fn hold(destination: &Destination) -> Result<()> {
+    let url = destination.url(&destination.manifest_key());
+    if transaction::writes_manifest(&url) {
+        return Err(Error::new(Code::Duplicate, "this transaction has exported under the run_key already")
+            .detail(format!("Its commit writes {url}."))
+            .hint("Commit the transaction first, or choose another run_key."));
+    }
+    let [a, b, c, d, e, f, g, h, ..] = sha256(url.as_bytes());
+    Lock::Run(u64::from_be_bytes([a, b, c, d, e, f, g, h])).hold_alone();
+    Ok(())
+}
+
+/// Reads the manifest of the run. `None`: there is none. Errors: 42501 when it may not be read, 53400 when it is larger than
+/// `s3_export.buffer_memory`, 55000 when the object is no manifest.
+pub fn read_manifest(store: &Store, destination: &Destination) -> Result<Option<(Stored, Summary)>> {
+    let (key, most_bytes) = (destination.manifest_key(), settings::buffer_memory() as u64);
+    let url = destination.url(&key);
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1));
+    let stored = transaction::call_store(|_| async move {
+        bucket.get(&key, most_bytes).await.map_err(|failure| {
+            let hint = "A run_key and a feed need s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there \
+                        is none: s3_export.iam_policy(…, 'run_key') prints both.";
+            if failure.status == Some(403) { failure.error.hint(hint) } else { failure.error }
+        })
+    })?;
+    let Some(stored) = stored else { return Ok(None) };
+    let summary = Summary::parse(&url, &stored.body)?;
+    Ok(Some((stored, summary)))
+}
