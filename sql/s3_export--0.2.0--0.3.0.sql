@@ -111,6 +111,220 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
 
+-- Which feed a job runs.
+ALTER TABLE s3_export.jobs ADD COLUMN feed text;
+COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
+
+-- Feeds -------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.feed_definitions (
+    name text PRIMARY KEY
+        CONSTRAINT feed_name_is_plain CHECK (name OPERATOR(pg_catalog.~) '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
+    role name NOT NULL,
+    role_oid oid,
+    uri text NOT NULL,
+    integration text NOT NULL,
+    query text NOT NULL,
+    options jsonb NOT NULL,
+    kind text NOT NULL
+        CONSTRAINT feed_kind_is_known CHECK (kind OPERATOR(pg_catalog.=) ANY (ARRAY['xid', 'sequence', 'time'])),
+    mark_table text NOT NULL,
+    mark_column text NOT NULL,
+    lag interval NOT NULL,
+    wait interval NOT NULL,
+    manifest_when_empty boolean NOT NULL,
+    mark text NOT NULL,
+    mark_cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
+    marked_at timestamptz,
+    run bigint NOT NULL DEFAULT 0
+        CONSTRAINT feed_run_is_a_number CHECK (run OPERATOR(pg_catalog.>=) 0),
+    last_run_at timestamptz,
+    export_id uuid,
+    documents bigint,
+    files bigint,
+    bytes bigint,
+    manifest text
+);
+COMMENT ON TABLE s3_export.feed_definitions IS
+    'feeds: named incremental exports, with their marks; granted to nobody, see s3_export.feeds. Dumped with the database';
+COMMENT ON COLUMN s3_export.feed_definitions.name IS 'name of the feed; the names of its manifests begin with it';
+COMMENT ON COLUMN s3_export.feed_definitions.role IS 'role that the feed runs as';
+COMMENT ON COLUMN s3_export.feed_definitions.role_oid IS
+    'OID of role; set by itself when role is written, so that a new role of an old name has no feed';
+COMMENT ON COLUMN s3_export.feed_definitions.uri IS 'location that the feed writes to';
+COMMENT ON COLUMN s3_export.feed_definitions.integration IS 'integration that the feed uses';
+COMMENT ON COLUMN s3_export.feed_definitions.query IS 'query of each run; $1 is the mark, and $2 the new mark of a sequence or a time';
+COMMENT ON COLUMN s3_export.feed_definitions.options IS 'all other arguments of its exports';
+COMMENT ON COLUMN s3_export.feed_definitions.kind IS 'kind of the mark: xid, sequence or time';
+COMMENT ON COLUMN s3_export.feed_definitions.mark_table IS 'table that the feed follows';
+COMMENT ON COLUMN s3_export.feed_definitions.mark_column IS 'column of mark_table that the mark goes by';
+COMMENT ON COLUMN s3_export.feed_definitions.lag IS 'time between the bound of a mark time and the oldest transaction';
+COMMENT ON COLUMN s3_export.feed_definitions.wait IS 'longest wait for transactions that write the table of a mark sequence';
+COMMENT ON COLUMN s3_export.feed_definitions.manifest_when_empty IS 'true: a run with nothing new writes a manifest';
+COMMENT ON COLUMN s3_export.feed_definitions.mark IS 'how far the feed has exported: a pg_snapshot, a number or a time';
+COMMENT ON COLUMN s3_export.feed_definitions.mark_cluster IS 'system identifier of the cluster that the mark was set in';
+COMMENT ON COLUMN s3_export.feed_definitions.marked_at IS 'when the mark was read; NULL if it was set by hand';
+COMMENT ON COLUMN s3_export.feed_definitions.run IS 'number of the last run that has a manifest';
+COMMENT ON COLUMN s3_export.feed_definitions.last_run_at IS 'when the last run ended, with a manifest or without';
+COMMENT ON COLUMN s3_export.feed_definitions.export_id IS 'id of the export of the last run that has a manifest';
+COMMENT ON COLUMN s3_export.feed_definitions.documents IS 'number of documents of that run';
+COMMENT ON COLUMN s3_export.feed_definitions.files IS 'number of files of that run';
+COMMENT ON COLUMN s3_export.feed_definitions.bytes IS 'number of bytes of that run';
+COMMENT ON COLUMN s3_export.feed_definitions.manifest IS 'URL of the manifest of that run';
+COMMENT ON CONSTRAINT feed_definitions_pkey ON s3_export.feed_definitions IS 'names are unique';
+COMMENT ON CONSTRAINT feed_name_is_plain ON s3_export.feed_definitions IS
+    '1 to 63 ASCII letters, digits, underscores, dots and hyphens, of which the first is a letter or a digit';
+COMMENT ON CONSTRAINT feed_kind_is_known ON s3_export.feed_definitions IS 'xid, sequence or time';
+COMMENT ON CONSTRAINT feed_run_is_a_number ON s3_export.feed_definitions IS 'runs are numbered from 1; 0: none yet';
+
+-- As the roles of integrations: a restore writes names, and OIDs are those of the cluster that is restored into.
+CREATE FUNCTION s3_export.resolve_feed_role() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.role_oid := (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) NEW.role);
+    -- No error: a restore may well come before its roles.
+    IF NEW.role_oid IS NULL THEN
+        RAISE WARNING 'role of feed "%" does not exist: role "%"', NEW.name, NEW.role
+            USING HINT = pg_catalog.format('Once it does: UPDATE s3_export.feed_definitions SET role = %L WHERE name = %L.',
+                                           NEW.role, NEW.name);
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION s3_export.resolve_feed_role() IS 'sets the OID of the role of a feed';
+REVOKE ALL ON FUNCTION s3_export.resolve_feed_role() FROM PUBLIC;
+CREATE TRIGGER resolve_feed_role BEFORE INSERT OR UPDATE OF role ON s3_export.feed_definitions
+    FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_feed_role();
+COMMENT ON TRIGGER resolve_feed_role ON s3_export.feed_definitions IS 'sets role_oid';
+
+-- Feeds are restored by pg_dump, their marks too.
+SELECT pg_catalog.pg_extension_config_dump('s3_export.feed_definitions', '');
+
+-- Queries of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every
+-- row as well.
+REVOKE ALL ON s3_export.feed_definitions FROM PUBLIC;
+ALTER TABLE s3_export.feed_definitions ENABLE ROW LEVEL SECURITY;
+
+CREATE VIEW s3_export.feeds WITH (security_barrier) AS
+    SELECT f.name, f.role, f.uri, f.integration, f.query, f.options, f.kind, f.mark_table, f.mark_column, f.mark, f.run,
+        f.export_id, f.documents, f.manifest, f.last_run_at,
+        pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) CASE f.kind
+            WHEN 'time' THEN nullif(f.mark, '-infinity')::timestamptz ELSE f.marked_at END AS lag,
+        e.finished_at AS last_error_at, e.error_sqlstate AS last_error_sqlstate, e.error_message AS last_error_message
+    FROM s3_export.feed_definitions AS f
+    LEFT JOIN LATERAL (
+        SELECT j.finished_at, j.error_sqlstate, j.error_message FROM s3_export.jobs AS j
+        WHERE j.feed OPERATOR(pg_catalog.=) f.name AND j.status OPERATOR(pg_catalog.=) ANY (ARRAY['ERROR', 'CANCELLED'])
+              AND (f.last_run_at IS NULL OR j.finished_at OPERATOR(pg_catalog.>) f.last_run_at)
+        ORDER BY j.finished_at DESC LIMIT 1) AS e ON true
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE (r.oid OPERATOR(pg_catalog.=) f.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'));
+COMMENT ON VIEW s3_export.feeds IS 'feeds, with their marks and their last runs: those of your roles, or all for s3_export_admin';
+COMMENT ON COLUMN s3_export.feeds.name IS 'name of the feed; the names of its manifests begin with it';
+COMMENT ON COLUMN s3_export.feeds.role IS 'role that the feed runs as';
+COMMENT ON COLUMN s3_export.feeds.uri IS 'location that the feed writes to';
+COMMENT ON COLUMN s3_export.feeds.integration IS 'integration that the feed uses';
+COMMENT ON COLUMN s3_export.feeds.query IS 'query of each run; $1 is the mark, and $2 the new mark of a sequence or a time';
+COMMENT ON COLUMN s3_export.feeds.options IS 'all other arguments of its exports';
+COMMENT ON COLUMN s3_export.feeds.kind IS 'kind of the mark: xid, sequence or time';
+COMMENT ON COLUMN s3_export.feeds.mark_table IS 'table that the feed follows';
+COMMENT ON COLUMN s3_export.feeds.mark_column IS 'column of mark_table that the mark goes by';
+COMMENT ON COLUMN s3_export.feeds.mark IS 'how far the feed has exported: a pg_snapshot, a number or a time';
+COMMENT ON COLUMN s3_export.feeds.run IS 'number of the last run that has a manifest; 0: none yet';
+COMMENT ON COLUMN s3_export.feeds.export_id IS 'id of the export of that run';
+COMMENT ON COLUMN s3_export.feeds.documents IS 'number of documents of that run';
+COMMENT ON COLUMN s3_export.feeds.manifest IS 'URL of the manifest of that run';
+COMMENT ON COLUMN s3_export.feeds.last_run_at IS 'when the last run ended, with a manifest or without';
+COMMENT ON COLUMN s3_export.feeds.lag IS 'time since the mark: what is older is exported; NULL before the first run';
+COMMENT ON COLUMN s3_export.feeds.last_error_at IS 'when the last job of the feed failed; NULL if a run has succeeded since';
+COMMENT ON COLUMN s3_export.feeds.last_error_sqlstate IS 'SQLSTATE of that failure';
+COMMENT ON COLUMN s3_export.feeds.last_error_message IS 'message of that failure';
+REVOKE ALL ON s3_export.feeds FROM PUBLIC;
+
+CREATE FUNCTION s3_export.create_feed(
+    name text,
+    uri text,
+    integration text,
+    query text,
+    mark text,
+    mark_column text,
+    start text DEFAULT NULL,
+    lag interval DEFAULT NULL,
+    wait interval DEFAULT NULL,
+    manifest_when_empty boolean DEFAULT false,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}'
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_create_feed';
+COMMENT ON FUNCTION s3_export.create_feed(text, text, text, text, text, text, text, interval, interval, boolean, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'makes a feed, which exports with each run what is new since the last. mark: xid, sequence or time; mark_column: table.column; start: the first mark (default: everything is new). The query uses $1, the mark, and $2, the new mark of a sequence or a time';
+-- It makes a feed of its caller's, who must be able to export; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.create_feed(text, text, text, text, text, text, text, interval, interval, boolean, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.alter_feed(name text, changes jsonb) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_alter_feed';
+COMMENT ON FUNCTION s3_export.alter_feed(text, jsonb) IS
+    'changes a feed of your role: changes has arguments of create_feed by name; null: the default. The mark stays';
+-- It asks whose the feed is; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.alter_feed(text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.drop_feed(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_drop_feed';
+COMMENT ON FUNCTION s3_export.drop_feed(text) IS 'deletes a feed of one of your roles; touches nothing in S3';
+-- It asks whose the feed is; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.drop_feed(text) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.rewind_feed(name text, "to" text, next_run bigint DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_rewind_feed';
+COMMENT ON FUNCTION s3_export.rewind_feed(text, text, bigint) IS
+    'sets the mark of a feed of one of your roles, or start for the beginning, and the number of the next run. What is exported again is in the bucket twice';
+-- It asks whose the feed is; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.rewind_feed(text, text, bigint) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.run_feed(
+    name text,
+    OUT num_docs_inserted bigint,
+    OUT num_files_written bigint,
+    OUT num_bytes_written bigint,
+    OUT export_id uuid,
+    OUT manifest text,
+    OUT run bigint,
+    OUT mark_from text,
+    OUT mark_to text
+) LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_feed';
+COMMENT ON FUNCTION s3_export.run_feed(text) IS
+    'exports what is new since the last run of a feed of your role, and moves its mark with the commit. Use it in FROM';
+-- It runs the feed of its caller's role; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.run_feed(text) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.run_feed_async(name text) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_run_feed_async';
+COMMENT ON FUNCTION s3_export.run_feed_async(text) IS
+    'does the same as run_feed in a background worker, once this transaction has committed; gives the id of the job. See s3_export.exports, wait and cancel';
+-- As run_feed.
+REVOKE ALL ON FUNCTION s3_export.run_feed_async(text) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.feed_setup(mark_column text, mark text DEFAULT 'xid') RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_feed_setup';
+COMMENT ON FUNCTION s3_export.feed_setup(text, text) IS
+    'prints the statements that give a table a column for the mark of a feed, with its default and its trigger. mark_column: table.column';
+-- It only prints; others have no use for it.
+REVOKE ALL ON FUNCTION s3_export.feed_setup(text, text) FROM PUBLIC;
+
 -- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
 COMMENT ON TABLE s3_export.integrations IS
     'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
@@ -346,7 +560,7 @@ BEGIN
             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
             JOIN pg_catalog.pg_attribute AS t ON t.attrelid OPERATOR(pg_catalog.=) c.oid
             WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-                  AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['credentials', 'jobs']::pg_catalog.name[])
+                  AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['credentials', 'jobs', 'feed_definitions']::pg_catalog.name[])
             UNION ALL
             SELECT m.classid, m.objid, p.proname, p.proowner, p.proacl,
                 pg_catalog.format('FUNCTION %s', p.oid::pg_catalog.regprocedure)
@@ -359,7 +573,7 @@ BEGIN
         ), meant (privilege, names, roles) AS (
             VALUES
                 ('USAGE', ARRAY['s3_export'], ARRAY['s3_export_member', 's3_export_admin']),
-                ('SELECT', ARRAY['exports'], ARRAY['s3_export_member', 's3_export_admin']),
+                ('SELECT', ARRAY['exports', 'feeds'], ARRAY['s3_export_member', 's3_export_admin']),
                 ('SELECT', ARRAY['owned_identifiers'], ARRAY['s3_export_admin']),
                 ('INSERT', ARRAY['integrations'], ARRAY['s3_export_admin']),
                 ('UPDATE', ARRAY['integrations'], ARRAY['s3_export_admin']),
@@ -380,7 +594,7 @@ BEGIN
                         WHERE i.classoid OPERATOR(pg_catalog.=) o.classid AND i.objoid OPERATOR(pg_catalog.=) o.objid
                               AND i.objsubid OPERATOR(pg_catalog.=) 0 AND b.grantee OPERATOR(pg_catalog.=) a.grantee
                               AND b.privilege_type OPERATOR(pg_catalog.=) a.privilege_type) AS is_initial,
-                o.name OPERATOR(pg_catalog.=) ANY (ARRAY['credentials', 'jobs', 'reseal']::pg_catalog.name[])
+                o.name OPERATOR(pg_catalog.=) ANY (ARRAY['credentials', 'jobs', 'feed_definitions', 'reseal']::pg_catalog.name[])
                 OR a.privilege_type OPERATOR(pg_catalog.=) ANY (ARRAY['TRIGGER', 'TRUNCATE', 'REFERENCES', 'MAINTAIN', 'CREATE'])
                 AS is_dangerous
             FROM object AS o, LATERAL pg_catalog.aclexplode(o.acl) AS a
@@ -418,3 +632,12 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;
+-- Whoever may export.
+GRANT EXECUTE ON FUNCTION s3_export.create_feed(text, text, text, text, text, text, text, interval, interval, boolean, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.alter_feed(text, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.run_feed(text) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.run_feed_async(text) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.feed_setup(text, text) TO s3_export_member;

@@ -11,10 +11,11 @@
 //! ```text
 //! sql_functions
 //! admin · job
+//! feed
 //! export
 //! run_key · query
 //! transaction · integration · progress
-//! settings · encode
+//! settings · encode · stored_arguments
 //! pg
 //! ```
 //!
@@ -28,6 +29,7 @@ mod admin;
 mod bench;
 mod encode;
 mod export;
+mod feed;
 mod integration;
 mod job;
 mod pg;
@@ -36,6 +38,7 @@ mod query;
 mod run_key;
 mod settings;
 mod sql_functions;
+mod stored_arguments;
 mod transaction;
 
 pgrx::pg_module_magic!();

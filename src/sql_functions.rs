@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::admin::cleanup::{self, CleanUp};
 use crate::admin::validate;
 use crate::export;
+use crate::feed::{self, NewFeed};
 use crate::integration::{self, Kind, NewIntegration};
 use crate::job;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
@@ -38,6 +39,13 @@ sql_function!(s3_export_reclaim_integrations, pg_finfo_s3_export_reclaim_integra
 sql_function!(s3_export_reseal, pg_finfo_s3_export_reseal, reseal);
 sql_function!(s3_export_set_credentials, pg_finfo_s3_export_set_credentials, set_credentials);
 sql_function!(s3_export_set_credentials_from_file, pg_finfo_s3_export_set_credentials_from_file, set_credentials_from_file);
+sql_function!(s3_export_create_feed, pg_finfo_s3_export_create_feed, create_feed);
+sql_function!(s3_export_alter_feed, pg_finfo_s3_export_alter_feed, alter_feed);
+sql_function!(s3_export_drop_feed, pg_finfo_s3_export_drop_feed, drop_feed);
+sql_function!(s3_export_rewind_feed, pg_finfo_s3_export_rewind_feed, rewind_feed);
+sql_function!(s3_export_run_feed, pg_finfo_s3_export_run_feed, run_feed);
+sql_function!(s3_export_run_feed_async, pg_finfo_s3_export_run_feed_async, run_feed_async);
+sql_function!(s3_export_feed_setup, pg_finfo_s3_export_feed_setup, feed_setup);
 sql_function!(s3_export_trust_policy, pg_finfo_s3_export_trust_policy, trust_policy);
 sql_function!(s3_export_validate_integration, pg_finfo_s3_export_validate_integration, validate_integration);
 
@@ -93,18 +101,23 @@ fn pasted(call: &Call) -> Result<(Arguments, Request)> {
 
 /// All forms, whose arguments are the same from `query`, at this position, on.
 fn arguments(call: &Call, permission: PermissionArguments, query: usize) -> Result<Arguments> {
+    Ok(Arguments { uri: call.text(0), permission, query: call.text(query), ..other_arguments(call, query + 1)? })
+}
+
+/// The arguments from `format`, at this position, on.
+fn other_arguments(call: &Call, format: usize) -> Result<Arguments> {
     Ok(Arguments {
-        uri: call.text(0),
-        permission,
-        query: call.text(query),
-        format: call.text(query + 1),
-        compression: call.text(query + 2),
-        output_chunk_size: call.int4(query + 3),
-        output_chunk_bytes: call.int8(query + 4),
-        partition_by: call.texts(query + 5)?,
-        include_query_id: call.boolean(query + 6),
-        wrap_types: call.boolean(query + 7),
-        options: call.json(query + 8),
+        uri: None,
+        permission: PermissionArguments::Integration(None),
+        query: None,
+        format: call.text(format),
+        compression: call.text(format + 1),
+        output_chunk_size: call.int4(format + 2),
+        output_chunk_bytes: call.int8(format + 3),
+        partition_by: call.texts(format + 4)?,
+        include_query_id: call.boolean(format + 5),
+        wrap_types: call.boolean(format + 6),
+        options: call.json(format + 7),
     })
 }
 
@@ -121,6 +134,71 @@ fn outcome(call: &Call, request: &Request) -> Result<Datum> {
         uuid_datum(outcome.export_id),
         text_datum(&outcome.manifest)?,
     ]))
+}
+
+/// `s3_export.create_feed(name, uri, integration, query, mark, mark_column, start, lag, wait, manifest_when_empty, format, …)`
+fn create_feed(call: &Call) -> Result<Datum> {
+    feed::create(NewFeed {
+        name: call.text(0),
+        mark: call.text(4),
+        mark_column: call.text(5),
+        start: call.text(6),
+        lag: call.interval(7)?,
+        wait: call.interval(8)?,
+        manifest_when_empty: call.boolean(9),
+        export: Arguments {
+            uri: call.text(1),
+            permission: PermissionArguments::Integration(call.text(2)),
+            query: call.text(3),
+            ..other_arguments(call, 10)?
+        },
+    })?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.alter_feed(name, changes)`
+fn alter_feed(call: &Call) -> Result<Datum> {
+    feed::alter(&required("name", call.text(0))?, &required("changes", call.json(1))?)?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.drop_feed(name)`
+fn drop_feed(call: &Call) -> Result<Datum> {
+    feed::drop_feed(&required("name", call.text(0))?)?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.rewind_feed(name, to, next_run)`
+fn rewind_feed(call: &Call) -> Result<Datum> {
+    feed::rewind(&required("name", call.text(0))?, &required("to", call.text(1))?, call.int8(2))?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.run_feed(name)`
+fn run_feed(call: &Call) -> Result<Datum> {
+    let outcome = feed::run(&required("name", call.text(0))?, Uuid::now_v7())?;
+    let (export_id, manifest) = outcome.written.unzip();
+    Ok(call.row_with_nulls(vec![
+        Some(int8_datum(outcome.totals.documents)),
+        Some(int8_datum(outcome.totals.files)),
+        Some(int8_datum(outcome.totals.bytes)),
+        export_id.map(uuid_datum),
+        manifest.map(|manifest| text_datum(&manifest)).transpose()?,
+        Some(int8_datum(outcome.run)),
+        Some(text_datum(&outcome.from)?),
+        Some(text_datum(&outcome.to)?),
+    ]))
+}
+
+/// `s3_export.run_feed_async(name)`
+fn run_feed_async(call: &Call) -> Result<Datum> {
+    Ok(uuid_datum(job::enqueue_feed(&required("name", call.text(0))?)?))
+}
+
+/// `s3_export.feed_setup(mark_column, mark)`
+fn feed_setup(call: &Call) -> Result<Datum> {
+    let statements = feed::setup_statements(&required("mark_column", call.text(0))?, &required("mark", call.text(1))?)?;
+    text_datum(&statements)
 }
 
 /// `s3_export.wait(export_id, timeout)`

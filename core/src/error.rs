@@ -23,6 +23,8 @@ pub enum Code {
     Null,
     /// 22023: an argument or option has a value that makes no sense.
     InvalidParameter,
+    /// 25001: the transaction has done, or is, what the work cannot follow.
+    ActiveTransaction,
     /// 28000: S3 does not accept the credentials.
     Credentials,
     /// 42501: Postgres or S3 says that this role may not.
@@ -45,6 +47,8 @@ pub enum Code {
     Limit,
     /// 55000: something must be set up, or must end, first.
     NotReady,
+    /// 55P03: others hold a lock for too long.
+    LockNotAvailable,
     /// 58P01: a file of the server's cannot be read.
     File,
     /// 57014: a deadline of ours passed.
@@ -69,6 +73,7 @@ impl Code {
             Code::Untranslatable => "22P05",
             Code::Null => "22004",
             Code::InvalidParameter => "22023",
+            Code::ActiveTransaction => "25001",
             Code::Credentials => "28000",
             Code::Privilege => "42501",
             Code::Syntax => "42601",
@@ -80,6 +85,7 @@ impl Code {
             Code::OutOfMemory => "53200",
             Code::Limit => "53400",
             Code::NotReady => "55000",
+            Code::LockNotAvailable => "55P03",
             Code::File => "58P01",
             Code::Timeout => "57014",
             Code::Io => "58030",

@@ -6,6 +6,7 @@
 //! ```text
 //! maintenance             looks for orphans · tries what an integration may do
 //! upload                  one export's objects: files, the commit's objects, the rollback
+//! marks                   how far a feed has exported
 //! manifest                what the commit says
 //! files                   values → files: when a file ends, compression, Parquet
 //! integration · text      permission to write somewhere · how a value reads
@@ -24,6 +25,7 @@ pub mod integration;
 pub mod io;
 pub mod maintenance;
 pub mod manifest;
+pub mod marks;
 pub mod naming;
 pub mod request;
 pub mod s3;

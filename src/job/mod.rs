@@ -28,18 +28,31 @@ use uuid::Uuid;
 use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
+use crate::feed;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
+use crate::stored_arguments;
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
 /// query runs.
 pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
     crate::pg::refuse_if_read_only(c"s3_export_async()");
+    enqueue_export(arguments, request, None)
+}
+
+/// Enqueues the next run of a feed, like [`enqueue`]. Errors: as of `feed::run`, before its query runs.
+pub fn enqueue_feed(name: &str) -> Result<Uuid> {
+    crate::pg::refuse_if_read_only(c"s3_export.run_feed_async()");
+    let request = feed::check_run(name)?;
+    enqueue_export(&feed::arguments(name)?, &request, Some(name))
+}
+
+fn enqueue_export(arguments: &Arguments, request: &Request, feed: Option<&str>) -> Result<Uuid> {
     export::check_context()?;
     let export_id = Uuid::now_v7();
-    let options = stored::to_options(arguments);
+    let options = stored_arguments::to_options(arguments);
     export::check(request, export_id)?;
     look_at_queue()?;
     let mut settings = stored::of_settings(&caller::settings());
@@ -52,6 +65,7 @@ pub fn enqueue(arguments: &Arguments, request: &Request) -> Result<Uuid> {
         query: &request.query,
         options,
         settings: Value::Object(settings),
+        feed,
     })?;
     pending::add(export_id);
     Ok(export_id)

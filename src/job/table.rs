@@ -51,6 +51,8 @@ pub struct NewJob<'a> {
     pub options: Value,
     /// The caller's, by name.
     pub settings: Value,
+    /// The feed that it runs, if it runs one.
+    pub feed: Option<&'a str>,
 }
 
 /// Reaction to a row that another transaction has locked: a transaction that stays open must not hold up the queue.
@@ -69,20 +71,25 @@ pub fn insert(job: &NewJob<'_>) -> Result<()> {
         Permission::Integration(name) => (Some(name), None),
         Permission::Role { aws_role, aws_external_id } => (None, Some((aws_role, aws_external_id))),
     };
-    let inserted = sql::write(
-        Table::Jobs,
+    // The column is missing until the extension is updated, and so are the functions that run a feed.
+    let (column, value) = if job.feed.is_some() { (", feed", ", $argument ->> 'feed'") } else { ("", "") };
+    let statement = format!(
         "INSERT INTO s3_export.jobs (export_id, database_oid, role_oid, role, uri, integration, aws_role, aws_external_id, query,
-             options, settings)
+             options, settings{column})
          SELECT ($argument ->> 'export_id')::uuid, d.oid, r.oid, r.rolname, $argument ->> 'uri', $argument ->> 'integration',
              $argument ->> 'aws_role', $argument ->> 'aws_external_id', $argument ->> 'query', $argument -> 'options',
-             $argument -> 'settings'
+             $argument -> 'settings'{value}
          FROM pg_roles AS r, pg_database AS d
          WHERE r.oid = ($argument ->> 'role')::oid AND d.datname = current_database()
-         RETURNING convert_to('{}', 'UTF8')",
+         RETURNING convert_to('{{}}', 'UTF8')"
+    );
+    let inserted = sql::write(
+        Table::Jobs,
+        &statement,
         &json!({
             "export_id": job.export_id.to_string(), "role": job.role.to_u32(), "uri": job.uri, "integration": integration,
             "aws_role": role.map(|role| role.0), "aws_external_id": role.map(|role| role.1), "query": job.query,
-            "options": job.options, "settings": job.settings,
+            "options": job.options, "settings": job.settings, "feed": job.feed,
         }),
     )?;
     inserted.map(drop).ok_or_else(|| Error::new(Code::Undefined, "the current role does not exist any more"))
@@ -96,6 +103,8 @@ pub struct Claimed {
     pub query: String,
     pub options: Value,
     pub settings: Vec<(String, Carried)>,
+    /// The feed that it runs, if it runs one.
+    pub feed: Option<String>,
 }
 
 /// Makes a QUEUED job this process's, RUNNING: the one of that id, or else, so that the process is not there for nothing, the oldest
@@ -116,7 +125,7 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
              'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
-             'settings', j.settings)::text, 'UTF8')"
+             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed')::text, 'UTF8')"
         ),
         &json!({ "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32() }),
     )?;
@@ -131,11 +140,13 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
         query: text(&row, "query").unwrap_or_default(),
         options: row.get("options").cloned().unwrap_or_default(),
         settings: stored::to_settings(row.get("settings")),
+        feed: text(&row, "feed"),
     }))
 }
 
 /// COMPLETED, once the current transaction commits. Errors: 55000 when the job is not RUNNING any more, or is another process's.
-pub fn complete(export_id: Uuid, totals: Totals, manifest: &str) -> Result<()> {
+/// `manifest`: `None` for a run of a feed with nothing new.
+pub fn complete(export_id: Uuid, totals: Totals, manifest: Option<&str>) -> Result<()> {
     let _superuser = ActAs::superuser();
     let completed = write_latest(
         Table::Jobs,

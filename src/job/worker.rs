@@ -24,10 +24,11 @@ use s3_export_core::request::Request;
 use uuid::Uuid;
 
 use crate::export;
+use crate::feed;
 use crate::job::queue::{self, Look, Number};
+use crate::job::set_own;
 use crate::job::status::Status;
 use crate::job::table::{self, Claimed, Locked};
-use crate::job::{set_own, stored};
 use crate::pg::background::Assignment;
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
@@ -38,6 +39,7 @@ use crate::pg::worker_transaction::{
     CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction,
 };
 use crate::pg::{ActAs, caller, role_name, to_server};
+use crate::stored_arguments;
 
 /// Whether somebody has sent a cancel since the job was claimed: the error that follows may also be one that the query raised by itself.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
@@ -200,11 +202,20 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
 }
 
 fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
-    let request = Request::from_arguments(stored::to_arguments(job.uri, job.permission, job.query, &job.options))?;
-    let outcome = export::run(&request, id)?;
+    let (totals, manifest) = match &job.feed {
+        Some(name) => {
+            let outcome = feed::run(name, id)?;
+            (outcome.totals, outcome.written.map(|(_, manifest)| manifest))
+        }
+        None => {
+            let arguments = stored_arguments::to_arguments(job.uri, job.permission, job.query, &job.options);
+            let outcome = export::run(&Request::from_arguments(arguments)?, id)?;
+            (outcome.totals, Some(outcome.manifest))
+        }
+    };
     // The caller's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
-    table::complete(id, outcome.totals, &outcome.manifest)
+    table::complete(id, totals, manifest.as_deref())
 }
 
 /// A transaction of ours.

@@ -153,8 +153,14 @@ impl Call {
     }
 
     /// The result of a function with OUT parameters: one row.
-    pub fn row(&self, mut values: Vec<pg_sys::Datum>) -> pg_sys::Datum {
-        let mut nulls = vec![false; values.len()];
+    pub fn row(&self, values: Vec<pg_sys::Datum>) -> pg_sys::Datum {
+        self.row_with_nulls(values.into_iter().map(Some).collect())
+    }
+
+    /// The result of a function with OUT parameters: one row, with `None` for NULL.
+    pub fn row_with_nulls(&self, row: Vec<Option<pg_sys::Datum>>) -> pg_sys::Datum {
+        let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+        let mut values: Vec<pg_sys::Datum> = row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
         let mut shape = std::ptr::null_mut();
         // SAFETY: the function is declared with as many OUT parameters as there are values, of their types.
         unsafe {

@@ -154,6 +154,42 @@ pub fn current_transaction() -> pg_sys::TransactionId {
     unsafe { pg_sys::GetTopTransactionId() }
 }
 
+/// Whether the current transaction has written, or is about to: it has an id.
+pub fn transaction_has_id() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::TransactionId::from(0) }
+}
+
+/// Whether all statements of the current transaction see one snapshot: REPEATABLE READ and SERIALIZABLE.
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads a variable of the backend's own.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as std::ffi::c_int }
+}
+
+/// The active snapshot, as `pg_current_snapshot()` prints it.
+pub fn active_snapshot() -> String {
+    // SAFETY: a built-in function without arguments, and the output function of its type; a snapshot is active.
+    unsafe {
+        let snapshot = pg_sys::OidFunctionCall0Coll(pg_sys::Oid::from(pg_sys::F_PG_CURRENT_SNAPSHOT), pg_sys::InvalidOid);
+        let (mut output, mut is_variable) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(pg_sys::PG_SNAPSHOTOID, &mut output, &mut is_variable);
+        to_utf8(CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, snapshot)).to_bytes())
+    }
+}
+
+/// The current top-level transaction's whole id; it gets one if it has none.
+pub fn current_full_transaction() -> u64 {
+    // SAFETY: only called inside a transaction.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// Makes all of the write-ahead log durable that was written up to now: after a crash, no id of a transaction that had ended by then is
+/// given to another.
+pub fn flush_wal() {
+    // SAFETY: the position is one up to which log has been written; not on a standby.
+    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+}
+
 /// The role of this name.
 pub fn role_named(name: &'static CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up inside a transaction.

@@ -22,7 +22,7 @@ const PINNED: [(&CStr, &CStr); 3] =
 
 /// The triggers of the extension's tables, as `pg_get_triggerdef` prints them. The condition after WHEN is code as well, and
 /// CREATE OR REPLACE TRIGGER needs no ownership: so the whole definition counts, not the name or the function.
-const OWN_TRIGGERS: [&str; 5] = [
+const OWN_TRIGGERS: [&str; 6] = [
     "CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations \
      FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update()",
     "CREATE TRIGGER a_keep_what_superusers_own BEFORE DELETE OR UPDATE ON s3_export.integrations \
@@ -34,6 +34,8 @@ const OWN_TRIGGERS: [&str; 5] = [
     "CREATE TRIGGER c_keep_to_superusers AFTER INSERT OR UPDATE ON s3_export.integrations \
      FOR EACH ROW WHEN (((new.credential_source <> 'keys'::text) OR (new.endpoint ~ '^http://'::text) \
      OR (new.sts_endpoint ~ '^http://'::text))) EXECUTE FUNCTION s3_export.keep_to_superusers()",
+    "CREATE TRIGGER resolve_feed_role BEFORE INSERT OR UPDATE OF role ON s3_export.feed_definitions \
+     FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_feed_role()",
 ];
 
 /// Runs a SELECT. `None`: no row.
@@ -44,12 +46,20 @@ pub fn read(statement: &str, argument: &Value) -> Result<Option<Value>> {
     })
 }
 
+/// Runs a SELECT of one parameter, `text` in UTF-8, with the session's own search_path and as its user.
+pub fn read_as_session(statement: &str, text: &str) -> Result<Option<Value>> {
+    let arguments = [DatumWithOid::from(text.as_bytes().to_vec())];
+    let bytes = spi::Spi::connect(|client| first_bytes(client.select(statement, Some(1), &arguments)?));
+    bytes.map_err(|error| failed(&error))?.map(parse).transpose()
+}
+
 /// A table of the extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
     Integrations,
     Credentials,
     Jobs,
+    Feeds,
 }
 
 impl Table {
@@ -58,6 +68,7 @@ impl Table {
             Table::Integrations => "s3_export.integrations",
             Table::Credentials => "s3_export.credentials",
             Table::Jobs => "s3_export.jobs",
+            Table::Feeds => "s3_export.feed_definitions",
         }
     }
 }
@@ -143,10 +154,11 @@ fn run(
     work: impl FnOnce(&str, Vec<u8>) -> Result<Option<Vec<u8>>>,
 ) -> Result<Option<Value>> {
     let bytes = execute(statement, argument, work)?;
-    let parse = |bytes: Vec<u8>| {
-        serde_json::from_slice(&bytes).map_err(|_| Error::new(Code::Internal, "a table of s3_export gave no JSON"))
-    };
     bytes.map(parse).transpose()
+}
+
+fn parse(bytes: Vec<u8>) -> Result<Value> {
+    serde_json::from_slice(&bytes).map_err(|_| Error::new(Code::Internal, "a table of s3_export gave no JSON"))
 }
 
 fn first_bytes(rows: spi::SpiTupleTable<'_>) -> spi::Result<Option<Vec<u8>>> {
@@ -221,10 +233,11 @@ fn failed(why: &dyn std::fmt::Display) -> Error {
 }
 
 /// The active snapshot, as of now, until the drop.
-struct LatestSnapshot(());
+pub struct LatestSnapshot(());
 
 impl LatestSnapshot {
-    fn push() -> Self {
+    /// Sees all that has been committed up to now.
+    pub fn push() -> Self {
         // SAFETY: inside a transaction; the drop, or the (sub)transaction's abort, pops it.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
         LatestSnapshot(())

@@ -23,13 +23,15 @@ pub enum WaitFor {
     Answer,
     /// A job to end, or a worker to have room.
     Job,
+    /// Transactions that write a table which a feed follows.
+    Writers,
     /// The deletion of the objects that an aborted export wrote.
     CleanUp,
 }
 
 #[cfg(since_pg17)]
 thread_local! {
-    static EVENTS: std::cell::RefCell<[Option<u32>; 6]> = const { std::cell::RefCell::new([None; 6]) };
+    static EVENTS: std::cell::RefCell<[Option<u32>; 7]> = const { std::cell::RefCell::new([None; 7]) };
 }
 
 impl WaitFor {
@@ -64,6 +66,7 @@ impl WaitFor {
             WaitFor::Answer => (3, c"S3ExportAnswer"),
             WaitFor::Job => (4, c"S3ExportJob"),
             WaitFor::CleanUp => (5, c"S3ExportCleanUp"),
+            WaitFor::Writers => (6, c"S3ExportWriters"),
         }
     }
 
