@@ -146,9 +146,12 @@ fn by_time(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
     // After the look at the sessions: one that prepares its transaction meanwhile is seen there or here.
     let prepared = sql::read_latest(
         "SELECT convert_to(to_jsonb(p.gid)::text, 'UTF8')
-         FROM pg_locks AS l JOIN pg_prepared_xacts AS p ON l.virtualtransaction = '-1/' || p.transaction::text
-         WHERE l.locktype = 'relation' AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-               AND p.database = current_database() AND $argument -> 'tables' @> to_jsonb(l.relation::bigint) LIMIT 1",
+         FROM pg_locks AS l
+         JOIN pg_locks AS x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NULL AND x.locktype = 'transactionid'
+         JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid AND p.database = current_database()
+         WHERE l.pid IS NULL AND l.locktype = 'relation'
+               AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+               AND $argument -> 'tables' @> to_jsonb(l.relation::bigint) LIMIT 1",
         &json!({ "tables": tables }),
     )?;
     if let Some(gid) = prepared.as_ref().and_then(Value::as_str) {

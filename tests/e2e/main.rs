@@ -17,6 +17,8 @@ mod docs;
 mod dump;
 mod encoding;
 mod faults;
+mod feed_writers;
+mod feeds;
 mod files;
 mod fixture;
 mod formats;
