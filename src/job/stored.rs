@@ -81,11 +81,16 @@ fn to_rights(member: &Value) -> Rights {
     role.map_or(Rights::NONE, Rights::Role)
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        arguments_are_kept_whole,
+        settings_are_kept_with_their_rights,
+    }
+
     fn arguments_are_kept_whole() {
         let arguments = |output_chunk_bytes| Arguments {
             uri: Some("s3://b/x".into()),
@@ -107,7 +112,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn settings_are_kept_with_their_rights() {
         let custom = |rights| Carried::Custom("x".into(), rights);
         let settings: Vec<(String, Carried)> = [
