@@ -9,7 +9,6 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # The major version that Debian has; of the others there are builds (setup.sh).
 DEBIAN_MAJOR=15
 PG_MAJOR=${PG_MAJOR:-$DEBIAN_MAJOR}
-PGRX_VERSION=$(sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$ROOT/Cargo.toml")
 # Debian's, which the unprivileged user can reach; the first in root's PATH may lie in root's home.
 # shellcheck disable=SC2034
 STAND_INS_PYTHON=/usr/bin/python3
@@ -20,8 +19,7 @@ if [ "$(id -u)" -eq 0 ]; then PG_OS_USER=postgres; fi
 unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE PGOPTIONS PGDATA PGSSLMODE
 # Inherited by the server, it would put a backtrace into every expected error.
 unset RUST_BACKTRACE
-# pgrx-tests connects as $USER, which a CI shell may lack.
-export USER="${USER:-$(id -un)}" LC_ALL=C.UTF-8
+export LC_ALL=C.UTF-8
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 
 # The Rust that pgrx asks for. It builds with the one of rust-toolchain.toml too, so an older compiler is told not to mind. What follows
@@ -32,8 +30,6 @@ if command -v rustc >/dev/null; then
 	rust=$(cd "$ROOT" && rustc --version | cut -d ' ' -f 2)
 	if [ "$(printf '%s\n' "$PGRX_RUST" "$rust" | sort -V | head -n 1)" != "$PGRX_RUST" ]; then
 		CARGO_FLAGS=(--ignore-rust-version)
-		# For the build that cargo-pgrx makes, of the tests inside Postgres.
-		export PGRX_BUILD_FLAGS=${CARGO_FLAGS[*]}
 	fi
 fi
 
@@ -65,7 +61,7 @@ as_pg() {
 	fi
 }
 
-# use_kind test|demo|bench: where that kind's Postgres, servers and pgrx configuration lie.
+# use_kind test|demo|bench: where that kind's Postgres and servers lie.
 use_kind() {
 	local base=$ROOT/target name=$1
 	[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || name=$1-$PG_MAJOR
@@ -81,36 +77,19 @@ use_kind() {
 	RUN_DIR=$base/$name
 	PG_COPY=$RUN_DIR/postgres
 	PG_CONFIG=$PG_COPY/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
-	pgrx_env "$RUN_DIR/pgrx" "$PG_CONFIG"
+	pgrx_env "$PG_CONFIG"
 }
 
-# The same values for every cargo call of a kind: pgrx rebuilds its bindings when they change.
+# pgrx_env PG_CONFIG: the same for every cargo call of a kind, since pgrx makes its bindings anew when it changes.
 pgrx_env() {
-	export PGRX_HOME=$1 PGRX_PG_CONFIG_PATH=$2
-	# The workaround changes linker flags, and so would rebuild everything between cargo and cargo-pgrx.
-	export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
-}
-
-# Stands in for `cargo pgrx init`, which would download and build Postgres versions nobody asked for.
-write_pgrx_config() {
-	local content="[configs]
-pg$1 = \"$PGRX_PG_CONFIG_PATH\""
-	mkdir -p "$PGRX_HOME"
-	# An unchanged file keeps its time, and the bindings made from it.
-	[ "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" = "$content" ] || printf '%s\n' "$content" >"$PGRX_HOME/config.toml"
+	export PGRX_PG_CONFIG_PATH=$1
+	# Where cargo-pgrx would keep its own; without this, a change in the user's own folder would make the bindings anew.
+	export PGRX_HOME=/nonexistent
 }
 
 need_compilers() {
 	command -v cargo >/dev/null || die "Rust is missing: install it with rustup first"
 	command -v cc >/dev/null || die "a C compiler is missing (Debian: build-essential)"
-}
-
-# For the tests that run inside Postgres alone.
-need_cargo_pgrx() {
-	if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX_VERSION" ]; then
-		say "Installing cargo-pgrx $PGRX_VERSION"
-		cargo install "${CARGO_FLAGS[@]}" cargo-pgrx --version "=$PGRX_VERSION" --locked --debug
-	fi
 }
 
 # deny_warnings COMMAND...: a build of the code of this repository fails at a warning. Cargo uses the wrapper for that code alone, so

@@ -13,8 +13,7 @@ extension=$("$pg_config" --sharedir)/extension
 
 if command -v cargo >/dev/null || [ ! -e "$tree$libraries/s3_export.so" ]; then
 	need_compilers
-	pgrx_env "$ROOT/target/install/pgrx" "$pg_config"
-	write_pgrx_config "$major"
+	pgrx_env "$pg_config"
 	say "Building s3_export for $("$pg_config" --version)"
 	PG_CONFIG=$pg_config install_extension "${PROFILE:-release}" "pg$major" "$tree"
 fi

@@ -79,6 +79,11 @@ UNGUARDED_FILES='^src/(pg/(deform|report|serializable)|progress|job/worker)\.rs$
 undecorated=$(grep -rlE '^ *unsafe extern "C(-unwind)?" \{' src | grep -vE "$UNGUARDED_FILES") || true
 [ -z "$undecorated" ] || die "functions of Postgres declared without pgrx's guard:
 $undecorated"
+say "Tests that would not run"
+# Cargo builds no tests of the library: those of src/ run inside Postgres.
+unlisted=$(grep -rnE '#\[test\]|\(test\)' src tests/inside) || true
+[ -z "$unlisted" ] || die "tests that no inside_tests! lists:
+$unlisted"
 say "Versions"
 version=$(extension_version)
 [ "$(grep -c "\"version\": \"$version\"" META.json)" = 2 ] || die "META.json has another version than Cargo.toml's $version"

@@ -32,8 +32,7 @@ documents=(ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md LICENSE README.md SECURI
 cd "$ROOT"
 need_compilers
 [ "$only" = deb ] || need_cyclonedx
-pgrx_env "$out/pgrx" "$pg_config"
-write_pgrx_config "$major"
+pgrx_env "$pg_config"
 rm -rf "$work"
 mkdir -p "$work"
 say "Building s3_export $version for $("$pg_config" --version)"

@@ -123,8 +123,6 @@ fi
 packages=(build-essential pkg-config python3 "postgresql-$DEBIAN_MAJOR" "postgresql-server-dev-$DEBIAN_MAJOR")
 if [ "$kind" = test ]; then
 	packages+=("postgresql-$DEBIAN_MAJOR-cron" "postgresql-$DEBIAN_MAJOR-postgis-3" shellcheck)
-	# pgrx-tests leaves root by no other way.
-	[ -z "$PG_OS_USER" ] || packages+=(sudo)
 fi
 [ "$kind" != bench ] || packages+=(zstd)
 # With rpm, packages for other systems; the rest builds the source package.
@@ -137,11 +135,9 @@ use_kind "$kind"
 need_compilers
 need_seaweedfs
 if [ "$kind" = test ]; then
-	need_cargo_pgrx
 	need_python_packages aws-stand-ins "ministack and moto, the stand-ins for AWS"
 	need_python_packages readers "DuckDB, pandas, pyarrow and Rockset's client, to read what was written"
 	need_old_readers
 fi
 [ "$kind" != bench ] || need_python_packages bench-tools "the tools to compare with"
 if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then copy_postgres; else fetch_postgres; fi
-write_pgrx_config "$PG_MAJOR"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test of the project, from a fresh clone: those of the core, which need no Postgres; end to end against a real Postgres and a
-# real S3 server; and those that run inside Postgres. TESTS="name …" runs only what matches, builds only what that needs, and leaves
+# Every test of the project, from a fresh clone: those of the core, which need no Postgres; those that run inside Postgres; and end to
+# end against a real Postgres and a real S3 server. TESTS="name …" runs only what matches, builds only what that needs, and leaves
 # the servers running for the next time. SMOKE=1 runs a part that calls into Postgres in every way that a major version could break;
 # SOAK=1 the long test instead. PG_MAJOR=17 runs them on that version.
 # shellcheck source=scripts/common.sh
@@ -25,7 +25,7 @@ matching() {
 unit=false end_to_end=false inside=false
 if [ -z "${SMOKE:-}${SOAK:-}" ]; then
 	! matching core || unit=true
-	! { matching pgrx-tests || matching src; } || inside=true
+	! { matching tests/inside || matching src; } || inside=true
 fi
 ! matching tests/e2e || end_to_end=true
 $unit || $end_to_end || $inside || die "no test is named ${TESTS:-}"
@@ -46,6 +46,8 @@ fi
 use_kind test
 cd "$ROOT"
 features="pg$PG_MAJOR build_once"
+# One library for all of them: the feature adds the tests inside Postgres, and nothing that an export runs.
+[ -n "${SMOKE:-}" ] || features+=" pg_test"
 read -ra filter <<<"${TESTS:-}"
 if [ -n "${SMOKE:-}" ]; then
 	filter=(arguments:: attacks:: cancel::cancel_ cancel::terminate cancel_hung::cancel_ cancel_hung::terminate catalog:: commit::
@@ -58,20 +60,21 @@ skipped=()
 # How much is taken depends on no version, and takes long to see.
 [ -z "${SMOKE:-}" ] || skipped+=(--skip memory)
 
-# e2e_tests ARGUMENT...: no code of the extension is in these tests, so that the build for Debian's version tests any other.
-e2e_tests() (
+# clients TARGET ARGUMENT...: runs tests that are clients of the server. No code of the extension is in them, so that the build for
+# Debian's version tests any other.
+clients() (
+	local target=$1
+	shift
 	[ "$PG_MAJOR" = "$DEBIAN_MAJOR" ] || PG_MAJOR=$DEBIAN_MAJOR "$scripts/setup.sh" test
 	PG_MAJOR=$DEBIAN_MAJOR
 	use_kind test
-	cargo test "${CARGO_FLAGS[@]}" -p s3_export --no-default-features --features "pg$PG_MAJOR build_once" --test e2e "$@"
+	cargo test "${CARGO_FLAGS[@]}" -p s3_export --no-default-features --features "pg$PG_MAJOR build_once" --test "$target" "$@"
 )
 
 say "Building s3_export (debug) and installing it into $PG_COPY"
 deny_warnings install_extension dev "$features"
 
-pgdata=$(socket_dir "$RUN_DIR/pgdata")
 stop() {
-	rm -rf "$pgdata"
 	if [ -n "${TESTS:-}" ]; then
 		say "The servers keep running for the next tests; make clean-servers stops them."
 	else
@@ -86,31 +89,25 @@ eval "$settings"
 
 if [ -n "${SOAK:-}" ]; then
 	say "Two thousand exports in one backend"
-	e2e_tests soak -- --ignored --nocapture
+	clients e2e soak -- --ignored --nocapture
 	exit
 fi
 
 output=$RUN_DIR/output
 : >"$output"
-if $end_to_end; then
-	say "End-to-end tests"
-	e2e_tests -- --test-threads=2 "${skipped[@]}" "${filter[@]}" 2>&1 | tee "$output" || failed+=(end-to-end)
-fi
-
-# Two more builds of the extension, for what the end-to-end tests of encoding see too.
 if $inside; then
 	say "Tests inside Postgres"
-	# Second, because pgrx-tests puts a build of its own into the copy.
-	export CARGO_PGRX_TEST_PGDATA=$pgdata
-	if [ -n "$PG_OS_USER" ]; then export CARGO_PGRX_TEST_RUNAS=$PG_OS_USER; fi
-	cargo test "${CARGO_FLAGS[@]}" -p s3_export --no-default-features --features "$features pg_test" --lib -- "${filter[@]}" 2>&1 | tee -a "$output" ||
-		failed+=(in-Postgres)
+	clients inside -- "${filter[@]}" 2>&1 | tee "$output" || failed+=(in-Postgres)
+fi
+if $end_to_end; then
+	say "End-to-end tests"
+	clients e2e -- --test-threads=2 "${skipped[@]}" "${filter[@]}" 2>&1 | tee -a "$output" || failed+=(end-to-end)
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then
 	say "What failed, again"
 	# A log that is shown in part is shown from its end.
-	grep -aA3 ' panicked at ' "$output" || true
+	grep -aA3 -e ' panicked at ' -e ' \.\.\. FAILED: ' "$output" || true
 fi
 [ ${#failed[@]} -eq 0 ] || die "failed: ${failed[*]}"
 say "All tests passed"

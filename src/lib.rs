@@ -46,24 +46,12 @@ pgrx::pg_module_magic!();
 pgrx::extension_sql_file!("../sql/catalog.sql", name = "catalog", finalize);
 
 #[cfg(feature = "pg_test")]
-#[path = "../pgrx-tests/mod.rs"]
-mod pg_tests;
+#[path = "../tests/inside/mod.rs"]
+mod inside;
 
 /// Runs once in each backend, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     transaction::register_callbacks(&job::pending::HOOKS);
-}
-
-/// The server of the in-server tests, as pgrx-tests asks for it.
-#[cfg(test)]
-pub mod pg_test {
-    /// Runs before the tests.
-    pub fn setup(_options: Vec<&str>) {}
-
-    /// Lines for postgresql.conf.
-    pub fn postgresql_conf_options() -> Vec<&'static str> {
-        Vec::new()
-    }
 }

@@ -282,11 +282,16 @@ impl Running {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        sizes_are_those_of_pg_size_pretty,
+        a_percentage_is_shown_while_the_estimate_holds,
+    }
+
     fn sizes_are_those_of_pg_size_pretty() {
         for (bytes, text) in
             [(0.0, "0 bytes"), (10_239.0, "10239 bytes"), (10_240.0, "10 kB"), (20.0 * 1048576.0, "20 MB"), (3e10, "28 GB")]
@@ -295,7 +300,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn a_percentage_is_shown_while_the_estimate_holds() {
         assert_eq!(percent(50, Some(200.0)), Some(25));
         assert_eq!(percent(200, Some(200.0)), Some(100));

@@ -71,11 +71,15 @@ pub fn with_defaults(mut options: Value) -> Value {
     options
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        arguments_are_kept_whole,
+    }
+
     fn arguments_are_kept_whole() {
         let arguments = |output_chunk_bytes| Arguments {
             uri: Some("s3://b/x".into()),

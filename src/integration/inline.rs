@@ -83,9 +83,16 @@ fn malformed(why: &str) -> Error {
         .hint(r#"Write it as [{"aws_role": "arn:…", "allowed_locations": ["s3://bucket/prefix"]}]."#)
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
+#[allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
+
+    inside_tests! {
+        only_listed_pairs_of_role_and_location_are_allowed,
+        a_malformed_setting_is_an_error,
+    }
 
     const ROLE: &str = "arn:aws:iam::012345678901:role/x";
 
@@ -93,7 +100,6 @@ mod tests {
         entry(Some(setting), role, &Location::parse(uri).unwrap()).err().map(|error| error.code())
     }
 
-    #[test]
     fn only_listed_pairs_of_role_and_location_are_allowed() {
         let other = "arn:aws:iam::012345678901:role/y";
         let setting = format!(
@@ -113,7 +119,6 @@ mod tests {
         assert!(entry(None, ROLE, &Location::parse("s3://bucket").unwrap()).is_err());
     }
 
-    #[test]
     fn a_malformed_setting_is_an_error() {
         for setting in [
             "x",

@@ -37,11 +37,15 @@ fn to_rights(member: &Value) -> Rights {
     role.map_or(Rights::NONE, Rights::Role)
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        settings_are_kept_with_their_rights,
+    }
+
     fn settings_are_kept_with_their_rights() {
         let custom = |rights| Carried::Custom("x".into(), rights);
         let settings: Vec<(String, Carried)> = [

@@ -107,11 +107,15 @@ fn copy(from: &[u8], to: &mut [c_char]) {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        a_worker_reads_what_it_was_told,
+    }
+
     fn a_worker_reads_what_it_was_told() {
         let told = Assignment {
             database: pg_sys::Oid::from(5),

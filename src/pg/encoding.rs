@@ -198,11 +198,15 @@ fn escape(text: &str, fits: impl Fn(&str) -> bool) -> String {
     escaped
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        what_does_not_fit_is_escaped_and_all_else_stays,
+    }
+
     fn what_does_not_fit_is_escaped_and_all_else_stays() {
         let latin = |text: &str| text.chars().all(|character| u32::from(character) < 256);
         for (text, escaped) in [

@@ -123,11 +123,15 @@ pub fn raise_at(error: &Error, text: &str, index: usize) -> Result<Infallible> {
     report::raise(&Raised::from(error), Some((text, index)))
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        a_sqlstate_is_packed_and_unpacked,
+    }
+
     fn a_sqlstate_is_packed_and_unpacked() {
         assert_eq!(packed("42601"), pgrx::PgSqlErrorCode::ERRCODE_SYNTAX_ERROR as i32);
         for state in ["00000", "P0001", "ZX9AB", "57014"] {

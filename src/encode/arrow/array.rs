@@ -287,7 +287,8 @@ impl Labels {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
+#[allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 mod tests {
     use arrow_array::Array;
     use arrow_array::cast::AsArray;
@@ -295,10 +296,22 @@ mod tests {
     use s3_export_core::text::cursor::Append;
 
     use super::*;
+    use crate::inside_tests;
 
-    proptest! {
-        #[test]
-        fn texts_come_out_as_they_went_in(batches in prop::collection::vec(prop::collection::vec(any::<Option<String>>(), 0..50), 1..4)) {
+    inside_tests! {
+        texts_come_out_as_they_went_in,
+        numbers_come_out_as_they_went_in,
+        bytes_that_are_no_text_are_an_error,
+        labels_are_kept_from_batch_to_batch,
+    }
+
+    /// Keeps nothing of a failure, since the server's user cannot write beside the code.
+    fn config() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    }
+
+    fn texts_come_out_as_they_went_in() {
+        proptest!(config(), |(batches in prop::collection::vec(prop::collection::vec(any::<Option<String>>(), 0..50), 1..4))| {
             let mut column = Bytes::default();
             for batch in batches {
                 for text in &batch {
@@ -311,10 +324,11 @@ mod tests {
                 let read: Vec<Option<String>> = array.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect();
                 prop_assert_eq!(read, batch);
             }
-        }
+        });
+    }
 
-        #[test]
-        fn numbers_come_out_as_they_went_in(batches in prop::collection::vec(prop::collection::vec(any::<Option<i32>>(), 0..50), 1..4)) {
+    fn numbers_come_out_as_they_went_in() {
+        proptest!(config(), |(batches in prop::collection::vec(prop::collection::vec(any::<Option<i32>>(), 0..50), 1..4))| {
             let mut column = Numbers::<Int32Type>::default();
             for batch in batches {
                 for number in &batch {
@@ -327,10 +341,9 @@ mod tests {
                 let read: Vec<Option<i32>> = array.as_primitive::<Int32Type>().iter().collect();
                 prop_assert_eq!(read, batch);
             }
-        }
+        });
     }
 
-    #[test]
     fn bytes_that_are_no_text_are_an_error() {
         // The last are text only together.
         for values in [&[&b"\xff"[..]][..], &[b"a", b"b\xc3"], &[b"\xc3", b"\xa9"]] {
@@ -347,7 +360,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn labels_are_kept_from_batch_to_batch() {
         let mut column = Labels::default();
         column.push(7, || Ok("red".into())).unwrap();

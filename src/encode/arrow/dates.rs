@@ -150,11 +150,16 @@ fn timestamp(microseconds: i64) -> Result<i64> {
     microseconds.checked_add(UNIX_TO_POSTGRES).ok_or_else(|| unfit(Code::DateRange, "TIMESTAMP after the year 294246"))
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
+#[allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        what_has_no_place_there_is_an_error,
+    }
+
     fn what_has_no_place_there_is_an_error() {
         assert_eq!(date(-UNIX_TO_POSTGRES_DAYS).unwrap(), 0);
         assert_eq!(date(i32::MAX).unwrap_err().code(), Code::DateRange);

@@ -93,11 +93,15 @@ const fn srid_of_modifier(modifier: i32) -> i32 {
     ((modifier & 0x0fff_ff00) - (modifier & 0x1000_0000)) >> 8
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        columns_say_what_their_coordinates_are,
+    }
+
     fn columns_say_what_their_coordinates_are() {
         let plain = json!({"encoding": "WKB", "geometry_types": []});
         assert_eq!(entry(false, Some(4326)), plain);

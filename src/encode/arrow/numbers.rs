@@ -257,11 +257,15 @@ pub fn unfit(code: Code, what: &str) -> Error {
     Error::new(code, format!("Parquet has no {what}"))
 }
 
-#[cfg(test)]
+#[cfg(feature = "pg_test")]
 mod tests {
     use super::*;
+    use crate::inside_tests;
 
-    #[test]
+    inside_tests! {
+        digits_are_as_numeric_declares_them,
+    }
+
     fn digits_are_as_numeric_declares_them() {
         let digits = |precision: i32, scale: i32| {
             Digits::from_modifier(((precision << 16) | (scale & 0x7ff)) + 4).map(|digits| (digits.precision, digits.scale))
