@@ -21,9 +21,19 @@ fn session(cluster: &Cluster, database: &str) -> Session {
     wait_for("a session", || cluster.try_session(database, "postgres"))
 }
 
+/// A session of a writer. It ends what the writer has prepared in a session that was lost, which would block it for ever.
+fn session_of_writer(cluster: &Cluster, database: &str, writer: usize) -> Session {
+    let mut client = session(cluster, database);
+    let prepared = format!("SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '{database}\\_{writer}\\_%'");
+    for row in client.query(&prepared, &[]).unwrap_or_default() {
+        let _ = client.batch_execute(&format!("COMMIT PREPARED '{}'", row.get::<_, String>(0)));
+    }
+    client
+}
+
 /// Writes until it is told to stop. A statement that fails fails with the server, and the writer goes on.
 fn write(cluster: &Cluster, database: &str, writer: usize, stop: &AtomicBool) {
-    let mut client = session(cluster, database);
+    let mut client = session_of_writer(cluster, database, writer);
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
@@ -55,7 +65,7 @@ fn write(cluster: &Cluster, database: &str, writer: usize, stop: &AtomicBool) {
             client.batch_execute(&format!("{} PREPARED '{gid}'", if fastrand::bool() { "COMMIT" } else { "ROLLBACK" }))
         });
         if ended.is_err() && client.is_closed() {
-            client = session(cluster, database);
+            client = session_of_writer(cluster, database, writer);
         } else if ended.is_err() {
             let _ = client.batch_execute("ROLLBACK");
         }
@@ -120,7 +130,7 @@ fn setup(client: &mut Session, db: &Database, prefix: &str) {
 
 #[test]
 fn every_row_version_is_in_the_manifests_exactly_once() {
-    let seconds = std::env::var("FEED_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(40);
+    let seconds = std::env::var("FEED_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
     let db = Database::new("feed_writers");
     let prefix = db.prefix();
     let (manifests, crash, heal) =
