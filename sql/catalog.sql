@@ -860,7 +860,7 @@ CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETU
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 

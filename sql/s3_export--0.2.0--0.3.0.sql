@@ -429,7 +429,7 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
 COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
     'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
 COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
     'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS

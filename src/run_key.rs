@@ -16,6 +16,7 @@ use s3_export_core::s3::checksum::sha256;
 use s3_export_core::s3::client::Store;
 use s3_export_core::s3::get::Stored;
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
+use s3_export_core::upload;
 use s3_export_core::upload::replaced::Replaced;
 
 use crate::pg::lock::Lock;
@@ -39,12 +40,26 @@ pub fn claim(store: &Store, destination: &Destination, existing: ExistingRun) ->
     let Some((stored, summary)) = read_manifest(store, destination)? else { return Ok(Run::Free) };
     let url = destination.url(&destination.manifest_key());
     match existing {
-        ExistingRun::Return => Ok(Run::Returned(summary)),
+        ExistingRun::Return => {
+            complete(store, destination, &stored, &summary)?;
+            Ok(Run::Returned(summary))
+        }
         ExistingRun::Replace => Replaced::new(&url, &stored, &summary).map(Run::Replaced),
         ExistingRun::Error => Err(Error::new(Code::Duplicate, "a run has the run_key already")
             .detail(format!("{url} is the manifest of export {}.", summary.export_id))
             .hint("Choose another run_key, or another existing_run.")),
     }
+}
+
+/// Writes the copy of the manifest and the marker that the run lacks: the result names the copy, and a reader may wait for either.
+fn complete(store: &Store, destination: &Destination, stored: &Stored, summary: &Summary) -> Result<()> {
+    if destination.manifest_copy_key().is_none() && destination.success_marker_key().is_none() {
+        return Ok(());
+    }
+    let (destination, manifest) = (destination.of_export(summary.export_id), stored.body.clone());
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1));
+    transaction::call_store(|_| async move { upload::complete(&bucket, &destination, manifest).await })
 }
 
 /// Waits until no other transaction of this cluster holds the key of the run, then holds it to the end of this one. Errors: 42710 when
@@ -62,7 +77,7 @@ pub fn hold(destination: &Destination) -> Result<()> {
 }
 
 /// Reads the manifest of the run. `None`: there is none. Errors: 42501 when it may not be read, 53400 when it is larger than
-/// `s3_export.buffer_memory`, 55000 when the object is no manifest.
+/// `s3_export.buffer_memory`, 55000 when the object is no manifest, or another run's.
 pub fn read_manifest(store: &Store, destination: &Destination) -> Result<Option<(Stored, Summary)>> {
     let (key, most_bytes) = (destination.manifest_key(), settings::buffer_memory() as u64);
     let url = destination.url(&key);
@@ -72,10 +87,15 @@ pub fn read_manifest(store: &Store, destination: &Destination) -> Result<Option<
         bucket.get(&key, most_bytes).await.map_err(|failure| {
             let hint = "A run_key and a feed need s3:GetObject on manifests, and s3:ListBucket, without which S3 hides that there \
                         is none: s3_export.iam_policy(…, 'run_key') prints both.";
-            if failure.status == Some(403) { failure.error.hint(hint) } else { failure.error }
+            match failure.status {
+                Some(403) => failure.error.hint(hint),
+                _ if failure.error.code() == Code::Limit => failure.error.hint("Raise s3_export.buffer_memory."),
+                _ => failure.error,
+            }
         })
     })?;
     let Some(stored) = stored else { return Ok(None) };
     let summary = Summary::parse(&url, &stored.body)?;
+    summary.expect_run(&url, destination.run_key())?;
     Ok(Some((stored, summary)))
 }

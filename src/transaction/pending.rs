@@ -88,7 +88,12 @@ pub fn begin(store: Store, destination: Destination, plan: FilePlan, replaced: O
     session_io::start()?;
     WaitFor::CleanUp.prepare();
     undo::forget_abort();
-    lock::hold_export(destination.export_id(), PENDING.with_borrow(Vec::len));
+    let held = PENDING.with_borrow(Vec::len);
+    lock::hold_export(destination.export_id(), held);
+    if let Some(replaced) = &replaced {
+        // Its manifest is away between the write of the new one and a rollback that puts it back: cleanup must not take its files then.
+        lock::hold_export(replaced.export_id(), held);
+    }
     let subtransaction = current_subtransaction();
     // From here on nothing may raise before the abort callback can find the uploads.
     let upload = Rc::new(session_io::start_upload(store, destination, plan)?);

@@ -103,6 +103,13 @@ fn warning_of(report: &RollbackReport, objects: &str) -> Option<Report> {
     if let Some(cause) = &report.cause {
         detail = format!("{detail} The first cause: {}.", cause.summary().trim_end_matches('.'));
     }
+    if report.may_stand {
+        let warning =
+            Error::new(Code::Io, format!("{objects} may remain in S3, in the place of the run that they were to replace"))
+                .detail(detail)
+                .hint("Run the export again with existing_run \"replace\". Then s3_export.cleanup finds what is left of both.");
+        return Some(Report::Warning(warning));
+    }
     let warning = Error::new(Code::Io, format!("{objects} may remain in S3"))
         .detail(detail)
         .hint("No manifest lists these objects. Delete the objects whose names contain the id of the export.");

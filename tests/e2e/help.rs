@@ -143,6 +143,18 @@ fn iam_policy_is_the_least_for_the_allowed_locations() {
     assert_eq!(statements[0]["Resource"].to_string(), r#"["arn:aws-cn:s3:::bucket-a/team/*","arn:aws-cn:s3:::bucket-b/*"]"#);
     assert_eq!(statements[4]["Resource"], "arn:aws-cn:kms:cn-north-1:012345678901:key/a-b");
     assert!(statements.iter().all(|statement| statement["Sid"].is_string()));
+    // A run with a key needs the same, and a look at the manifest of an earlier run.
+    let run_key: Value = serde_json::from_str(&client.text("SELECT s3_export.iam_policy('keyed', 'run_key')")).unwrap();
+    let more = run_key["Statement"].as_array().unwrap().strip_prefix(statements.as_slice()).unwrap();
+    let more: Vec<String> = more.iter().map(|statement| format!("{} {}", statement["Action"], statement["Resource"])).collect();
+    assert_eq!(
+        more,
+        [
+            r#""s3:GetObject" ["arn:aws-cn:s3:::bucket-a/team/*.manifest","arn:aws-cn:s3:::bucket-b/*.manifest"]"#,
+            r#""s3:ListBucket" "arn:aws-cn:s3:::bucket-a""#,
+            r#""s3:ListBucket" "arn:aws-cn:s3:::bucket-b""#,
+        ]
+    );
     let cleanup = client.text("SELECT s3_export.iam_policy('keyed', 'cleanup')");
     assert!(cleanup.contains("s3:ListBucket") && !cleanup.contains("PutObject"), "{cleanup}");
     refused(client.query("SELECT s3_export.iam_policy('keyed', 'base')", &[])).sqlstate("55000").message("assumes no role");
@@ -150,7 +162,7 @@ fn iam_policy_is_the_least_for_the_allowed_locations() {
     let base: Value = serde_json::from_str(&client.text("SELECT s3_export.iam_policy('role', 'base')")).unwrap();
     assert_eq!(base["Statement"][0]["Resource"], StandIn::ministack().role);
     assert_eq!(base["Statement"].as_array().unwrap().len(), 1);
-    refused(client.query("SELECT s3_export.iam_policy('keyed', 'all')", &[])).sqlstate("22023").hint("cleanup");
+    refused(client.query("SELECT s3_export.iam_policy('keyed', 'all')", &[])).sqlstate("22023").hint("cleanup").hint("run_key");
     refused(client.query("SELECT s3_export.iam_policy('absent')", &[])).sqlstate("42704");
     refused(client.query("SELECT s3_export.iam_policy(NULL)", &[])).sqlstate("22004");
 }

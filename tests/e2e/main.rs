@@ -43,6 +43,7 @@ mod queries;
 mod query_errors;
 mod readers;
 mod roles;
+mod run_key;
 mod s3_errors;
 mod scale;
 mod secrecy;

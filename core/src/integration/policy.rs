@@ -357,6 +357,7 @@ mod tests {
                     "kms:Decrypt",
                 ] as &[_],
             ),
+            (Kind::RunKey, &["s3:PutObject", "s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "kms:Decrypt"]),
             (Kind::CleanUp, &["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
         ] {
             let policy = keyed.iam_policy(kind);

@@ -14,10 +14,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::io::task::lost_task;
 use crate::manifest::stored::Summary;
 use crate::naming::keys::{ObjectKind, ObjectName, may_be_manifest_of_run};
@@ -110,6 +111,11 @@ fn denied(failure: Failure) -> Failure {
     if failure.status == Some(403) { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
 }
 
+fn unreadable(failure: Failure) -> Failure {
+    let hint = "The object has the name of a run's manifest, and cleanup cannot tell which files it lists. Delete or rename the object.";
+    if failure.error.code() == Code::Limit { Failure { error: failure.error.hint(hint), ..failure } } else { failure }
+}
+
 impl Bucket {
     /// Whether an object has one of these keys, the export's own folder first. `false` only where a whole listing does not show it,
     /// and a HEAD finds none.
@@ -137,13 +143,14 @@ impl Bucket {
     }
 
     /// Returns the export whose manifest has that key. `None`: there is none, or the object is no manifest.
-    async fn export_of(&self, key: &str) -> Result<Option<Uuid>, Failure> {
+    async fn export_of(&self, key: &str, reads: &Mutex<()>) -> Result<Option<Uuid>, Failure> {
         let Some(head) = self.head(key).await.map_err(denied)? else { return Ok(None) };
         if let Some(export_id) = head.export_id.and_then(|id| Uuid::try_parse(&id).ok()) {
             return Ok(Some(export_id));
         }
         // Whoever has copied the bucket may have lost the mark.
-        let stored = self.get(key, MOST_BYTES).await.map_err(denied)?;
+        let _alone = reads.lock().await;
+        let stored = self.get(key, MOST_BYTES).await.map_err(denied).map_err(unreadable)?;
         Ok(stored.and_then(|stored| Summary::parse(&self.url(key), &stored.body).ok()).map(|summary| summary.export_id))
     }
 }
@@ -156,12 +163,14 @@ const MOST_BYTES: u64 = 256 << 20;
 /// Returns the exports whose manifests have these keys.
 async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<HashSet<Uuid>, Failure> {
     let (mut keys, mut looks, mut exports) = (keys.into_iter(), JoinSet::new(), HashSet::new());
+    // Whole manifests are in memory one at a time.
+    let reads = Arc::new(Mutex::new(()));
     loop {
         while looks.len() < LOOKS
             && let Some(key) = keys.next()
         {
-            let bucket = Arc::clone(bucket);
-            looks.spawn(async move { bucket.export_of(&key).await });
+            let (bucket, reads) = (Arc::clone(bucket), Arc::clone(&reads));
+            looks.spawn(async move { bucket.export_of(&key, &reads).await });
         }
         match looks.join_next().await {
             None => return Ok(exports),

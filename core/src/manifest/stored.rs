@@ -18,6 +18,8 @@ pub struct Summary {
     pub totals: Totals,
     /// SHA-256 of the query in hexadecimal.
     pub query_sha256: String,
+    /// The key of the run that the export is, if it has one.
+    pub run_key: Option<String>,
     /// The run of a feed that the export is, if it is one.
     pub feed: Option<FeedRun>,
 }
@@ -35,6 +37,7 @@ struct Ours {
     num_files_written: u64,
     num_bytes_written: u64,
     query_sha256: String,
+    run_key: Option<String>,
     feed: Option<FeedRun>,
 }
 
@@ -48,7 +51,20 @@ impl Summary {
     pub fn parse(url: &str, body: &[u8]) -> Result<Self> {
         let Document { entries: IgnoredAny, s3_export: ours } = parse(url, body)?;
         let totals = Totals { documents: ours.num_docs_inserted, files: ours.num_files_written, bytes: ours.num_bytes_written };
-        Ok(Summary { export_id: ours.export_id, totals, query_sha256: ours.query_sha256, feed: ours.feed })
+        let Ours { export_id, query_sha256, run_key, feed, .. } = ours;
+        Ok(Summary { export_id, totals, query_sha256, run_key, feed })
+    }
+
+    /// Errors: 55000 when the manifest at `url` is that of another run: whoever replaced a copy of it would delete files that the
+    /// original lists.
+    pub fn expect_run(&self, url: &str, run_key: Option<&str>) -> Result<()> {
+        if self.run_key.as_deref() == run_key {
+            return Ok(());
+        }
+        let said = |key: Option<&str>| key.map_or_else(|| "no run_key".to_owned(), |key| format!("run_key \"{key}\""));
+        Err(Error::new(Code::NotReady, format!("{url} is the manifest of another run"))
+            .detail(format!("The object says {}, and its name {}.", said(self.run_key.as_deref()), said(run_key)))
+            .hint("Somebody may have copied the object. Delete the copy, or choose another run_key."))
     }
 }
 
@@ -82,6 +98,8 @@ mod tests {
         let summary = Summary::parse("s3://b/m", &body).unwrap();
         assert_eq!(summary.export_id, written.destination.export_id());
         assert_eq!((summary.totals.documents, summary.totals.files, summary.totals.bytes), (3000, 3, 77));
+        assert_eq!(summary.expect_run("s3://b/m", None), Ok(()));
+        assert_eq!(summary.expect_run("s3://b/m", Some("k")).unwrap_err().code(), Code::NotReady);
         assert_eq!((summary.query_sha256, summary.feed), (written.query_sha256.clone(), written.feed.clone()));
         let urls = file_urls("s3://b/m", &body).unwrap();
         let expected: Vec<String> =

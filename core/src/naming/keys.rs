@@ -245,6 +245,11 @@ impl Destination {
         self.naming.run_key.as_deref()
     }
 
+    /// Returns the destination of another export of the same run.
+    pub fn of_export(&self, export_id: Uuid) -> Self {
+        Destination { export_id, replaced: None, partitions: Arc::default(), ..self.clone() }
+    }
+
     /// Returns the destination whose manifest comes in the place of the one with that ETag.
     pub fn replacing(self, etag: &str) -> Self {
         Destination { replaced: Some(etag.into()), ..self }

@@ -51,6 +51,11 @@ impl Bucket {
         }
     }
 
+    /// Returns the same bucket, where every request has the time of a clean-up, also one that makes an object.
+    pub fn for_clean_up(&self) -> Self {
+        Bucket::new(self.store.clone(), &self.name, RetryPolicies::all(self.policy.clean_up), Throttle::new(1))
+    }
+
     /// The checksum that objects carry.
     pub fn checksum(&self) -> Algorithm {
         self.store.settings.checksum

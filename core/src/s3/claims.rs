@@ -77,7 +77,7 @@ impl Bucket {
             Error::new(Code::Unsupported, what)
                 .detail("The answer to a look at the object is 403, and a store may refuse or ignore If-None-Match.")
                 .hint(
-                    "Grant s3:GetObject and s3:ListBucket, or leave out single_file's name, manifest_name and success_marker.",
+                    "Grant s3:GetObject and s3:ListBucket, or leave out single_file's name, manifest_name, success_marker and run_key.",
                 ),
         )
     }

@@ -1,6 +1,7 @@
 //! GET: a small object whole, such as a manifest.
 #![forbid(unsafe_code)]
 
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use bytes::Bytes;
 
 use crate::error::{Code, Error};
@@ -24,35 +25,44 @@ pub struct Stored {
 }
 
 impl Bucket {
-    /// Reads an object; `None`: there is none. Errors: 53400 when it has more than `most_bytes`.
+    /// Reads an object; `None`: there is none. Errors: 53400 when it has more than `most_bytes`, 53200.
     pub async fn get(&self, key: &str, most_bytes: u64) -> Result<Option<Stored>, Failure> {
         let call = Call::new(self.policy().files, STEP, self.url(key));
         self.send(&call, || async {
             let request = self.client().get_object().bucket(self.name()).key(key).set_expected_bucket_owner(self.owner());
-            let output = match request.send().await {
+            let mut output = match request.send().await {
                 Ok(output) => output,
-                Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => return Ok(None),
-                Err(error) => return Err(call.failure(&error)),
+                Err(error) => {
+                    // Without the bucket, nobody knows of the object.
+                    let is_absent = error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404)
+                        && error.code() != Some("NoSuchBucket");
+                    return if is_absent { Ok(None) } else { Err(call.failure(&error)) };
+                }
             };
-            let length = output.content_length.and_then(|length| u64::try_from(length).ok());
-            if length.is_none_or(|length| length > most_bytes) {
-                return Err(self.too_large(key, length, most_bytes));
+            let announced = output.content_length.and_then(|length| u64::try_from(length).ok());
+            if announced.is_some_and(|length| length > most_bytes) {
+                return Err(self.too_large(key, announced, most_bytes));
+            }
+            // A proxy may have taken the length from the answer.
+            let mut body = Vec::new();
+            while let Some(block) = output.body.try_next().await.map_err(|_| call.unreadable())? {
+                if (body.len() + block.len()) as u64 > most_bytes {
+                    return Err(self.too_large(key, None, most_bytes));
+                }
+                body.try_reserve(block.len()).map_err(|_| Failure::permanent(Error::out_of_memory("a manifest")))?;
+                body.extend_from_slice(&block);
             }
             let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
-            // The store has announced the length, and a body that ends before it is an error.
-            let body = output.body.collect().await.map_err(|_| call.unreadable())?.into_bytes();
-            Ok(Some(Stored { body, etag: output.e_tag, export_id }))
+            Ok(Some(Stored { body: body.into(), etag: output.e_tag, export_id }))
         })
         .await
     }
 
     fn too_large(&self, key: &str, length: Option<u64>, most_bytes: u64) -> Failure {
-        let url = self.url(key);
-        let size = length.map_or_else(|| "an unknown number of".to_owned(), |length| length.to_string());
+        let size = length.map_or_else(|| format!("more than {most_bytes}"), |length| length.to_string());
         Failure::permanent(
-            Error::new(Code::Limit, format!("{url} is too large to be read"))
-                .detail(format!("The object has {size} bytes, and at most {most_bytes} are read."))
-                .hint("Raise s3_export.buffer_memory."),
+            Error::new(Code::Limit, format!("{} is too large to be read", self.url(key)))
+                .detail(format!("The object has {size} bytes, and at most {most_bytes} are read.")),
         )
     }
 }

@@ -11,7 +11,7 @@ pub mod credentials;
 mod delete;
 pub mod failure;
 pub mod get;
-mod head;
+pub mod head;
 mod headers;
 pub mod listing;
 mod multipart;

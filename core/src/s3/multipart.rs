@@ -168,6 +168,8 @@ impl Bucket {
                 Err(error) if error.code() == Some("NoSuchUpload") && call.answer_lost() => {
                     return self.completed_already(object, bytes).await;
                 }
+                // The object in whose place this one should come is gone.
+                Err(error) if error.code() == Some("NoSuchKey") => Failure { status: Some(412), ..call.failure(&error) },
                 Err(error) => call.failure(&error),
             };
             if failure.is_unreadable() {

@@ -36,6 +36,23 @@ pub async fn refuse_taken_names(bucket: &Bucket, destination: &Destination) -> R
     Ok(())
 }
 
+/// Writes the objects beside the manifest of an export that has committed where they are missing: the server may have died before it wrote
+/// them, or an earlier run may not have been asked for them. `destination`: that export's; `manifest`: the bytes of its manifest. Errors:
+/// 42710 when another object has the name of the copy.
+pub async fn complete(bucket: &Bucket, destination: &Destination, manifest: Bytes) -> Result<()> {
+    for listed in COMMIT_OBJECTS.iter().filter(|listed| listed.role != Role::Manifest) {
+        let Some(object) = Object::of(destination, listed.role) else { continue };
+        let head = bucket.head(&object.key).await.map_err(|failure| failure.error)?;
+        if head.is_some_and(|head| head.is_of(&object) || listed.taken == Taken::Keep) {
+            continue;
+        }
+        let body = if listed.role == Role::ManifestCopy { manifest.clone() } else { Bytes::new() };
+        let checksum = bucket.checksum().of(&body);
+        unless_kept(bucket.put(&object, body, &checksum).await.map(drop).map_err(|failure| failure.error), listed.taken)?;
+    }
+    Ok(())
+}
+
 /// The outcome, but for a name that is taken where the object that has it may stay.
 fn unless_kept(outcome: Result<()>, taken: Taken) -> Result<()> {
     match outcome {

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::budget::Lease;
-pub use self::commit::refuse_taken_names;
+pub use self::commit::{complete, refuse_taken_names};
 use self::file::FileWriter;
 use self::replaced::Replaced;
 pub use self::rollback::RollbackReport;

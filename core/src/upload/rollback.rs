@@ -2,6 +2,9 @@
 //!
 //! The manifest goes first: from then on no reader takes the rest for an export. Every key that may be there is deleted,
 //! whether or not its PUT was answered. Multipart uploads are aborted, since their parts cost money and show in no listing.
+//!
+//! The manifest of an export that was to replace another is not deleted: the manifest of the other is put back (`replaced`). Where that
+//! fails, the files stay. A reader then sees an export that is whole, and not one that lacks its files.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -28,6 +31,8 @@ pub struct RollbackReport {
     pub named: Vec<String>,
     /// Why, the first time.
     pub cause: Option<Error>,
+    /// Whether the manifest may stand in the place of the one that it was to replace, so that the files were left.
+    pub may_stand: bool,
     /// URLs of objects whose deletion is tried once more, and which are counted at the end.
     counted_later: HashSet<String>,
 }
@@ -41,7 +46,7 @@ impl RollbackReport {
 
     /// Whether all is taken back.
     pub fn is_empty(&self) -> bool {
-        self.count == 0 && self.cause.is_none()
+        self.count == 0 && self.cause.is_none() && !self.may_stand
     }
 
     /// A million files may remain: only those that are named are looked at twice.
@@ -88,6 +93,13 @@ pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport 
         return untouched(&shared, &leftovers);
     };
     delete_commit_objects(&shared, &leftovers.commit_objects, deadline, &mut report).await;
+    if report.may_stand {
+        abort_multiparts(&shared, &leftovers, deadline, &mut report).await;
+        report.counted_later.clear();
+        name_unknown(&shared, &leftovers.unknown(), &mut report);
+        report.keep_files(&shared.destination, &leftovers.files);
+        return report;
+    }
     // Before the files: a completion that is under way would make its file anew. With half of the time, so that the files have
     // some whatever becomes of the uploads.
     let half_time = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
@@ -100,17 +112,17 @@ pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport 
         let unknown = leftovers.unknown();
         delete_commit_objects(&shared, &unknown.commit_objects, deadline, &mut report).await;
         delete_files(&shared, &unknown.files, deadline, &mut report).await;
-        if leftovers.has_unknown() {
-            report.counted_later.clear();
-            name_unknown(&shared, &unknown, &mut report);
-        }
+        report.counted_later.clear();
+        name_unknown(&shared, &unknown, &mut report);
     }
     report
 }
 
 /// The report where nothing was deleted.
 fn untouched(shared: &Shared, leftovers: &RollbackPlan) -> RollbackReport {
-    let mut report = RollbackReport::default();
+    let has_manifest = leftovers.commit_objects.iter().any(|left| left.role == Role::Manifest);
+    let may_stand = has_manifest && shared.replaced.get().is_some();
+    let mut report = RollbackReport { may_stand, ..RollbackReport::default() };
     let announced = leftovers.commit_objects.iter().filter(|commit_object| !commit_object.is_unknown);
     report.keep(announced.filter_map(|commit_object| url_of(shared, commit_object.role)), None);
     report.keep_files(&shared.destination, &leftovers.files);
@@ -126,6 +138,9 @@ pub fn unanswered(shared: &Shared) -> RollbackReport {
 
 /// A store that has a request already may carry it out after the last delete, however late that is.
 fn name_unknown(shared: &Shared, unknown: &RollbackPlan, report: &mut RollbackReport) {
+    if !unknown.has_unknown() {
+        return;
+    }
     let cut_off = Error::new(Code::Connection, "requests were cut off before S3 had answered them");
     report.keep(unknown_urls(shared, unknown), Some(cut_off));
 }
@@ -175,18 +190,30 @@ async fn abort_multiparts(shared: &Shared, leftovers: &RollbackPlan, deadline: I
 
 /// One by one, since one request for several deletes in no particular order.
 async fn delete_commit_objects(shared: &Shared, all: &[LeftoverCommitObject], deadline: Instant, report: &mut RollbackReport) {
-    for LeftoverCommitObject { role, version_id, is_unknown } in all {
+    for left in all {
+        let LeftoverCommitObject { role, version_id, is_unknown } = left;
         let Some(object) = Object::of(&shared.destination, *role) else { continue };
         if let Some(replaced) = shared.replaced.get().filter(|_| *role == Role::Manifest) {
-            replaced.put_back(shared, &object, deadline, report).await;
+            let is_back = replaced.put_back(shared, &object, *is_unknown, deadline, report).await;
+            report.may_stand |= !is_back;
+            if let Some(version_id) = version_id.clone().filter(|version_id| is_back && is_unique(version_id)) {
+                // It lies below the other by now.
+                let deletion = Deletion { key: object.key, version_id: Some(version_id) };
+                delete_singly(shared, &[&deletion], deadline, report).await;
+            }
             continue;
         }
-        let is_known = !is_unknown && version_id.is_some();
+        let is_known = !is_unknown && version_id.as_deref().is_some_and(is_unique);
         if is_known || is_ours(shared, &object, deadline, report).await {
             let deletion = Deletion { key: object.key, version_id: version_id.clone() };
             delete_singly(shared, &[&deletion], deadline, report).await;
         }
     }
+}
+
+/// Whether no other object has that version id: where versioning is suspended, each object in turn has the version `null`.
+fn is_unique(version_id: &str) -> bool {
+    version_id != "null"
 }
 
 /// Under a name of the user's there may be somebody else's object by now. One that cannot be looked at is left, and named.
@@ -206,7 +233,7 @@ async fn is_ours(shared: &Shared, object: &Object, deadline: Instant, report: &m
 
 async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, report: &mut RollbackReport) {
     // The only file may have a name of the user's.
-    let may_be_others = |file: &&LeftoverFile| file.is_unknown || file.version_id.is_none();
+    let may_be_others = |file: &&LeftoverFile| file.is_unknown || !file.version_id.as_deref().is_some_and(is_unique);
     let named = all.first().filter(may_be_others).filter(|_| shared.destination.has_named_file());
     if let Some(object) = named.and_then(|file| Object::of(&shared.destination, Role::File(file.number)))
         && !is_ours(shared, &object, deadline, report).await

@@ -131,6 +131,11 @@ impl Export {
 
     /// Writes the manifest, as the commit does.
     pub fn commit(&self) -> Result<()> {
+        self.commit_with(None)
+    }
+
+    /// Writes the manifest with the text of the query, which may make it large.
+    pub fn commit_with(&self, query: Option<String>) -> Result<()> {
         let manifest = Manifest {
             destination: self.destination.clone(),
             files: self.upload.records()?,
@@ -139,7 +144,7 @@ impl Export {
             algorithm: Algorithm::Crc32,
             wrap_types: true,
             query_sha256: String::new(),
-            query: None,
+            query,
             feed: None,
         };
         self.upload.write_manifest(&self.io, Arc::new(manifest));
@@ -149,6 +154,11 @@ impl Export {
     /// Takes everything back, as an abort does.
     pub fn roll_back(&self, limit: Duration) -> RollbackReport {
         wait(&self.io, &self.upload.clean_up(&self.io, limit))
+    }
+
+    /// Deletes the files of the export in whose place this one has come, as the end of the commit does.
+    pub fn delete_replaced(&self, limit: Duration) -> RollbackReport {
+        wait(&self.io, &self.upload.delete_replaced(&self.io, limit))
     }
 
     /// The keys of a committed export, and what its files hold.
@@ -191,6 +201,14 @@ pub fn destination_of(name: Option<&str>) -> Destination {
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let file = name.map(str::to_owned);
     let naming = Naming { in_folder: false, file_type, file, run_key: None, manifest_copy: None, success_marker: None };
+    Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
+}
+
+/// The destination of an export of the run with that key.
+pub fn destination_of_run(run_key: &str) -> Destination {
+    let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
+    let run_key = Some(run_key.to_owned());
+    let naming = Naming { in_folder: false, file_type, file: None, run_key, manifest_copy: None, success_marker: None };
     Destination::new(Location::parse("s3://bucket/x").unwrap(), Uuid::now_v7(), naming).unwrap()
 }
 

@@ -13,7 +13,7 @@ use super::store::{Action, MemoryStore, Step};
 
 /// Fault of a store or of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     SlowDown,
     InternalError,
     Aborted,
@@ -46,7 +46,7 @@ const FAULTS: [Fault; 11] = [
 ];
 
 impl Fault {
-    fn action(self) -> Action {
+    pub fn action(self) -> Action {
         match self {
             Fault::SlowDown => Action::Refuse("503 Slow Down", "SlowDown"),
             Fault::InternalError => Action::Refuse("500 Internal Server Error", "InternalError"),
@@ -68,13 +68,13 @@ impl Fault {
     }
 
     /// Whether the step ends well where the fault happens that number of times.
-    fn is_survived(self, times: u32) -> bool {
+    pub fn is_survived(self, times: u32) -> bool {
         self == Fault::Delay || (times == 1 && self != Fault::Denied)
     }
 
     /// The attempts at requests to which the fault happens: a fault that lasts uses up all the time that there is, and one that hangs
     /// the time of an attempt. What goes well has time for a slow machine.
-    fn policy(self, times: u32) -> RetryPolicy {
+    pub fn policy(self, times: u32) -> RetryPolicy {
         match self {
             // Final at the first answer, however late.
             Fault::Denied => GENEROUS,
@@ -86,10 +86,10 @@ impl Fault {
 }
 
 /// Attempts at what goes well, on a slow machine too.
-const GENEROUS: RetryPolicy = RetryPolicy { attempts: 3, total: Duration::from_secs(60) };
+pub const GENEROUS: RetryPolicy = RetryPolicy { attempts: 3, total: Duration::from_secs(60) };
 
 /// Limit of a rollback that does not succeed: time for a slow machine to send its first request.
-const TO_MEET_THE_STEP: Duration = Duration::from_secs(2);
+pub const TO_MEET_THE_STEP: Duration = Duration::from_secs(2);
 
 /// A store in which the fault happens to the first `times` requests of the step.
 fn faulty(step: Step, fault: Fault, times: u32) -> MemoryStore {
@@ -106,7 +106,7 @@ fn begin(store: &MemoryStore, policy: RetryPolicies) -> Export {
 }
 
 /// Runs `case` with each fault, once and for ever, all at the same time.
-fn cross(step: Step, case: fn(Step, Fault, u32)) {
+pub fn cross(step: Step, case: impl Fn(Step, Fault, u32) + Copy + Send) {
     thread::scope(|scope| {
         for fault in FAULTS.into_iter().filter(|fault| fault.may_happen_at(step)) {
             for times in [1, u32::MAX] {

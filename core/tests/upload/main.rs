@@ -8,5 +8,6 @@ mod faults;
 mod headers;
 mod names;
 mod outages;
+mod run_key;
 mod scripted;
 mod store;

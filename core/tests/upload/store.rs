@@ -1,6 +1,7 @@
 //! An S3 store in the memory of the test, which does to requests what the test's script says.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +19,9 @@ pub enum Step {
     Abort,
     Delete,
     ListUploads,
+    List,
     Head,
+    Get,
 }
 
 /// Reaction of the store to a request.
@@ -38,12 +41,29 @@ pub enum Action {
     LoseAnswer,
     /// Nothing happens any more on this connection.
     Hang,
+    /// Somebody else changes the bucket, and then the store does it.
+    After(fn(&mut Content)),
+}
+
+/// Treatment of `If-None-Match` and `If-Match`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conditions {
+    /// As Amazon does: 412 where the condition does not hold, and 404 where the object is gone.
+    Obeyed,
+    /// 501 for a request that has one.
+    Refused,
+    /// As if there were none.
+    Ignored,
 }
 
 /// The objects and multipart uploads of the bucket.
 #[derive(Debug, Default)]
 pub struct Content {
     pub objects: BTreeMap<String, Vec<u8>>,
+    /// The export that has marked the object as its own, by key.
+    pub marks: BTreeMap<String, String>,
+    /// The mark that the object of a multipart upload will have, by upload id.
+    upload_marks: BTreeMap<String, String>,
     /// By upload id: the key, and the parts by number.
     pub uploads: BTreeMap<String, (String, BTreeMap<u32, Vec<u8>>)>,
     uploads_so_far: usize,
@@ -61,13 +81,18 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// `script` is asked about each request, and given the step.
     pub fn start(script: impl Fn(Step) -> Action + Send + Sync + 'static) -> Self {
+        Self::with(Conditions::Obeyed, script)
+    }
+
+    /// A store that treats conditions like that.
+    pub fn with(conditions: Conditions, script: impl Fn(Step) -> Action + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let store = MemoryStore { address: listener.local_addr().unwrap(), content: Arc::default() };
         let (content, script) = (Arc::clone(&store.content), Arc::new(script));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (content, script) = (Arc::clone(&content), Arc::clone(&script));
-                thread::spawn(move || serve(client, &content, &*script));
+                thread::spawn(move || serve(client, &content, conditions, &*script));
             }
         });
         store
@@ -86,6 +111,9 @@ struct Request {
     method: String,
     key: String,
     query: String,
+    if_none_match: bool,
+    if_match: Option<String>,
+    mark: Option<String>,
     body: Vec<u8>,
 }
 
@@ -101,6 +129,8 @@ impl Request {
             ("DELETE", query) if query.contains("uploadId=") => Step::Abort,
             ("DELETE", _) => Step::Delete,
             ("GET", query) if query.contains("uploads") => Step::ListUploads,
+            ("GET", query) if query.contains("list-type=2") => Step::List,
+            ("GET", _) => Step::Get,
             ("HEAD", _) => Step::Head,
             other => panic!("the store knows no request {other:?}"),
         }
@@ -113,7 +143,12 @@ impl Request {
 }
 
 /// A client that goes away in the middle is nobody's concern.
-fn serve(mut client: TcpStream, content: &Mutex<Content>, script: &impl Fn(Step) -> Action) -> Option<()> {
+fn serve(
+    mut client: TcpStream,
+    content: &Mutex<Content>,
+    conditions: Conditions,
+    script: &impl Fn(Step) -> Action,
+) -> Option<()> {
     client.set_nodelay(true).ok()?;
     let mut bytes = Vec::new();
     loop {
@@ -121,23 +156,27 @@ fn serve(mut client: TcpStream, content: &Mutex<Content>, script: &impl Fn(Step)
         let step = request.step();
         content.lock().unwrap().requests.push(step);
         let answer = match script(step) {
-            Action::Do => act(&request, content),
+            Action::Do => act(&request, content, conditions),
             Action::DoLate(time) => {
                 thread::sleep(time);
-                act(&request, content)
+                act(&request, content, conditions)
             }
             Action::Refuse(status, code) => {
                 answer(status, &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>scripted</Message></Error>"))
             }
             Action::Cut(bytes) => {
-                let answer = act(&request, content);
+                let answer = act(&request, content, conditions);
                 client.write_all(&answer.as_bytes()[..bytes]).ok()?;
                 return None;
             }
             Action::Break => return None,
             Action::LoseAnswer => {
-                act(&request, content);
+                act(&request, content, conditions);
                 return None;
+            }
+            Action::After(change) => {
+                change(&mut content.lock().unwrap());
+                act(&request, content, conditions)
             }
             Action::Hang => {
                 thread::sleep(Duration::from_secs(600));
@@ -165,6 +204,8 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
             .find(|(key, _)| key.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.trim())
     };
+    let (if_none_match, if_match) = (header("if-none-match").is_some(), header("if-match").map(str::to_owned));
+    let mark = header("x-amz-meta-s3-export-id").map(str::to_owned);
     let length: usize = header("content-length").map_or(0, |value| value.parse().unwrap());
     if header("expect").is_some() {
         client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
@@ -181,23 +222,27 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
     let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
     // The SDK names its operations in the query too.
     let query = query.split('&').filter(|member| !member.starts_with("x-id=")).collect::<Vec<_>>().join("&");
-    Some(Request { method, key, query: query.trim_end_matches('=').to_owned(), body })
+    Some(Request { method, key, query: query.trim_end_matches('=').to_owned(), if_none_match, if_match, mark, body })
 }
 
 /// Does what is asked, and gives S3's answer.
-fn act(request: &Request, content: &Mutex<Content>) -> String {
+fn act(request: &Request, content: &Mutex<Content>, conditions: Conditions) -> String {
     let mut content = content.lock().unwrap();
-    let stored = "200 OK\r\netag: \"1\"";
+    let stored = |body: &[u8]| format!("200 OK\r\netag: {}", etag_of(body));
     let id = request.member("uploadId").unwrap_or_default().to_owned();
+    if let Some(refusal) = refused(request, &content, conditions) {
+        return refusal;
+    }
     match request.step() {
         Step::Put | Step::Manifest => {
-            content.objects.insert(request.key.clone(), request.body.clone());
-            answer(stored, "")
+            content.store(&request.key, request.body.clone(), request.mark.clone());
+            answer(&stored(&request.body), "")
         }
         Step::Create => {
             content.uploads_so_far += 1;
             let id = format!("upload{}", content.uploads_so_far);
             content.uploads.insert(id.clone(), (request.key.clone(), BTreeMap::new()));
+            content.upload_marks.extend(request.mark.clone().map(|mark| (id.clone(), mark)));
             answer(
                 "200 OK",
                 &format!(
@@ -209,13 +254,14 @@ fn act(request: &Request, content: &Mutex<Content>) -> String {
         Step::Part => match content.uploads.get_mut(&id) {
             Some((_, parts)) => {
                 parts.insert(request.member("partNumber").unwrap().parse().unwrap(), request.body.clone());
-                answer(stored, "")
+                answer(&stored(&request.body), "")
             }
             None => no_such_upload(),
         },
         Step::Complete => match content.uploads.remove(&id) {
             Some((key, parts)) => {
-                content.objects.insert(key, parts.into_values().flatten().collect());
+                let mark = content.upload_marks.remove(&id);
+                content.store(&key, parts.into_values().flatten().collect(), mark);
                 answer(
                     "200 OK",
                     "<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key><ETag>\"1\"</ETag></CompleteMultipartUploadResult>",
@@ -251,10 +297,76 @@ fn act(request: &Request, content: &Mutex<Content>) -> String {
             )
         }
         Step::Head => match content.objects.get(&request.key) {
-            Some(body) => format!("HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: {}\r\n\r\n", body.len()),
+            Some(body) => {
+                let length = body.len();
+                format!(
+                    "HTTP/1.1 200 OK\r\netag: {}{}\r\ncontent-length: {length}\r\n\r\n",
+                    etag_of(body),
+                    content.mark_of(&request.key)
+                )
+            }
             None => "HTTP/1.1 404 Not Found\r\n\r\n".to_owned(),
         },
+        Step::Get => match content.objects.get(&request.key) {
+            Some(body) => {
+                let head = format!("{}{}", stored(body), content.mark_of(&request.key));
+                answer(&head, std::str::from_utf8(body).unwrap())
+            }
+            None => no_such_key(),
+        },
+        Step::List => {
+            let prefix = request.member("prefix").unwrap_or_default().replace("%2F", "/").replace("%3D", "=");
+            let object = |(key, body): (&String, &Vec<u8>)| {
+                let object = format!("<Contents><Key>{key}</Key><Size>{}</Size></Contents>", body.len());
+                key.starts_with(&prefix).then_some(object)
+            };
+            let objects: String = content.objects.iter().filter_map(object).collect();
+            answer("200 OK", &format!("<ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>"))
+        }
     }
+}
+
+impl Content {
+    /// Stores an object, marked or not.
+    pub fn store(&mut self, key: &str, body: Vec<u8>, mark: Option<String>) {
+        self.marks.remove(key);
+        self.marks.extend(mark.map(|mark| (key.to_owned(), mark)));
+        self.objects.insert(key.to_owned(), body);
+    }
+
+    /// The mark as a header, after a line break.
+    fn mark_of(&self, key: &str) -> String {
+        self.marks.get(key).map(|mark| format!("\r\nx-amz-meta-s3-export-id: {mark}")).unwrap_or_default()
+    }
+}
+
+/// ETag of an object with that content, in quotes.
+pub fn etag_of(body: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}
+
+/// The answer to a request whose condition does not hold, or may not be there.
+fn refused(request: &Request, content: &Content, conditions: Conditions) -> Option<String> {
+    let has_condition = request.if_none_match || request.if_match.is_some();
+    if !has_condition || conditions == Conditions::Ignored {
+        return None;
+    }
+    if conditions == Conditions::Refused {
+        return Some(answer("501 Not Implemented", "<Error><Code>NotImplemented</Code></Error>"));
+    }
+    let there = content.objects.get(&request.key).map(|body| etag_of(body));
+    match (&request.if_match, there) {
+        (Some(_), None) => Some(no_such_key()),
+        (Some(expected), Some(there)) if *expected == there => None,
+        (None, None) => None,
+        _ => Some(answer("412 Precondition Failed", "<Error><Code>PreconditionFailed</Code></Error>")),
+    }
+}
+
+fn no_such_key() -> String {
+    answer("404 Not Found", "<Error><Code>NoSuchKey</Code></Error>")
 }
 
 fn no_such_upload() -> String {
