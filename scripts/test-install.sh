@@ -114,6 +114,7 @@ under_a_session
 
 if [ "$PG_MAJOR" = "$DEBIAN_MAJOR" ]; then
 	env -u PG_CONFIG "$scripts/package.sh"
+	(cd "$ROOT/target/package" && sha256sum --quiet --check SHA256SUMS)
 	version=$(extension_version)
 	name=postgresql-$PG_MAJOR-s3-export
 	package=$(echo "$ROOT/target/package/${name}_${version}"_*.deb)
