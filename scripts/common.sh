@@ -177,8 +177,9 @@ install_extension() {
 
 # write_checksums FOLDER: of all files that lie there, whichever script has made them.
 write_checksums() {
-	rm -f "$1/SHA256SUMS"
-	(cd "$1" && find . -maxdepth 1 -type f -printf '%f\0' | sort -z | xargs -0 sha256sum) | install -m 644 /dev/stdin "$1/SHA256SUMS"
+	# Not of the list itself, which is there before it is whole.
+	(cd "$1" && find . -maxdepth 1 -type f ! -name SHA256SUMS -printf '%f\0' | sort -z | xargs -0 sha256sum) |
+		install -m 644 /dev/stdin "$1/SHA256SUMS"
 }
 
 # find_postgres PG_CONFIG: sets pg_config and major for a build against a Postgres that is there.

@@ -116,8 +116,8 @@ impl Output {
         }
     }
 
-    /// Writes the value's text as a string. Errors: 22021, since not every output function gives text: that of `"char"` gave
-    /// half a character until Postgres 15.
+    /// Writes the value's text as a string. Errors: 22021, since the output function of an extension's type may give bytes that
+    /// are no text. Those of Postgres's own types give text: from 15 on, `"char"` too writes a byte above 127 as `\ooo`.
     ///
     /// # Safety
     /// The datum is not NULL and of the type that this was made for.
