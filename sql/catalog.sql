@@ -554,6 +554,7 @@ REVOKE ALL ON FUNCTION s3_export.prune(interval) FROM PUBLIC;
 -- Feeds -------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE s3_export.feed_definitions (
+    feed_id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     name text PRIMARY KEY
         CONSTRAINT feed_name_is_plain CHECK (name OPERATOR(pg_catalog.~) '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
     role name NOT NULL,
@@ -583,6 +584,7 @@ CREATE TABLE s3_export.feed_definitions (
 );
 COMMENT ON TABLE s3_export.feed_definitions IS
     'feeds: named incremental exports, with their marks; granted to nobody, see s3_export.feeds. Dumped with the database';
+COMMENT ON COLUMN s3_export.feed_definitions.feed_id IS 'id of the feed, which its manifests hold: a feed that is made anew has another';
 COMMENT ON COLUMN s3_export.feed_definitions.name IS 'name of the feed; the names of its manifests begin with it';
 COMMENT ON COLUMN s3_export.feed_definitions.role IS 'role that the feed runs as';
 COMMENT ON COLUMN s3_export.feed_definitions.role_oid IS
@@ -672,7 +674,7 @@ COMMENT ON COLUMN s3_export.feeds.export_id IS 'id of the export of that run';
 COMMENT ON COLUMN s3_export.feeds.documents IS 'number of documents of that run';
 COMMENT ON COLUMN s3_export.feeds.manifest IS 'URL of the manifest of that run';
 COMMENT ON COLUMN s3_export.feeds.last_run_at IS 'when the last run ended, with a manifest or without';
-COMMENT ON COLUMN s3_export.feeds.lag IS 'time since the mark: what is older is exported; NULL before the first run';
+COMMENT ON COLUMN s3_export.feeds.lag IS 'time since the mark: what is older is exported; NULL before the first run, and after a rewind of xid or sequence';
 COMMENT ON COLUMN s3_export.feeds.last_error_at IS 'when the last job of the feed failed; NULL if a run has succeeded since';
 COMMENT ON COLUMN s3_export.feeds.last_error_sqlstate IS 'SQLSTATE of that failure';
 COMMENT ON COLUMN s3_export.feeds.last_error_message IS 'message of that failure';

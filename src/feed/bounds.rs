@@ -6,7 +6,7 @@
 //! time:     oldest transaction ──► prepared transactions ──► snapshot of the query
 //! ```
 //!
-//! docs/feeds.md has the proof of each.
+//! docs/feed-marks.md has the proof of each.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::marks::{Kind, Snapshot};
 use serde_json::{Value, json};
 
-use crate::feed::source::{Column, with_children};
+use crate::feed::source::Column;
 use crate::feed::table::Feed;
 use crate::pg::lock;
 use crate::pg::report;
@@ -37,6 +37,10 @@ pub struct Bound {
 /// Finds the bound of a run that begins at the mark `from`. Errors: 55000 when the mark is ahead of the database; 55P03 when writers
 /// do not end in time.
 pub fn find(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
+    // An ALTER TABLE or TRUNCATE that commits between the snapshot and the query would leave the snapshot an empty table.
+    for table in &column.family {
+        lock::hold_table(pg_sys::Oid::from(*table));
+    }
     match feed.kind {
         Kind::Xid => by_snapshot(feed, from),
         Kind::Sequence => by_sequence(feed, column, from),
@@ -88,20 +92,21 @@ fn by_sequence(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
 }
 
 /// Whoever has drawn a value that is not committed yet holds a lock on the table, since the default is computed after the lock is
-/// taken.
+/// taken. VACUUM, ANALYZE and CREATE INDEX draw none.
 fn wait_for_writers(feed: &Feed, column: &Column) -> Result<()> {
-    /// How long to sleep between two looks at a transaction.
-    const PAUSE: Duration = Duration::from_millis(5);
-    let mut writers = Vec::new();
-    for table in with_children(column.table_oid)? {
-        writers.extend(lock::writers(table));
-    }
+    let _superuser = ActAs::superuser();
+    let found = sql::read_latest(
+        &format!(
+            "SELECT convert_to(coalesce(jsonb_agg(DISTINCT l.virtualtransaction), '[]')::text, 'UTF8') FROM pg_locks AS l
+             WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND {WRITES_TABLE}"
+        ),
+        &json!({ "tables": column.family }),
+    )?;
+    let mut writers = found.unwrap_or_default();
     let deadline = Instant::now().checked_add(Duration::try_from_secs_f64(feed.wait_seconds).unwrap_or(Duration::MAX));
-    loop {
-        writers.retain(|writer| !writer.has_ended());
-        if writers.is_empty() {
-            return Ok(());
-        }
+    let mut sleep = FIRST_PAUSE;
+    // A transaction holds a lock of its own to its end, and its number is never given again.
+    while writers.as_array().is_some_and(|writers| !writers.is_empty()) {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::new(
                 Code::LockNotAvailable,
@@ -109,16 +114,34 @@ fn wait_for_writers(feed: &Feed, column: &Column) -> Result<()> {
             )
             .detail(format!(
                 "{} of them are older than the run of feed \"{}\". Nothing is exported, and the mark stays.",
-                writers.len(),
+                writers.as_array().map_or(0, Vec::len),
                 feed.name
             ))
             .hint(
                 "Run the feed again when they have ended, or raise wait of the feed. pg_locks and pg_prepared_xacts show them.",
             ));
         }
-        pause(WaitFor::Writers, PAUSE);
+        pause(WaitFor::Writers, sleep);
+        sleep = (sleep * 3 / 2).min(LONGEST_PAUSE);
+        let left = sql::read_latest(
+            "SELECT convert_to(coalesce(jsonb_agg(DISTINCT l.virtualtransaction), '[]')::text, 'UTF8') FROM pg_locks AS l
+             WHERE $argument -> 'writers' ? l.virtualtransaction",
+            &json!({ "writers": writers }),
+        )?;
+        writers = left.unwrap_or_default();
     }
+    Ok(())
 }
+
+/// How long to sleep between two looks at writers: from here, growing, up to there.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Condition on `pg_locks AS l`: the transaction may write one of the tables.
+const WRITES_TABLE: &str =
+    "l.locktype = 'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND $argument -> 'tables' @> to_jsonb(l.relation::bigint)";
 
 fn by_time(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
     let _superuser = ActAs::superuser();
@@ -142,17 +165,16 @@ fn by_time(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
             .hint("Set track_activities to on everywhere, or follow the table by a mark \"xid\" or \"sequence\"."));
     }
     let mut bound = found.get("bound").and_then(Value::as_str).unwrap_or(from).to_owned();
-    let tables: Vec<u32> = with_children(column.table_oid)?.into_iter().map(pg_sys::Oid::to_u32).collect();
     // After the look at the sessions: one that prepares its transaction meanwhile is seen there or here.
     let prepared = sql::read_latest(
-        "SELECT convert_to(to_jsonb(p.gid)::text, 'UTF8')
-         FROM pg_locks AS l
-         JOIN pg_locks AS x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NULL AND x.locktype = 'transactionid'
-         JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid AND p.database = current_database()
-         WHERE l.pid IS NULL AND l.locktype = 'relation'
-               AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-               AND $argument -> 'tables' @> to_jsonb(l.relation::bigint) LIMIT 1",
-        &json!({ "tables": tables }),
+        &format!(
+            "SELECT convert_to(to_jsonb(p.gid)::text, 'UTF8')
+             FROM pg_locks AS l
+             JOIN pg_locks AS x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NULL AND x.locktype = 'transactionid'
+             JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid AND p.database = current_database()
+             WHERE l.pid IS NULL AND {WRITES_TABLE} LIMIT 1"
+        ),
+        &json!({ "tables": column.family }),
     )?;
     if let Some(gid) = prepared.as_ref().and_then(Value::as_str) {
         // It does not tell when it began.

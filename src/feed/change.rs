@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result, unknown_key};
 use s3_export_core::marks::{Kind, Snapshot, check_name};
+use s3_export_core::request::options::Existing;
 use s3_export_core::request::{Arguments, PermissionArguments, Request, json_object, required};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -55,6 +56,7 @@ pub fn create(new: NewFeed) -> Result<()> {
         return Err(Error::new(Code::Null, "integration must not be null"));
     };
     let feed = Feed {
+        id: String::new(),
         name,
         role: (current_user_name(), current_user()),
         uri: required("uri", new.export.uri.clone())?,
@@ -72,6 +74,9 @@ pub fn create(new: NewFeed) -> Result<()> {
         run: 0,
     };
     check(&feed)?;
+    if feed.kind == Kind::Xid {
+        source::refuse_foreign_ids(&feed.mark_table, &feed.mark_column)?;
+    }
     table::insert(&feed)
 }
 
@@ -82,6 +87,10 @@ fn check(feed: &Feed) -> Result<()> {
     if request.run_key.is_some() {
         return Err(Error::new(Code::InvalidParameter, "option \"run_key\" does not go with a feed")
             .detail("The number of the run names the manifest."));
+    }
+    if request.existing == Existing::Error {
+        return Err(Error::new(Code::InvalidParameter, "option \"existing\" does not go with a feed")
+            .detail("Each run but the first finds the objects of the runs before."));
     }
     if request.has_own_names() {
         return Err(Error::new(Code::InvalidParameter, "a feed has no names of its own for objects")
@@ -195,6 +204,10 @@ pub fn rewind(name: &str, to: &str, next_run: Option<i64>) -> Result<()> {
             .and_then(|next| next.checked_sub(1))
             .ok_or_else(|| Error::new(Code::InvalidParameter, format!("next_run must be at least 1, not {next}")))?,
     };
+    if feed.kind == Kind::Xid {
+        source::check(feed.kind, &feed.mark_table, &feed.mark_column)?;
+        source::refuse_foreign_ids(&feed.mark_table, &feed.mark_column)?;
+    }
     table::rewind(name, &read_mark(feed.kind, to)?, last_run)
 }
 
@@ -259,7 +272,13 @@ pub fn check_role(feed: &Feed) -> Result<()> {
     if current_user() == feed.role.1 && current_user_name() == feed.role.0 {
         return Ok(());
     }
+    let role = feed.role.0.replace('"', "\"\"");
+    let hint = if current_user() == feed.role.1 {
+        format!("The role was called \"{role}\". A superuser writes its new name into s3_export.feed_definitions.role.")
+    } else {
+        format!("SET ROLE \"{role}\" first.")
+    };
     Err(Error::new(Code::Privilege, format!("feed \"{}\" runs as the role \"{}\" only", feed.name, feed.role.0))
         .detail("The query of a feed runs with the rights of whoever calls.")
-        .hint(format!("SET ROLE \"{}\" first.", feed.role.0.replace('"', "\"\""))))
+        .hint(hint))
 }

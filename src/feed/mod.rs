@@ -21,6 +21,7 @@ use s3_export_core::files::chunker::Totals;
 use s3_export_core::manifest::stored::Summary;
 use s3_export_core::manifest::{FeedRun, WalPlace};
 use s3_export_core::marks::{self, Kind, history_contains};
+use s3_export_core::naming::keys::manifest_of_run;
 use s3_export_core::request::Request;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -30,7 +31,7 @@ use self::table::Feed;
 use crate::export::{self, Export, Part};
 use crate::pg::sql;
 use crate::pg::{ActAs, current_user, flush_wal, has_one_snapshot, refuse_if_read_only, report, transaction_has_id};
-use crate::run_key;
+use crate::{run_key, transaction};
 
 /// Result of a run.
 #[derive(Debug)]
@@ -76,6 +77,13 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
     loop {
         let request = request(&feed, number)?;
         let export = Export::open(&request, export_id)?;
+        if transaction::writes_manifest(&manifest_url(&export, &feed, number - 1)) {
+            return Err(Error::new(Code::ActiveTransaction, "this transaction has run the feed already")
+                .detail(
+                    "The manifests of two runs would be written at once, and a crash might leave the second without the first.",
+                )
+                .hint("Commit the transaction first."));
+        }
         run_key::hold(&export.destination)?;
         let Some((_, summary)) = run_key::read_manifest(&export.store, &export.destination)? else {
             return write(&feed, &column, (&from, number), export);
@@ -88,6 +96,12 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
     }
 }
 
+/// Returns the URL of the manifest of that run.
+fn manifest_url(export: &Export<'_>, feed: &Feed, number: u64) -> String {
+    let location = export.destination.location();
+    export.destination.url(&location.key(&manifest_of_run(&marks::run_key(&feed.name, number))))
+}
+
 fn request(feed: &Feed, number: u64) -> Result<Request> {
     let request = Request::from_arguments(feed.arguments())?;
     Ok(Request { run_key: Some(marks::run_key(&feed.name, number)), ..request })
@@ -96,6 +110,7 @@ fn request(feed: &Feed, number: u64) -> Result<Request> {
 fn write(feed: &Feed, column: &source::Column, (from, number): (&str, u64), export: Export<'_>) -> Result<Outcome> {
     let bound = bounds::find(feed, column, from)?;
     let feed_run = FeedRun {
+        id: feed.id.clone(),
         name: feed.name.clone(),
         run: number,
         mark: feed.kind.name().to_owned(),
@@ -127,6 +142,11 @@ fn adopt(feed: &Feed, (from, number): (&str, u64), summary: &Summary, here: &Wal
     let Some(of_manifest) = &summary.feed else {
         return Err(bounds::ahead(feed, format!("The manifest of {url_of}, is no feed's.")));
     };
+    if of_manifest.id != feed.id {
+        return Err(Error::new(Code::NotReady, format!("{url_of} is of another feed \"{}\"", of_manifest.name))
+            .detail("A feed that was dropped has written to the same location under the same name.")
+            .hint("Choose another name or location, or the number of the next run: s3_export.rewind_feed."));
+    }
     let fits = of_manifest.name == feed.name && of_manifest.run == number && of_manifest.mark == feed.kind.name();
     if !fits || of_manifest.from != from {
         let detail = format!("The manifest of {url_of}, begins at {}, and the mark is {from}.", of_manifest.from);

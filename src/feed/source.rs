@@ -15,8 +15,8 @@ use crate::pg::sql;
 pub struct Column {
     /// The table, with its schema, quoted as SQL wants it.
     pub table: String,
-    /// OID of the table.
-    pub table_oid: pg_sys::Oid,
+    /// OIDs of the table and of all tables that inherit from it, partitions among them.
+    pub family: Vec<u32>,
     /// OID of the sequence that feeds the column.
     pub sequence: Option<pg_sys::Oid>,
 }
@@ -133,12 +133,31 @@ pub fn check(kind: Kind, table: &str, name: &str) -> Result<Column> {
         }
         _ => {}
     }
-    let table_oid = oid("oid").unwrap_or(pg_sys::InvalidOid);
-    let column = Column { table: table.to_owned(), table_oid, sequence };
+    let family = with_children(oid("oid").unwrap_or(pg_sys::InvalidOid))?;
+    let column = Column { table: table.to_owned(), family, sequence };
     if let Some(sequence) = sequence.filter(|_| kind == Kind::Sequence) {
         check_sequence(sequence)?;
     }
     Ok(column)
+}
+
+/// Errors: 55000 when a row has the id of a transaction that this cluster has not begun: the rows are another cluster's, and each run
+/// would take them for new.
+pub fn refuse_foreign_ids(table: &str, name: &str) -> Result<()> {
+    let column = format!("\"{}\"", name.replace('"', "\"\""));
+    let found = sql::read_latest(
+        &format!(
+            "SELECT convert_to(to_jsonb(t.{column}::text)::text, 'UTF8') FROM {table} AS t
+             WHERE t.{column} >= pg_snapshot_xmax(pg_current_snapshot()) AND $argument IS NOT NULL LIMIT 1"
+        ),
+        &json!({}),
+    )?;
+    match found.as_ref().and_then(Value::as_str) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Code::NotReady, format!("{table} has rows of another cluster"))
+            .detail(format!("Column {column} has the id {id}, of a transaction that this cluster has not begun."))
+            .hint(format!("UPDATE {table} SET {column} = pg_current_xact_id(); makes all rows new."))),
+    }
 }
 
 /// Defaults that give the start of the transaction or a later time, as `pg_get_expr` prints them.
@@ -170,8 +189,7 @@ fn check_sequence(sequence: pg_sys::Oid) -> Result<()> {
         .hint(format!("ALTER SEQUENCE {name} CACHE 1 NO CYCLE INCREMENT 1;")))
 }
 
-/// Returns the table and all tables that inherit from it, partitions among them.
-pub fn with_children(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+fn with_children(table: pg_sys::Oid) -> Result<Vec<u32>> {
     let _superuser = ActAs::superuser();
     let found = sql::read_latest(
         "WITH RECURSIVE family (oid) AS (
@@ -181,5 +199,5 @@ pub fn with_children(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
         &json!({ "oid": table.to_u32() }),
     )?;
     let oids = found.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(oids.iter().filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from).collect())
+    Ok(oids.iter().filter_map(Value::as_u64).filter_map(|oid| u32::try_from(oid).ok()).collect())
 }

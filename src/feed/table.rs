@@ -17,6 +17,8 @@ use crate::pg::sql::{self, Table};
 /// A feed as its row has it.
 #[derive(Debug, Clone)]
 pub struct Feed {
+    /// Empty for a feed that is not written yet.
+    pub id: String,
     pub name: String,
     /// Name and OID of the role that the feed runs as.
     pub role: (String, pg_sys::Oid),
@@ -69,6 +71,7 @@ impl Feed {
         let number = |column: &str| row.get(column).and_then(Value::as_f64);
         let role_oid = row.get("role_oid").and_then(Value::as_u64).and_then(|oid| u32::try_from(oid).ok()).unwrap_or_default();
         Some(Feed {
+            id: text("feed_id")?,
             name: text("name")?,
             role: (text("role")?, pg_sys::Oid::from(role_oid)),
             uri: text("uri")?,

@@ -104,34 +104,12 @@ impl Lock {
     }
 }
 
-/// A transaction that holds a lock on a table.
-pub struct Writer(pg_sys::VirtualTransactionId);
-
-/// Returns the other transactions, prepared ones too, that hold a lock on the table by which they may write to it.
-pub fn writers(table: pg_sys::Oid) -> Vec<Writer> {
-    let tag = pg_sys::LOCKTAG {
-        // SAFETY: reads a global that is set when the backend connects.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: table.to_u32(),
-        locktag_field3: 0,
-        locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
-    let mut count = 0;
-    // SAFETY: the tag is only read; the result is an array of so many, in the current memory context.
-    unsafe {
-        let holders = pg_sys::GetLockConflicts(&tag, LOOK, &mut count);
-        (0..usize::try_from(count).unwrap_or(0)).map(|index| Writer(*holders.add(index))).collect()
-    }
-}
-
-impl Writer {
-    /// Whether the transaction has ended.
-    pub fn has_ended(&self) -> bool {
-        // SAFETY: inside a transaction; does not wait.
-        unsafe { pg_sys::VirtualXactLock(self.0, false) }
-    }
+/// Holds a table against whatever would take its rows from a snapshot, such as TRUNCATE and an ALTER TABLE that writes it anew, until the
+/// end of the transaction.
+pub fn hold_table(table: pg_sys::Oid) {
+    let _owner = ResourceOwner::transaction();
+    // SAFETY: inside a transaction; the lock of a reader, which the query takes anyway.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
 }
 
 /// Key of a lock: the random half of the id.

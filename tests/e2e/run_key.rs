@@ -381,7 +381,7 @@ fn a_second_run_waits_for_the_first_and_then_returns_it() {
     }
     first.batch_execute("COMMIT").unwrap();
     for running in running {
-        let (mut session, outcome) = running.join();
+        let (session, outcome) = running.join();
         outcome.unwrap();
         let notices = messages(&session.notices());
         assert!(notices.contains(&exported.export_id.to_string()), "{notices}");

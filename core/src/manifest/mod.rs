@@ -62,6 +62,8 @@ pub struct Manifest {
 /// The run of a feed, as its manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedRun {
+    /// Id of the feed: a feed that is made anew has another.
+    pub id: String,
     /// Name of the feed.
     pub name: String,
     /// Number of the run, from 1.

@@ -93,7 +93,7 @@ mod tests {
         let mut written = manifest(3, None);
         let wal = WalPlace { cluster: "7".into(), timeline: 2, lsn: "0/1".into() };
         let (from, to) = ("1:1:".to_owned(), "9:9:".to_owned());
-        written.feed = Some(FeedRun { name: "f".into(), run: 7, mark: "xid".into(), from, to, wal });
+        written.feed = Some(FeedRun { id: "i".into(), name: "f".into(), run: 7, mark: "xid".into(), from, to, wal });
         let body = written.blocks(100).collect::<Vec<_>>().concat();
         let summary = Summary::parse("s3://b/m", &body).unwrap();
         assert_eq!(summary.export_id, written.destination.export_id());

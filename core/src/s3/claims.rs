@@ -10,7 +10,7 @@
 use crate::error::{Code, Error};
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
-use crate::s3::object::Object;
+use crate::s3::object::{Object, Role};
 
 /// The reaction where a right is missing to look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +64,14 @@ impl Bucket {
                     .hint("Run the export again."),
             );
         }
+        let exists = Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)));
+        if object.role == Role::Manifest {
+            return Failure::permanent(
+                exists.detail("Another run has written the manifest. Nothing is overwritten.").hint("Run the export again."),
+            );
+        }
         Failure::permanent(
-            Error::new(Code::Duplicate, format!("object {} exists already", self.url(&object.key)))
-                .detail("Nothing is overwritten.")
-                .hint("Choose another name or location, or delete the object."),
+            exists.detail("Nothing is overwritten.").hint("Choose another name or location, or delete the object."),
         )
     }
 
