@@ -51,8 +51,8 @@ features="pg$PG_MAJOR build_once"
 read -ra filter <<<"${TESTS:-}"
 if [ -n "${SMOKE:-}" ]; then
 	filter=(arguments:: attacks:: cancel::cancel_ cancel::terminate cancel_hung::cancel_ cancel_hung::terminate catalog:: commit::
-		encoding:: formats:: hostile:: job_cancel:: job_roles:: job_settings:: jobs:: parquet:: partitions:: privileges:: progress::
-		queries:: query_errors:: settings:: standby:: statements:: transactions:: upgrade::)
+		encoding:: feeds:: formats:: hostile:: job_cancel:: job_roles:: job_settings:: jobs:: parquet:: partitions:: privileges:: progress::
+		queries:: query_errors:: run_key:: settings:: standby:: statements:: transactions:: upgrade::)
 fi
 skipped=()
 # Beside the builds of other majors there are none of pg_cron and PostGIS, and no libpq as new as their postgres_fdw.
