@@ -8,8 +8,11 @@
 //! The write of the manifest has a condition, so that of two clusters one fails.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::manifest::stored::Summary;
+use s3_export_core::maintenance::presence;
+use s3_export_core::manifest::stored::{self, Summary};
 use s3_export_core::naming::keys::Destination;
 use s3_export_core::request::options::ExistingRun;
 use s3_export_core::s3::checksum::sha256;
@@ -41,6 +44,7 @@ pub fn claim(store: &Store, destination: &Destination, existing: ExistingRun) ->
     let url = destination.url(&destination.manifest_key());
     match existing {
         ExistingRun::Return => {
+            refuse_without_files(store, destination, &stored, Files::Ends)?;
             complete(store, destination, &stored, &summary)?;
             Ok(Run::Returned(summary))
         }
@@ -48,6 +52,35 @@ pub fn claim(store: &Store, destination: &Destination, existing: ExistingRun) ->
         ExistingRun::Error => Err(Error::new(Code::Duplicate, "a run has the run_key already")
             .detail(format!("{url} is the manifest of export {}.", summary.export_id))
             .hint("Choose another run_key, or another existing_run.")),
+    }
+}
+
+/// Files that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// Each that the manifest lists.
+    All,
+    /// The first and the last.
+    Ends,
+}
+
+/// Errors: 55000 when a file is gone that the manifest lists. A request for the manifest may be carried out after its export has been taken
+/// back, however late that is; nobody may build on such a manifest.
+pub fn refuse_without_files(store: &Store, destination: &Destination, stored: &Stored, which: Files) -> Result<()> {
+    let url = destination.url(&destination.manifest_key());
+    let mut files = stored::files(&url, &stored.body)?;
+    if which == Files::Ends && files.len() > 2 {
+        files = files.first().into_iter().chain(files.last()).cloned().collect();
+    }
+    let policy = RetryPolicies::all(transaction::call_policy());
+    let bucket = Arc::new(Bucket::new(store.clone(), destination.bucket(), policy, Throttle::new(1)));
+    let missing =
+        transaction::call_store(|_| async move { presence::missing(&bucket, files).await.map_err(|failure| failure.error) })?;
+    match missing {
+        None => Ok(()),
+        Some(file) => Err(Error::new(Code::NotReady, format!("{url} lists a file that is missing or has another size"))
+            .detail(format!("The file is {file}. An export that was taken back may have left the manifest."))
+            .hint("If nobody has deleted or changed the file, delete the manifest, and run the export again.")),
     }
 }
 

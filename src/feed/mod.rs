@@ -85,10 +85,11 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
                 .hint("Commit the transaction first."));
         }
         run_key::hold(&export.destination)?;
-        let Some((_, summary)) = run_key::read_manifest(&export.store, &export.destination)? else {
+        let Some((stored, summary)) = run_key::read_manifest(&export.store, &export.destination)? else {
             return write(&feed, &column, (&from, number), export);
         };
         from = adopt(&feed, (&from, number), &summary, &place)?;
+        run_key::refuse_without_files(&export.store, &export.destination, &stored, run_key::Files::All)?;
         let outcome = export.outcome_of(&summary);
         table::advance(&feed, number, &from, Some(&outcome))?;
         report::notice(format!("run {number} of feed \"{name}\" was written before a crash: its manifest is adopted"));

@@ -183,11 +183,11 @@ pub fn current_full_transaction() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
-/// Makes all of the write-ahead log durable that was written up to now: after a crash, no id of a transaction that had ended by then is
-/// given to another.
+/// Makes the write-ahead log durable up to the last record that this transaction has written: after a crash, no id of a transaction that
+/// had ended by then is given to another.
 pub fn flush_wal() {
-    // SAFETY: the position is one up to which log has been written; not on a standby.
-    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+    // SAFETY: the end of a record of the backend's own, or zero.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
 }
 
 /// The role of this name.

@@ -1,4 +1,5 @@
 //! Maintenance beside exports: the search for orphans, and the trial of a store.
 
 pub mod orphans;
+pub mod presence;
 pub mod probe;

@@ -44,6 +44,21 @@ struct Ours {
 #[derive(Deserialize)]
 struct Entry {
     url: String,
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    content_length: u64,
+}
+
+/// A file as the manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its URL.
+    pub url: String,
+    /// Size in bytes.
+    pub bytes: u64,
 }
 
 impl Summary {
@@ -68,10 +83,11 @@ impl Summary {
     }
 }
 
-/// Returns the URLs of the files that the manifest at `url` lists. Errors: 55000 when the object is no manifest of this extension's.
-pub fn file_urls(url: &str, body: &[u8]) -> Result<Vec<String>> {
+/// Returns the files that the manifest at `url` lists. Errors: 55000 when the object is no manifest of this extension's.
+pub fn files(url: &str, body: &[u8]) -> Result<Vec<StoredFile>> {
     let document: Document<Vec<Entry>> = parse(url, body)?;
-    Ok(document.entries.into_iter().map(|entry| entry.url).collect())
+    let file = |entry: Entry| StoredFile { url: entry.url, bytes: entry.meta.content_length };
+    Ok(document.entries.into_iter().map(file).collect())
 }
 
 fn parse<'a, E: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<Document<E>> {
@@ -101,7 +117,7 @@ mod tests {
         assert_eq!(summary.expect_run("s3://b/m", None), Ok(()));
         assert_eq!(summary.expect_run("s3://b/m", Some("k")).unwrap_err().code(), Code::NotReady);
         assert_eq!((summary.query_sha256, summary.feed), (written.query_sha256.clone(), written.feed.clone()));
-        let urls = file_urls("s3://b/m", &body).unwrap();
+        let urls: Vec<String> = files("s3://b/m", &body).unwrap().into_iter().map(|file| file.url).collect();
         let expected: Vec<String> =
             (1..=3).map(|number| written.destination.url(&written.destination.file_key(number))).collect();
         assert_eq!(urls, expected);
@@ -112,7 +128,7 @@ mod tests {
         let whole = manifest(2, None).blocks(1 << 20).collect::<Vec<_>>().concat();
         for body in [&b""[..], b"{}", b"<Error/>", b"{\"entries\":[]}", whole.split_at(whole.len() - 3).0] {
             assert_eq!(Summary::parse("s3://b/m", body).unwrap_err().code(), Code::NotReady);
-            assert_eq!(file_urls("s3://b/m", body).unwrap_err().code(), Code::NotReady);
+            assert_eq!(files("s3://b/m", body).unwrap_err().code(), Code::NotReady);
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::error::{self, Code, Error};
-use crate::manifest::stored::{Summary, file_urls};
+use crate::manifest::stored::{Summary, files};
 use crate::naming::keys::{ObjectName, manifest_of_run};
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
@@ -116,8 +116,8 @@ impl Replaced {
     /// Deletes the files that the manifest lists, until `deadline`. A file under a name of the user's making stays.
     pub async fn delete_files(&self, shared: &Shared, deadline: Instant) -> RollbackReport {
         let mut report = RollbackReport::default();
-        let urls = match self.body().and_then(|body| file_urls(&self.url, &body)) {
-            Ok(urls) => urls,
+        let urls: Vec<String> = match self.body().and_then(|body| files(&self.url, &body)) {
+            Ok(files) => files.into_iter().map(|file| file.url).collect(),
             Err(error) => {
                 report.keep([self.url.clone()].into_iter(), Some(error));
                 return report;

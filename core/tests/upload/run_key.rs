@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use s3_export_core::error::{Code, Result};
 use s3_export_core::maintenance::orphans;
-use s3_export_core::manifest::stored::{Summary, file_urls};
+use s3_export_core::manifest::stored::{Summary, files};
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::RetryPolicies;
@@ -65,7 +65,7 @@ fn replacing_stored(store: &MemoryStore, policy: RetryPolicies, stored: &Stored)
 #[track_caller]
 fn is_whole(content: &Content, what: &str) -> Uuid {
     let body = content.objects.get(MANIFEST).unwrap_or_else(|| panic!("{what}: the run has no manifest"));
-    for url in file_urls(MANIFEST, body).unwrap() {
+    for url in files(MANIFEST, body).unwrap().into_iter().map(|file| file.url) {
         let key = url.strip_prefix("s3://bucket/").unwrap();
         assert!(content.objects.contains_key(key), "{what}: {key} is listed and gone");
     }
