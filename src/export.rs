@@ -112,7 +112,7 @@ impl<'a> Export<'a> {
         }
         refuse_taken_names(&store, &destination)?;
         let destination = match &part.replaced {
-            Some(replaced) => destination.replacing(replaced.etag()),
+            Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
         };
         let (limits, plan) = FilePlan::new(request, export_id, room())?;

@@ -90,7 +90,7 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
     let (looking, deleting, dry_run) = (bucket(), bucket(), clean_up.dry_run);
     let (orphans, gone) = transaction::call_store(|_| async move {
         let work = async {
-            let orphans = orphans::still_orphans(&looking, found).await?;
+            let orphans = orphans::still_orphans(&looking, found, before).await?;
             let gone = if dry_run { vec![false; orphans.len()] } else { orphans::delete(&deleting, &orphans).await? };
             Ok((orphans, gone))
         };

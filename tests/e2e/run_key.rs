@@ -201,7 +201,7 @@ fn a_commit_that_fails_after_the_manifest_was_replaced_puts_it_back() {
     let (mut client, prefix) = (db.client(), db.prefix());
     client.batch_execute("SET s3_export.cleanup_timeout = '60s'").unwrap();
     export(&db, &mut client, &prefix, 1, "").unwrap();
-    let before = (db.bucket.list(&prefix), db.bucket.get(&manifest_of(&prefix)));
+    let before = (db.bucket.list(&format!("{prefix}/")), db.bucket.get(&manifest_of(&prefix)));
     let failing = format!("{prefix}-fails");
     let second = db.call(&prefix, &three(2), &nightly(REPLACE));
     let fails = db.call(&failing, "SELECT 1 AS a", r#"options => '{"manifest_name": "taken.json"}'"#);
@@ -210,7 +210,7 @@ fn a_commit_that_fails_after_the_manifest_was_replaced_puts_it_back() {
     refused(client.batch_execute("COMMIT")).sqlstate("42710").message("taken.json");
     client.settle();
     assert_eq!(messages(&client.notices()), "");
-    assert_eq!((db.bucket.list(&prefix), db.bucket.get(&manifest_of(&prefix))), before);
+    assert_eq!((db.bucket.list(&format!("{prefix}/")), db.bucket.get(&manifest_of(&prefix))), before);
     is_exactly_one_run(&db.bucket, &prefix);
     assert!(cleanup(&db, &mut client, &prefix).is_empty());
     // The run can be replaced afterwards.
@@ -309,7 +309,7 @@ fn a_job_and_a_statement_have_runs_too() {
     let statement = |existing: &str| {
         let uri = db.bucket.uri(&prefix);
         super::fixture::literal(&format!(
-            "INSERT INTO '{uri}' INTEGRATION = 'local' FORMAT = (TYPE = JSON, RUN_KEY = 'nightly'{existing}) SELECT 6 AS v, 1 AS i"
+            "INSERT INTO '{uri}' INTEGRATION = 'local' FORMAT = (TYPE = 'json', RUN_KEY = 'nightly'{existing}) SELECT 6 AS v, 1 AS i"
         ))
     };
     let call = format!("s3_export({})", statement(""));

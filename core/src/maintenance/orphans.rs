@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::error::{Code, Error};
 use crate::io::task::lost_task;
 use crate::manifest::stored::Summary;
-use crate::naming::keys::{ObjectKind, ObjectName, may_be_manifest_of_run};
+use crate::naming::keys::{ObjectKind, ObjectName, may_be_manifest_of_run, started};
 use crate::naming::uri::Location;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
@@ -71,7 +71,7 @@ pub async fn find(bucket: &Arc<Bucket>, location: &Location, before: u64) -> Res
         ControlFlow::Continue(())
     };
     bucket.each_object(&prefix, PAGE, visit).await?;
-    complete.extend(exports_of(bucket, of_runs).await?);
+    complete.extend(exports_of(bucket, of_runs, before).await?);
     // A large manifest is uploaded in parts as well, and may be left half-way.
     let is_orphan = |name: &ObjectName| name.started().is_some_and(|at| at < before) && !complete.contains(&name.export_id);
     let mut orphans = Vec::new();
@@ -142,16 +142,20 @@ impl Bucket {
         Ok(listed || self.head(key).await.map_err(denied)?.is_some())
     }
 
-    /// Returns the export whose manifest has that key. `None`: there is none, or the object is no manifest.
-    async fn export_of(&self, key: &str, reads: &Mutex<()>) -> Result<Option<Uuid>, Failure> {
-        let Some(head) = self.head(key).await.map_err(denied)? else { return Ok(None) };
-        if let Some(export_id) = head.export_id.and_then(|id| Uuid::try_parse(&id).ok()) {
-            return Ok(Some(export_id));
+    /// Returns the export whose manifest has that key; none where there is no such object, or the object is no manifest. Of a manifest
+    /// that has replaced another since `before`, both exports: its transaction may fail in another cluster, and put the other back.
+    async fn exports_of(&self, key: &str, before: u64, reads: &Mutex<()>) -> Result<Vec<Uuid>, Failure> {
+        let Some(head) = self.head(key).await.map_err(denied)? else { return Ok(Vec::new()) };
+        let id = |text: Option<String>| text.and_then(|id| Uuid::try_parse(&id).ok());
+        if let Some(export_id) = id(head.export_id) {
+            let is_young = started(export_id).is_none_or(|at| at >= before);
+            return Ok([Some(export_id), id(head.predecessor).filter(|_| is_young)].into_iter().flatten().collect());
         }
         // Whoever has copied the bucket may have lost the mark.
         let _alone = reads.lock().await;
         let stored = self.get(key, MOST_BYTES).await.map_err(denied).map_err(unreadable)?;
-        Ok(stored.and_then(|stored| Summary::parse(&self.url(key), &stored.body).ok()).map(|summary| summary.export_id))
+        let summary = stored.and_then(|stored| Summary::parse(&self.url(key), &stored.body).ok());
+        Ok(summary.map(|summary| summary.export_id).into_iter().collect())
     }
 }
 
@@ -161,7 +165,7 @@ const LOOKS: usize = 16;
 const MOST_BYTES: u64 = 256 << 20;
 
 /// Returns the exports whose manifests have these keys.
-async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<HashSet<Uuid>, Failure> {
+async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>, before: u64) -> Result<HashSet<Uuid>, Failure> {
     let (mut keys, mut looks, mut exports) = (keys.into_iter(), JoinSet::new(), HashSet::new());
     // Whole manifests are in memory one at a time.
     let reads = Arc::new(Mutex::new(()));
@@ -170,7 +174,7 @@ async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<HashSet<U
             && let Some(key) = keys.next()
         {
             let (bucket, reads) = (Arc::clone(bucket), Arc::clone(&reads));
-            looks.spawn(async move { bucket.export_of(&key, &reads).await });
+            looks.spawn(async move { bucket.exports_of(&key, before, &reads).await });
         }
         match looks.join_next().await {
             None => return Ok(exports),
@@ -180,7 +184,7 @@ async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<HashSet<U
 }
 
 /// Returns the exports whose manifests have names of runs and lie in the folder itself. `None`: the folder may not be listed.
-async fn runs_within(bucket: &Arc<Bucket>, folder: &str) -> Result<Option<HashSet<Uuid>>, Failure> {
+async fn runs_within(bucket: &Arc<Bucket>, folder: &str, before: u64) -> Result<Option<HashSet<Uuid>>, Failure> {
     let mut keys = Vec::new();
     let prefix = format!("{folder}_");
     let visit = |object: crate::s3::listing::Listed| {
@@ -190,14 +194,14 @@ async fn runs_within(bucket: &Arc<Bucket>, folder: &str) -> Result<Option<HashSe
         ControlFlow::Continue(())
     };
     match bucket.each_object(&prefix, PAGE, visit).await {
-        Ok(()) => exports_of(bucket, keys).await.map(Some),
+        Ok(()) => exports_of(bucket, keys, before).await.map(Some),
         Err(failure) if failure.status == Some(403) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
 /// Those of `orphans` that are of no run's export now.
-async fn of_no_run(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
+async fn of_no_run(bucket: &Arc<Bucket>, orphans: Vec<Orphan>, before: u64) -> Result<Vec<Orphan>, Failure> {
     let mut known: HashMap<String, Option<HashSet<Uuid>>> = HashMap::new();
     let mut still = Vec::new();
     'orphans: for orphan in orphans {
@@ -205,7 +209,7 @@ async fn of_no_run(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orp
         for key in &manifest_keys {
             let folder = key.rfind('/').map_or("", |slash| key.get(..=slash).unwrap_or_default());
             if !known.contains_key(folder) {
-                known.insert(folder.to_owned(), runs_within(bucket, folder).await?);
+                known.insert(folder.to_owned(), runs_within(bucket, folder, before).await?);
             }
             // What may not be listed may hold the manifest.
             let of_run = known.get(folder).and_then(Option::as_ref).is_none_or(|runs| runs.contains(&orphan.export_id));
@@ -218,9 +222,9 @@ async fn of_no_run(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orp
     Ok(still)
 }
 
-/// Those of `orphans` whose exports have no manifest now.
-pub async fn still_orphans(bucket: &Arc<Bucket>, orphans: Vec<Orphan>) -> Result<Vec<Orphan>, Failure> {
-    let orphans = of_no_run(bucket, orphans).await?;
+/// Those of `orphans` whose exports have no manifest now. `before`: as for [`find`].
+pub async fn still_orphans(bucket: &Arc<Bucket>, orphans: Vec<Orphan>, before: u64) -> Result<Vec<Orphan>, Failure> {
+    let orphans = of_no_run(bucket, orphans, before).await?;
     let mut manifests: HashMap<Uuid, bool> = HashMap::new();
     let mut still = Vec::new();
     for orphan in orphans {

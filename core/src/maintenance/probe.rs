@@ -69,7 +69,7 @@ pub async fn probe(connection: &Connection, destination: Destination, network: &
     let mut outcomes = Outcomes(STEPS.map(|step| Tried { step, outcome: None }).into());
     if let Some(store) = outcomes.connect(connection, &destination, network).await {
         let (key, role) = (destination.probe_key(), Role::Probe);
-        let object = Object { key, role, content_type: "text/plain", claim: None, replaces: None };
+        let object = Object { key, role, content_type: "text/plain", claim: None, replaces: None, predecessor: None };
         let bucket = Bucket::new(store, destination.bucket(), RetryPolicies::all(RetryPolicy::SHORT), Throttle::new(1));
         outcomes.write(&bucket, &object).await;
     }

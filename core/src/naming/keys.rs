@@ -74,9 +74,14 @@ impl ObjectName {
 
     /// When the export began, in milliseconds since 1970.
     pub fn started(&self) -> Option<u64> {
-        let (seconds, nanoseconds) = self.export_id.get_timestamp()?.to_unix();
-        Some(seconds * 1000 + u64::from(nanoseconds / 1_000_000))
+        started(self.export_id)
     }
+}
+
+/// When the export of that id began, in milliseconds since 1970.
+pub fn started(export_id: Uuid) -> Option<u64> {
+    let (seconds, nanoseconds) = export_id.get_timestamp()?.to_unix();
+    Some(seconds * 1000 + u64::from(nanoseconds / 1_000_000))
 }
 
 /// The folder, and the folders around it that it may be a partition of.
@@ -123,10 +128,18 @@ pub struct Destination {
     location: Location,
     export_id: Uuid,
     naming: Naming,
-    /// ETag of the manifest in whose place this export's comes.
-    replaced: Option<Arc<str>>,
+    replaced: Option<Arc<Predecessor>>,
     /// Shared by all copies.
     partitions: Arc<RwLock<Vec<Partition>>>,
+}
+
+/// The export in whose place another comes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// ETag of its manifest.
+    pub etag: String,
+    /// Its id.
+    pub export_id: Uuid,
 }
 
 /// Beginning of a partition: the number of its first file, and its folder, with a slash at its end.
@@ -250,13 +263,13 @@ impl Destination {
         Destination { export_id, replaced: None, partitions: Arc::default(), ..self.clone() }
     }
 
-    /// Returns the destination whose manifest comes in the place of the one with that ETag.
-    pub fn replacing(self, etag: &str) -> Self {
-        Destination { replaced: Some(etag.into()), ..self }
+    /// Returns the destination whose manifest comes in the place of that export's, which has this ETag.
+    pub fn replacing(self, etag: &str, export_id: Uuid) -> Self {
+        Destination { replaced: Some(Arc::new(Predecessor { etag: etag.to_owned(), export_id })), ..self }
     }
 
-    /// The ETag of the manifest in whose place this export's comes.
-    pub fn replaced(&self) -> Option<&str> {
+    /// The export in whose place this one comes.
+    pub fn replaced(&self) -> Option<&Predecessor> {
         self.replaced.as_deref()
     }
 

@@ -4,7 +4,7 @@
 use crate::s3::bucket::Bucket;
 use crate::s3::call::Call;
 use crate::s3::failure::Failure;
-use crate::s3::object::{EXPORT_ID, Object};
+use crate::s3::object::{EXPORT_ID, Object, PREDECESSOR};
 use crate::s3::retry::RetryPolicy;
 
 /// For messages: "could not …".
@@ -21,6 +21,8 @@ pub struct Head {
     pub etag: Option<String>,
     /// The export that has marked it as its own.
     pub export_id: Option<String>,
+    /// The export in whose place that one has come.
+    pub predecessor: Option<String>,
 }
 
 impl Head {
@@ -49,8 +51,9 @@ impl Bucket {
         match answer {
             Ok(output) => {
                 let bytes = output.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
-                let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
-                Ok(Some(Head { bytes, version_id: output.version_id, etag: output.e_tag, export_id }))
+                let mut metadata = output.metadata.unwrap_or_default();
+                let (export_id, predecessor) = (metadata.remove(EXPORT_ID), metadata.remove(PREDECESSOR));
+                Ok(Some(Head { bytes, version_id: output.version_id, etag: output.e_tag, export_id, predecessor }))
             }
             Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => Ok(None),
             Err(error) => Err(Failure::new(STEP, &self.url(key), &error)),

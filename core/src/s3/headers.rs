@@ -15,7 +15,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ObjectCannedAcl, ServerSideEncryption
 
 use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::client::ObjectSettings;
-use crate::s3::object::{EXPORT_ID, Object};
+use crate::s3::object::{EXPORT_ID, Object, PREDECESSOR};
 
 /// A request that makes an object.
 pub trait ObjectHeaders: Sized {
@@ -76,5 +76,9 @@ pub fn announced(algorithm: Algorithm) -> Option<ChecksumAlgorithm> {
 
 /// Returns the metadata by which an export knows again what it has made under a name of the user's.
 fn mark(object: &Object) -> Option<HashMap<String, String>> {
-    object.claim.map(|export_id| HashMap::from([(EXPORT_ID.to_owned(), export_id.to_string())]))
+    object.claim.map(|export_id| {
+        let predecessor = object.predecessor.map(|predecessor| (PREDECESSOR, predecessor));
+        let marks = [(EXPORT_ID, export_id)].into_iter().chain(predecessor);
+        marks.map(|(name, id)| (name.to_owned(), id.to_string())).collect()
+    })
 }

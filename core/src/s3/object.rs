@@ -60,6 +60,8 @@ pub struct Object {
     pub claim: Option<Uuid>,
     /// ETag of the object in whose place it comes; it is written only if that object has the key still. Goes with a claim.
     pub replaces: Option<String>,
+    /// The export in whose place it comes, for the mark: until that is certain, `cleanup` leaves the files of both.
+    pub predecessor: Option<Uuid>,
 }
 
 /// Condition of the request that makes an object.
@@ -98,8 +100,15 @@ impl Object {
             Role::SuccessMarker => (destination.success_marker_key()?, "application/octet-stream", true),
             Role::Probe => (destination.probe_key(), "text/plain", false),
         };
-        let replaces = destination.replaced().filter(|_| role == Role::Manifest).map(str::to_owned);
-        Some(Object { key, role, content_type, claim: is_named.then(|| destination.export_id()), replaces })
+        let replaced = destination.replaced().filter(|_| role == Role::Manifest);
+        Some(Object {
+            key,
+            role,
+            content_type,
+            claim: is_named.then(|| destination.export_id()),
+            replaces: replaced.map(|replaced| replaced.etag.clone()),
+            predecessor: replaced.map(|replaced| replaced.export_id),
+        })
     }
 
     /// Whether the failure means that the condition does not hold: 404 where the object in whose place it comes is gone.
@@ -119,6 +128,8 @@ impl Object {
 
 /// Name, in an object's metadata, of the export that made it.
 pub const EXPORT_ID: &str = "s3-export-id";
+/// Name of the metadata that says in the place of which export it came.
+pub const PREDECESSOR: &str = "s3-export-replaces";
 
 /// An object to delete.
 #[derive(Debug)]

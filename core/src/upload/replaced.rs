@@ -103,7 +103,7 @@ impl Replaced {
             let error = Error::new(Code::Unsupported, "the answer to a look at the manifest has no ETag");
             return Err(Failure::permanent(error));
         }
-        let theirs = Object { claim: Some(self.export_id), replaces: head.etag, ..ours.clone() };
+        let theirs = Object { claim: Some(self.export_id), replaces: head.etag, predecessor: None, ..ours.clone() };
         let mut body = self.body().map_err(Failure::permanent)?;
         if is_unknown {
             body.push(b'\n');

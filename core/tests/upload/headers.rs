@@ -70,6 +70,7 @@ fn a_put_a_put_from_a_template_and_a_multipart_upload_give_an_object_the_same_he
         content_type: "application/x-ndjson",
         claim,
         replaces: None,
+        predecessor: None,
     };
     let id = Uuid::now_v7();
     let expected = BTreeMap::from([

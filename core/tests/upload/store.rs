@@ -62,6 +62,8 @@ pub struct Content {
     pub objects: BTreeMap<String, Vec<u8>>,
     /// The export that has marked the object as its own, by key.
     pub marks: BTreeMap<String, String>,
+    /// The export in whose place that one has come, by key.
+    predecessors: BTreeMap<String, String>,
     /// The mark that the object of a multipart upload will have, by upload id.
     upload_marks: BTreeMap<String, String>,
     /// By upload id: the key, and the parts by number.
@@ -114,6 +116,7 @@ struct Request {
     if_none_match: bool,
     if_match: Option<String>,
     mark: Option<String>,
+    predecessor: Option<String>,
     body: Vec<u8>,
 }
 
@@ -206,6 +209,7 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
     };
     let (if_none_match, if_match) = (header("if-none-match").is_some(), header("if-match").map(str::to_owned));
     let mark = header("x-amz-meta-s3-export-id").map(str::to_owned);
+    let predecessor = header("x-amz-meta-s3-export-replaces").map(str::to_owned);
     let length: usize = header("content-length").map_or(0, |value| value.parse().unwrap());
     if header("expect").is_some() {
         client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
@@ -219,10 +223,19 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
     let mut line = head.split(' ');
     let (method, target) = (line.next()?.to_owned(), line.next()?.to_owned());
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).replace("%3D", "=");
     // The SDK names its operations in the query too.
     let query = query.split('&').filter(|member| !member.starts_with("x-id=")).collect::<Vec<_>>().join("&");
-    Some(Request { method, key, query: query.trim_end_matches('=').to_owned(), if_none_match, if_match, mark, body })
+    Some(Request {
+        method,
+        key,
+        query: query.trim_end_matches('=').to_owned(),
+        if_none_match,
+        if_match,
+        mark,
+        predecessor,
+        body,
+    })
 }
 
 /// Does what is asked, and gives S3's answer.
@@ -236,6 +249,7 @@ fn act(request: &Request, content: &Mutex<Content>, conditions: Conditions) -> S
     match request.step() {
         Step::Put | Step::Manifest => {
             content.store(&request.key, request.body.clone(), request.mark.clone());
+            content.predecessors.extend(request.predecessor.clone().map(|predecessor| (request.key.clone(), predecessor)));
             answer(&stored(&request.body), "")
         }
         Step::Create => {
@@ -330,13 +344,17 @@ impl Content {
     /// Stores an object, marked or not.
     pub fn store(&mut self, key: &str, body: Vec<u8>, mark: Option<String>) {
         self.marks.remove(key);
+        self.predecessors.remove(key);
         self.marks.extend(mark.map(|mark| (key.to_owned(), mark)));
         self.objects.insert(key.to_owned(), body);
     }
 
     /// The mark as a header, after a line break.
     fn mark_of(&self, key: &str) -> String {
-        self.marks.get(key).map(|mark| format!("\r\nx-amz-meta-s3-export-id: {mark}")).unwrap_or_default()
+        let header = |name: &str, marks: &BTreeMap<String, String>| {
+            marks.get(key).map(|mark| format!("\r\nx-amz-meta-{name}: {mark}")).unwrap_or_default()
+        };
+        header("s3-export-id", &self.marks) + &header("s3-export-replaces", &self.predecessors)
     }
 }
 
