@@ -112,7 +112,8 @@ fn a_second_run_returns_the_first_and_exports_nothing() {
     }
     assert_eq!(client.text("SELECT is_called FROM ran"), "f");
     let requests: Vec<String> = recorded.requests().iter().map(|request| request.head[..4].to_owned()).collect();
-    assert_eq!(requests, ["GET "; 3], "a run that is returned takes one request");
+    // The manifest is read, and the first and the last file are looked up.
+    assert_eq!(requests, ["GET "; 9], "a run that is returned takes three requests");
     assert_eq!(is_exactly_one_run(&db.bucket, &prefix), manifest);
     assert_eq!(threads(client.pid), 1);
 }
