@@ -133,8 +133,10 @@ fn write(feed: &Feed, column: &source::Column, (from, number): (&str, u64), expo
     let is_empty = exported.totals.documents == 0 && exported.totals.files == 0 && !feed.manifest_when_empty;
     let run = if is_empty { number - 1 } else { number };
     table::advance(feed, run, &bound.to, (!is_empty).then_some(&exported))?;
-    // Ids of transactions, and values of sequences, that the manifest is about to name must not be given again after a crash.
-    flush_wal();
+    if !is_empty {
+        // Ids of transactions, and values of sequences, that the manifest is about to name must not be given again after a crash.
+        flush_wal();
+    }
     let written = (!is_empty).then_some((exported.export_id, exported.manifest));
     Ok(Outcome { totals: exported.totals, written, run, from: from.to_owned(), to: bound.to })
 }
