@@ -37,14 +37,17 @@ pub struct Bound {
 /// Finds the bound of a run that begins at the mark `from`. Errors: 55000 when the mark is ahead of the database; 55P03 when writers
 /// do not end in time.
 pub fn find(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
-    // An ALTER TABLE or TRUNCATE that commits between the snapshot and the query would leave the snapshot an empty table.
-    for table in &column.family {
-        lock::hold_table(pg_sys::Oid::from(*table));
-    }
     match feed.kind {
-        Kind::Xid => by_snapshot(feed, from),
+        Kind::Xid => by_snapshot(feed, column, from),
         Kind::Sequence => by_sequence(feed, column, from),
         Kind::Time => by_time(feed, column, from),
+    }
+}
+
+/// An ALTER TABLE or TRUNCATE that commits between the snapshot and the query would leave the snapshot an empty table.
+fn hold_tables(column: &Column) {
+    for table in &column.family {
+        lock::hold_table(pg_sys::Oid::from(*table));
     }
 }
 
@@ -55,7 +58,8 @@ pub fn ahead(feed: &Feed, detail: String) -> Error {
         .hint("The database may have been restored from an older copy. See \"After a restore\" in the documentation of feeds, and s3_export.rewind_feed.")
 }
 
-fn by_snapshot(feed: &Feed, from: &str) -> Result<Bound> {
+fn by_snapshot(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
+    hold_tables(column);
     let mark = Snapshot::parse(from).ok_or_else(|| unreadable(feed, from))?;
     let snapshot = LatestSnapshot::push();
     // The transaction has an id by now, since it has locked the feed. What it writes after this run is for the next.
@@ -83,13 +87,15 @@ fn by_sequence(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
     // NULL: the sequence has given no value yet.
     let last = number("last");
     // Below all that the sequence gives, as the start is.
-    let is_first = number("first").is_some_and(|first| mark < first);
+    let is_first = mark == i64::MIN || number("first").is_some_and(|first| mark < first);
     if !is_first && last.is_none_or(|last| last < mark) {
         let last = last.map_or_else(|| "no value".to_owned(), |last| last.to_string());
         return Err(ahead(feed, format!("The mark is {mark}, and the sequence has given {last} last.")));
     }
     let bound = last.unwrap_or(mark);
     wait_for_writers(feed, column)?;
+    // Not before: a writer that goes on to TRUNCATE would wait for the run that waits for the writer.
+    hold_tables(column);
     let parameters = [mark, bound].map(|value| Parameter { type_oid: pg_sys::INT8OID, text: value.to_string() });
     Ok(Bound { to: bound.to_string(), parameters: parameters.into(), _snapshot: LatestSnapshot::push() })
 }
@@ -147,6 +153,7 @@ const WRITES_TABLE: &str =
     AND $argument -> 'tables' @> to_jsonb(l.relation::bigint)";
 
 fn by_time(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
+    hold_tables(column);
     let _superuser = ActAs::superuser();
     // Sessions are shown as they were when the transaction looked first.
     let _ = sql::read("SELECT convert_to(to_jsonb(pg_stat_clear_snapshot() IS NULL)::text, 'UTF8')", &json!({}))?;

@@ -72,6 +72,7 @@ pub fn check(kind: Kind, table: &str, name: &str) -> Result<Column> {
                  (SELECT s.oid::bigint FROM pg_depend AS p JOIN pg_class AS s ON s.oid = p.objid AND s.relkind = 'S'
                   WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.refobjid = c.oid
                         AND p.refobjsubid = a.attnum AND p.deptype = 'i' LIMIT 1)),
+             'is_next', pg_get_expr(d.adbin, d.adrelid) ~ '^nextval[(]''([^'']|'''')+''::regclass[)]$',
              'has_trigger', EXISTS (
                  SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
                  WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL
@@ -170,6 +171,9 @@ fn lacks(kind: Kind, name: &str, table: &Value, sequence: Option<pg_sys::Oid>, i
             Some(format!("{table_name} has no trigger BEFORE UPDATE that sets \"{name}\" to pg_current_xact_id()"))
         }
         Kind::Sequence if sequence.is_none() => Some(format!("{column} is fed by no sequence")),
+        Kind::Sequence if default.is_some() && !is(table, "is_next") => {
+            Some(format!("{column} has another default than nextval of its sequence"))
+        }
         // An identity has no default; one of a partition is its parent's.
         Kind::Sequence
             if is_child && (default.is_some() || oid(table, "sequence").is_some()) && oid(table, "sequence") != sequence =>

@@ -1,5 +1,7 @@
 //! Feeds over tables of every shape, and rows that come in unusual ways.
 
+use std::time::Duration;
+
 use super::feeds::{BY_XID, create, run, table};
 use super::fixture::{Action, Database, Gateway, Integration, Session, literal, refused, wait_for};
 
@@ -132,6 +134,20 @@ fn maintenance_of_the_table_holds_up_no_feed() {
     });
     other.batch_execute("TRUNCATE orders; COMMIT").unwrap();
     waiting.join().1.unwrap();
+
+    // A writer that is waited for may go on to lock the table alone.
+    client.batch_execute(r#"SELECT s3_export.alter_feed('sequence', '{"wait": "5min"}')"#).unwrap();
+    other.batch_execute("BEGIN; INSERT INTO orders (a) VALUES (2)").unwrap();
+    let waiting = db.client().start("SELECT s3_export.run_feed('sequence')");
+    wait_for("the wait", || client.sees_waiting(waiting.pid).then_some(()));
+    other.start("TRUNCATE orders; COMMIT").join_within(Duration::from_secs(60)).1.unwrap();
+    waiting.join().1.unwrap();
+
+    // A sequence that has given nothing yet is not behind a mark below its values.
+    client.batch_execute("TRUNCATE orders RESTART IDENTITY; SELECT s3_export.rewind_feed('sequence', '0')").unwrap();
+    assert_eq!(run(&db, &mut client, "sequence"), NOTHING);
+    client.batch_execute("INSERT INTO orders (a) VALUES (3)").unwrap();
+    assert_eq!(run(&db, &mut client, "sequence"), [3]);
 }
 
 /// A walsender of a database runs statements as any session does, and does not show when its transaction began.

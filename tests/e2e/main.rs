@@ -19,6 +19,7 @@ mod encoding;
 mod faults;
 mod feed_admin;
 mod feed_recovery;
+mod feed_roles;
 mod feed_tables;
 mod feed_writers;
 mod feeds;
