@@ -225,26 +225,6 @@ fn a_job_of_a_caller_with_another_isolation_level_runs_as_a_feed_must() {
     }
 }
 
-/// The end of the log often is the beginning of a page, where the next record would come after the page's header.
-#[test]
-fn a_run_whose_log_ends_with_a_page_succeeds() {
-    let db = Database::new("feed_pages");
-    let mut client = db.client();
-    table(&mut client, "orders");
-    client.batch_execute(&create(&db, &db.prefix(), "sequence", "")).unwrap();
-    client
-        .batch_execute(
-            "DO $$ BEGIN
-                 FOR i IN 1..1500 LOOP
-                     PERFORM pg_logical_emit_message(false, '', repeat('x', i % 8));
-                     PERFORM s3_export.run_feed('sequence');
-                     COMMIT;
-                 END LOOP;
-             END $$",
-        )
-        .unwrap();
-}
-
 /// The transactions of one message all have its time, and between two of them the session shows none.
 #[test]
 fn a_transaction_of_a_long_message_is_not_missed_by_time() {
