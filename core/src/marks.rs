@@ -69,6 +69,9 @@ pub fn check_name(name: &str) -> Result<()> {
     ))
 }
 
+/// The last number of a run: names of manifests, in order, are runs in order.
+pub const LAST_RUN: u64 = 9_999_999_999;
+
 /// Returns the key of a run of a feed, which names its manifest.
 pub fn run_key(feed: &str, run: u64) -> String {
     format!("{feed}-{run:010}")
@@ -118,11 +121,11 @@ impl fmt::Display for Snapshot {
     }
 }
 
-/// Whether the server's history contains `place`: all that a run saw, which read that place, is in the database. `here`: the place that
+/// Whether the database's history contains `place`: all that a run saw, which read that place, is in the database. `here`: the place that
 /// the server is at. `history`: the content of the history file of its timeline; none for the first timeline.
 pub fn history_contains(history: &str, here: &WalPlace, place: &WalPlace) -> bool {
     let (Some(position), Some(at)) = (parse_lsn(&place.lsn), parse_lsn(&here.lsn)) else { return false };
-    if place.cluster != here.cluster || position > at {
+    if place.cluster != here.cluster || place.database != here.database || position > at {
         return false;
     }
     if place.timeline == here.timeline {
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_history_contains_what_came_before_each_switch() {
-        let place = |timeline, lsn: &str| WalPlace { cluster: "1".into(), timeline, lsn: lsn.into() };
+        let place = |timeline, lsn: &str| WalPlace { cluster: "1".into(), database: 5, timeline, lsn: lsn.into() };
         let history = "1\t0/5000000\tno recovery target specified\n\n2\t0/7000000\tno recovery target specified\n";
         let here = place(3, "0/9000000");
         for (timeline, lsn, is_in) in [
@@ -186,6 +189,8 @@ mod tests {
         }
         let elsewhere = WalPlace { cluster: "2".into(), ..place(3, "0/1") };
         assert!(!history_contains(history, &here, &elsewhere));
+        let restored = WalPlace { database: 6, ..place(3, "0/1") };
+        assert!(!history_contains(history, &here, &restored));
     }
 
     #[test]

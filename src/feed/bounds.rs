@@ -37,14 +37,17 @@ pub struct Bound {
 /// Finds the bound of a run that begins at the mark `from`. Errors: 55000 when the mark is ahead of the database; 55P03 when writers
 /// do not end in time.
 pub fn find(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
-    // An ALTER TABLE or TRUNCATE that commits between the snapshot and the query would leave the snapshot an empty table.
-    for table in &column.family {
-        lock::hold_table(pg_sys::Oid::from(*table));
-    }
     match feed.kind {
-        Kind::Xid => by_snapshot(feed, from),
+        Kind::Xid => by_snapshot(feed, column, from),
         Kind::Sequence => by_sequence(feed, column, from),
         Kind::Time => by_time(feed, column, from),
+    }
+}
+
+/// An ALTER TABLE or TRUNCATE that commits between the snapshot and the query would leave the snapshot an empty table.
+fn hold_tables(column: &Column) {
+    for table in &column.family {
+        lock::hold_table(pg_sys::Oid::from(*table));
     }
 }
 
@@ -55,7 +58,8 @@ pub fn ahead(feed: &Feed, detail: String) -> Error {
         .hint("The database may have been restored from an older copy. See \"After a restore\" in the documentation of feeds, and s3_export.rewind_feed.")
 }
 
-fn by_snapshot(feed: &Feed, from: &str) -> Result<Bound> {
+fn by_snapshot(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
+    hold_tables(column);
     let mark = Snapshot::parse(from).ok_or_else(|| unreadable(feed, from))?;
     let snapshot = LatestSnapshot::push();
     // The transaction has an id by now, since it has locked the feed. What it writes after this run is for the next.
@@ -74,19 +78,24 @@ fn by_sequence(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
     let last = {
         let _superuser = ActAs::superuser();
         sql::read_latest(
-            "SELECT convert_to(to_jsonb(pg_sequence_last_value(($argument ->> 'oid')::oid))::text, 'UTF8')",
+            "SELECT convert_to(jsonb_build_object('last', pg_sequence_last_value(s.seqrelid), 'first', s.seqmin)::text, 'UTF8')
+             FROM pg_sequence AS s WHERE s.seqrelid = ($argument ->> 'oid')::oid",
             &json!({ "oid": sequence.to_u32() }),
         )?
     };
+    let number = |key| last.as_ref().and_then(|last| last.get(key)).and_then(Value::as_i64);
     // NULL: the sequence has given no value yet.
-    let last = last.as_ref().and_then(Value::as_i64);
-    let is_first = mark == i64::MIN;
+    let last = number("last");
+    // Below all that the sequence gives, as the start is.
+    let is_first = mark == i64::MIN || number("first").is_some_and(|first| mark < first);
     if !is_first && last.is_none_or(|last| last < mark) {
         let last = last.map_or_else(|| "no value".to_owned(), |last| last.to_string());
         return Err(ahead(feed, format!("The mark is {mark}, and the sequence has given {last} last.")));
     }
     let bound = last.unwrap_or(mark);
     wait_for_writers(feed, column)?;
+    // Not before: a writer that goes on to TRUNCATE would wait for the run that waits for the writer.
+    hold_tables(column);
     let parameters = [mark, bound].map(|value| Parameter { type_oid: pg_sys::INT8OID, text: value.to_string() });
     Ok(Bound { to: bound.to_string(), parameters: parameters.into(), _snapshot: LatestSnapshot::push() })
 }
@@ -144,18 +153,27 @@ const WRITES_TABLE: &str =
     AND $argument -> 'tables' @> to_jsonb(l.relation::bigint)";
 
 fn by_time(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
+    hold_tables(column);
     let _superuser = ActAs::superuser();
     // Sessions are shown as they were when the transaction looked first.
     let _ = sql::read("SELECT convert_to(to_jsonb(pg_stat_clear_snapshot() IS NULL)::text, 'UTF8')", &json!({}))?;
     // A transaction that is not shown here has ended, or begins later than this one has.
     let found = sql::read_latest(
         "SELECT convert_to(jsonb_build_object(
-             'bound', greatest(min(a.xact_start) - make_interval(secs => ($argument ->> 'lag')::float8), ($argument ->> 'from')::timestamptz),
+             -- Of several transactions in one message, each takes the time of the message. Between two of them, a session shows none.
+             -- A walsender never shows one.
+             'bound', greatest(min(coalesce(a.xact_start, CASE
+                     WHEN a.backend_type = 'walsender' AND a.state <> 'idle' THEN a.backend_start
+                     WHEN a.state IN ('active', 'fastpath function call') THEN a.query_start END))
+                 - make_interval(secs => ($argument ->> 'lag')::float8), ($argument ->> 'from')::timestamptz),
              'are_hidden', bool_or(a.state = 'disabled'))::text, 'UTF8')
          FROM pg_stat_activity AS a, pg_database AS d
          WHERE d.datname = current_database() AND (a.datid = d.oid OR a.datid IS NULL)
-               AND a.backend_type NOT IN ('autovacuum worker', 'autovacuum launcher', 'walsender', 'checkpointer', 'walwriter',
-                                          'background writer', 'archiver', 'startup', 'walreceiver')",
+               AND a.backend_type NOT IN ('autovacuum worker', 'autovacuum launcher', 'checkpointer', 'walwriter',
+                                          'background writer', 'archiver', 'startup', 'walreceiver')
+               -- One that does not send runs statements as any session does.
+               AND NOT (a.backend_type = 'walsender' AND (a.datid IS NULL OR EXISTS (
+                   SELECT FROM pg_stat_replication AS r WHERE r.pid = a.pid AND r.state <> 'startup')))",
         &json!({ "lag": feed.lag_seconds, "from": from }),
     )?;
     let found = found.unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result, unknown_key};
-use s3_export_core::marks::{Kind, Snapshot, check_name};
+use s3_export_core::marks::{Kind, LAST_RUN, Snapshot, check_name};
 use s3_export_core::request::options::Existing;
 use s3_export_core::request::{Arguments, PermissionArguments, Request, json_object, required};
 use serde_json::{Value, json};
@@ -43,6 +43,16 @@ pub struct NewFeed {
 const DEFAULT_LAG: Duration = Duration::from_secs(10);
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
+/// As long as a setting takes, and as `alter_feed` does.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+
+fn seconds(name: &str, time: Duration) -> Result<f64> {
+    if time > LONGEST {
+        return Err(Error::new(Code::InvalidParameter, format!("{name} of a feed must be at most 24 days")));
+    }
+    Ok(time.as_secs_f64())
+}
+
 /// Makes a feed of the current user. Errors: 22004, 22023, 42501, 42703, 42704, 42710, 42804, 55000, and those of an export before its
 /// query.
 pub fn create(new: NewFeed) -> Result<()> {
@@ -66,10 +76,11 @@ pub fn create(new: NewFeed) -> Result<()> {
         kind,
         mark_table,
         mark_column,
-        lag_seconds: new.lag.unwrap_or(DEFAULT_LAG).as_secs_f64(),
-        wait_seconds: new.wait.unwrap_or(DEFAULT_WAIT).as_secs_f64(),
+        lag_seconds: seconds("lag", new.lag.unwrap_or(DEFAULT_LAG))?,
+        wait_seconds: seconds("wait", new.wait.unwrap_or(DEFAULT_WAIT))?,
         manifest_when_empty: required("manifest_when_empty", new.manifest_when_empty)?,
         mark: new.start.map_or_else(|| Ok(kind.start().to_owned()), |start| read_mark(kind, &start))?,
+        is_marked_by_hand: true,
         mark_cluster: String::new(),
         run: 0,
     };
@@ -199,12 +210,14 @@ pub fn rewind(name: &str, to: &str, next_run: Option<i64>) -> Result<()> {
     let feed = owned(name)?;
     let last_run = match next_run {
         None => feed.run,
-        Some(next) => u64::try_from(next)
-            .ok()
-            .and_then(|next| next.checked_sub(1))
-            .ok_or_else(|| Error::new(Code::InvalidParameter, format!("next_run must be at least 1, not {next}")))?,
+        Some(next) => {
+            u64::try_from(next).ok().filter(|next| (1..=LAST_RUN).contains(next)).map(|next| next - 1).ok_or_else(|| {
+                Error::new(Code::InvalidParameter, format!("next_run must be between 1 and {LAST_RUN}, not {next}"))
+            })?
+        }
     };
-    if feed.kind == Kind::Xid {
+    // It reads a table of the feed's role, whose code no other role may run. The next run looks in any case.
+    if feed.kind == Kind::Xid && check_role(&feed).is_ok() {
         source::check(feed.kind, &feed.mark_table, &feed.mark_column)?;
         source::refuse_foreign_ids(&feed.mark_table, &feed.mark_column)?;
     }
@@ -225,7 +238,8 @@ fn read_mark(kind: Kind, text: &str) -> Result<String> {
                 "SELECT convert_to(to_jsonb(($argument ->> 'time')::timestamptz)::text, 'UTF8')",
                 &json!({ "time": text }),
             )?;
-            time.as_ref().and_then(Value::as_str).map(str::to_owned)
+            // Nothing is new after the end of time.
+            time.as_ref().and_then(Value::as_str).filter(|time| *time != "infinity").map(str::to_owned)
         }
     };
     mark.ok_or_else(|| {

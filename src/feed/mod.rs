@@ -73,6 +73,9 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
             .hint("After pg_upgrade, call s3_export.rewind_feed with the mark that s3_export.feeds shows. After a restore, see \"After a restore\" in the documentation of feeds."));
     }
     let column = source::check(feed.kind, &feed.mark_table, &feed.mark_column)?;
+    if feed.kind == Kind::Xid && feed.is_marked_by_hand {
+        source::refuse_foreign_ids(&feed.mark_table, &feed.mark_column)?;
+    }
     let (mut from, mut number) = (feed.mark.clone(), feed.run + 1);
     loop {
         let request = request(&feed, number)?;
@@ -130,8 +133,10 @@ fn write(feed: &Feed, column: &source::Column, (from, number): (&str, u64), expo
     let is_empty = exported.totals.documents == 0 && exported.totals.files == 0 && !feed.manifest_when_empty;
     let run = if is_empty { number - 1 } else { number };
     table::advance(feed, run, &bound.to, (!is_empty).then_some(&exported))?;
-    // Ids of transactions, and values of sequences, that the manifest is about to name must not be given again after a crash.
-    flush_wal();
+    if !is_empty {
+        // Ids of transactions, and values of sequences, that the manifest is about to name must not be given again after a crash.
+        flush_wal();
+    }
     let written = (!is_empty).then_some((exported.export_id, exported.manifest));
     Ok(Outcome { totals: exported.totals, written, run, from: from.to_owned(), to: bound.to })
 }
@@ -154,9 +159,10 @@ fn adopt(feed: &Feed, (from, number): (&str, u64), summary: &Summary, here: &Wal
         return Err(bounds::ahead(feed, detail));
     }
     if !history_contains(&timeline_history(here.timeline)?, here, &of_manifest.wal) {
-        let WalPlace { timeline, lsn, .. } = &of_manifest.wal;
-        let detail =
-            format!("The manifest of {url_of}, was written at {lsn} of timeline {timeline}, which this server has not seen.");
+        let WalPlace { cluster, database, timeline, lsn } = &of_manifest.wal;
+        let detail = format!(
+            "The manifest of {url_of}, was written by database {database} of cluster {cluster}, at {lsn} of timeline {timeline}, which is not in the history of this database."
+        );
         return Err(bounds::ahead(feed, detail));
     }
     Ok(of_manifest.to.clone())
@@ -166,9 +172,9 @@ fn adopt(feed: &Feed, (from, number): (&str, u64), summary: &Summary, here: &Wal
 fn wal_place() -> Result<WalPlace> {
     let _superuser = ActAs::superuser();
     let found = sql::read_latest(
-        "SELECT convert_to(jsonb_build_object('cluster', s.system_identifier::text, 'lsn', l.lsn::text,
+        "SELECT convert_to(jsonb_build_object('cluster', s.system_identifier::text, 'database', d.oid::bigint, 'lsn', l.lsn::text,
              'timeline', ('x' || left(pg_walfile_name(l.lsn), 8))::bit(32)::int)::text, 'UTF8')
-         FROM pg_control_system() AS s, pg_current_wal_insert_lsn() AS l (lsn)",
+         FROM pg_control_system() AS s, pg_current_wal_insert_lsn() AS l (lsn), pg_database AS d WHERE d.datname = current_database()",
         &json!({}),
     )?;
     found
@@ -176,14 +182,14 @@ fn wal_place() -> Result<WalPlace> {
         .ok_or_else(|| Error::new(Code::Internal, "the place in the write-ahead log cannot be read"))
 }
 
-/// Returns the content of the history file of a timeline; the first timeline has none.
+/// Returns the content of the history file of a timeline. The first timeline has none, and a restore may have left one behind.
 fn timeline_history(timeline: u32) -> Result<String> {
     if timeline == 1 {
         return Ok(String::new());
     }
     let _superuser = ActAs::superuser();
     let found = sql::read_latest(
-        "SELECT convert_to(to_jsonb(convert_from(pg_read_binary_file($argument ->> 'file'), 'SQL_ASCII'))::text, 'UTF8')",
+        "SELECT convert_to(to_jsonb(convert_from(pg_read_binary_file($argument ->> 'file', 0, 1 << 24, true), 'SQL_ASCII'))::text, 'UTF8')",
         &json!({ "file": format!("pg_wal/{timeline:08X}.history") }),
     )?;
     Ok(found.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())

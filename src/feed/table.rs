@@ -37,6 +37,8 @@ pub struct Feed {
     pub wait_seconds: f64,
     pub manifest_when_empty: bool,
     pub mark: String,
+    /// Whether the mark was not set by a run.
+    pub is_marked_by_hand: bool,
     /// Cluster in which the mark was set.
     pub mark_cluster: String,
     /// Number of the last run that has a manifest.
@@ -85,6 +87,7 @@ impl Feed {
             wait_seconds: number("wait_seconds")?,
             manifest_when_empty: row.get("manifest_when_empty")?.as_bool()?,
             mark: text("mark")?,
+            is_marked_by_hand: row.get("marked_at")?.is_null(),
             mark_cluster: text("mark_cluster")?,
             run: row.get("run")?.as_u64()?,
         })

@@ -180,12 +180,14 @@ fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
 /// Runs the job to its end, whatever that is.
 fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &ServerSettings) {
     let id = job.export_id;
-    let settings = in_transaction_of_role(assignment, lock, || {
+    let settings = in_transaction_of_role(assignment, lock, Transaction::begin, || {
         show_activity(id, &job.query);
         caller::apply(&job.settings, server);
         Ok(())
     });
-    let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, || export_and_complete(id, job)));
+    // A feed cannot run in another.
+    let begin: fn() -> Transaction = if job.feed.is_some() { Transaction::begin_read_committed } else { Transaction::begin };
+    let ended = settings.and_then(|()| in_transaction_of_role(assignment, lock, begin, || export_and_complete(id, job)));
     caller::fix_again();
     // The query may have unlocked it, and the transaction has let go of it now.
     lock.retake();
@@ -230,9 +232,14 @@ fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
 }
 
 /// A transaction of the job's role, from its beginning to its end; the query cannot let go of what says that the job lives.
-fn in_transaction_of_role<T>(assignment: &Assignment, lock: &SessionLock, work: impl FnOnce() -> Result<T>) -> Ended<T> {
+fn in_transaction_of_role<T>(
+    assignment: &Assignment,
+    lock: &SessionLock,
+    begin: fn() -> Transaction,
+    work: impl FnOnce() -> Result<T>,
+) -> Ended<T> {
     let ended = catch(|| {
-        let transaction = Transaction::begin();
+        let transaction = begin();
         lock.hold_in_transaction();
         NUMBER.with_borrow(|number| number.as_ref().map(Number::hold_in_transaction));
         let _role = ActAs::role(assignment.role);

@@ -15,6 +15,12 @@ impl Transaction {
         Self::begin_with(|| ())
     }
 
+    /// Begins it as READ COMMITTED, whatever the session's default is.
+    pub fn begin_read_committed() -> Self {
+        // SAFETY: a flag of the transaction that has just begun, which has no snapshot yet.
+        Self::begin_with(|| unsafe { pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as std::ffi::c_int })
+    }
+
     /// Begins one for our own tables, whatever the session's defaults are: those of the role or of a job's caller may make every
     /// transaction READ ONLY, or end waits that have to come to their end.
     pub fn begin_own() -> Self {

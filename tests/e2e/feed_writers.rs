@@ -14,10 +14,10 @@ use serde_json::Value;
 use super::fixture::{Action, Cluster, Database, Gateway, Integration, Session, literal, wait_for};
 
 const WRITERS: usize = 8;
-const MARKS: [&str; 3] = ["xid", "sequence", "time"];
+pub const MARKS: [&str; 3] = ["xid", "sequence", "time"];
 
 /// Waits for the server, which may be recovering, or have ended the session.
-fn session(cluster: &Cluster, database: &str) -> Session {
+pub fn session(cluster: &Cluster, database: &str) -> Session {
     wait_for("a session", || cluster.try_session(database, "postgres"))
 }
 
@@ -80,7 +80,7 @@ fn run(client: &mut Session, mark: &str) -> Option<i64> {
 }
 
 /// The documents of all manifests of the feed, in the order of their numbers, which have no gap.
-fn exported(db: &Database, prefix: &str, mark: &str) -> Vec<Value> {
+pub fn exported(db: &Database, prefix: &str, mark: &str) -> Vec<Value> {
     let mut manifests = db.bucket.manifests(&format!("{prefix}/{mark}"));
     manifests.sort();
     let mut documents = Vec::new();
@@ -242,6 +242,6 @@ fn every_row_version_is_in_the_manifests_exactly_once() {
     assert!(crashes > 0 && kills > 0 && runs > 20, "{runs} runs, {crashes} crashes, {kills} backends ended");
 }
 
-fn kill(pid: i32) {
+pub fn kill(pid: i32) {
     assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::fixture::{Database, Session, literal, messages, refused, wait_for};
 
-const BY_XID: &str = "changed_in >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(changed_in, $1)";
+pub const BY_XID: &str = "changed_in >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(changed_in, $1)";
 
 /// A table with a column for each mark.
-fn table(client: &mut Session, name: &str) {
+pub fn table(client: &mut Session, name: &str) {
     client
         .batch_execute(&format!(
             "CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int NOT NULL, written timestamptz NOT NULL DEFAULT now())"
@@ -20,7 +20,7 @@ fn table(client: &mut Session, name: &str) {
 }
 
 /// `create_feed` of a feed whose name is its mark's.
-fn create(db: &Database, prefix: &str, mark: &str, more: &str) -> String {
+pub fn create(db: &Database, prefix: &str, mark: &str, more: &str) -> String {
     let (column, condition) = match mark {
         "xid" => ("changed_in", BY_XID),
         "sequence" => ("id", "id > $1 AND id <= $2"),
@@ -34,7 +34,7 @@ fn create(db: &Database, prefix: &str, mark: &str, more: &str) -> String {
 }
 
 /// Runs the feed; gives the values that it has exported, in order.
-fn run(db: &Database, client: &mut Session, feed: &str) -> Vec<i64> {
+pub fn run(db: &Database, client: &mut Session, feed: &str) -> Vec<i64> {
     let row = client.query_one(&format!("SELECT manifest FROM s3_export.run_feed('{feed}')"), &[]).unwrap();
     let manifest: Option<String> = row.get(0);
     let Some(manifest) = manifest else { return Vec::new() };

@@ -83,6 +83,8 @@ pub struct FeedRun {
 pub struct WalPlace {
     /// System identifier of the cluster.
     pub cluster: String,
+    /// OID of the database: a restored one has another.
+    pub database: u32,
     /// Timeline.
     pub timeline: u32,
     /// Position, as Postgres prints a `pg_lsn`.
