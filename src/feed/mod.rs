@@ -31,7 +31,8 @@ use self::table::Feed;
 use crate::export::{self, Export, Part};
 use crate::pg::sql;
 use crate::pg::{ActAs, current_user, flush_wal, has_one_snapshot, refuse_if_read_only, report, transaction_has_id};
-use crate::{run_key, transaction};
+use crate::run_key;
+use crate::transaction;
 
 /// Result of a run.
 #[derive(Debug)]
