@@ -148,7 +148,7 @@ CREATE TABLE s3_export.feed_definitions (
 );
 COMMENT ON TABLE s3_export.feed_definitions IS
     'feeds: named incremental exports, with their marks; granted to nobody, see s3_export.feeds. Dumped with the database';
-COMMENT ON COLUMN s3_export.feed_definitions.feed_id IS 'id of the feed, which its manifests hold: a feed that is made anew has another';
+COMMENT ON COLUMN s3_export.feed_definitions.feed_id IS 'id of the feed, which its manifests hold: a feed that is made anew, or rewound, has another';
 COMMENT ON COLUMN s3_export.feed_definitions.name IS 'name of the feed; the names of its manifests begin with it';
 COMMENT ON COLUMN s3_export.feed_definitions.role IS 'role that the feed runs as';
 COMMENT ON COLUMN s3_export.feed_definitions.role_oid IS

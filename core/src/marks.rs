@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_history_contains_what_came_before_each_switch() {
-        let place = |timeline, lsn: &str| WalPlace { cluster: "1".into(), database: 5, timeline, lsn: lsn.into() };
+        let place =
+            |timeline, lsn: &str| WalPlace { cluster: "1".into(), database: 5, timeline, lsn: lsn.into(), transaction: 7 };
         let history = "1\t0/5000000\tno recovery target specified\n\n2\t0/7000000\tno recovery target specified\n";
         let here = place(3, "0/9000000");
         for (timeline, lsn, is_in) in [

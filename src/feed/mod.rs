@@ -30,7 +30,9 @@ pub use self::change::{NewFeed, alter, create, drop_feed, rewind, setup_statemen
 use self::table::Feed;
 use crate::export::{self, Export, Part};
 use crate::pg::sql;
-use crate::pg::{ActAs, current_user, flush_wal, has_one_snapshot, refuse_if_read_only, report, transaction_has_id};
+use crate::pg::{
+    ActAs, current_full_transaction, current_user, flush_wal, has_one_snapshot, refuse_if_read_only, report, transaction_has_id,
+};
 use crate::run_key;
 use crate::transaction;
 
@@ -160,13 +162,30 @@ fn adopt(feed: &Feed, (from, number): (&str, u64), summary: &Summary, here: &Wal
         return Err(bounds::ahead(feed, detail));
     }
     if !history_contains(&timeline_history(here.timeline)?, here, &of_manifest.wal) {
-        let WalPlace { cluster, database, timeline, lsn } = &of_manifest.wal;
+        let WalPlace { cluster, database, timeline, lsn, .. } = &of_manifest.wal;
         let detail = format!(
             "The manifest of {url_of}, was written by database {database} of cluster {cluster}, at {lsn} of timeline {timeline}, which is not in the history of this database."
         );
         return Err(bounds::ahead(feed, detail));
     }
+    if !has_aborted(of_manifest.wal.transaction)? {
+        let transaction = of_manifest.wal.transaction;
+        let detail =
+            format!("The manifest of {url_of}, is of transaction {transaction}, which this server does not know as aborted.");
+        return Err(bounds::ahead(feed, detail));
+    }
     Ok(of_manifest.to.clone())
+}
+
+/// Whether the transaction has aborted, as one does that a crash has ended before its commit. In the history of another server, of which
+/// this one may be an older copy, the id is a later one, or another transaction's.
+fn has_aborted(transaction: u64) -> Result<bool> {
+    let found = sql::read_latest(
+        "SELECT convert_to(to_jsonb(CASE WHEN x.id < pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status(x.id) END)::text, 'UTF8')
+         FROM (SELECT ($argument ->> 'id')::xid8) AS x (id)",
+        &json!({ "id": transaction.to_string() }),
+    )?;
+    Ok(found.as_ref().and_then(Value::as_str) == Some("aborted"))
 }
 
 /// Returns the server's place in its history.
@@ -174,9 +193,11 @@ fn wal_place() -> Result<WalPlace> {
     let _superuser = ActAs::superuser();
     let found = sql::read_latest(
         "SELECT convert_to(jsonb_build_object('cluster', s.system_identifier::text, 'database', d.oid::bigint, 'lsn', l.lsn::text,
+             'transaction', $argument -> 'transaction',
              'timeline', ('x' || left(pg_walfile_name(l.lsn), 8))::bit(32)::int)::text, 'UTF8')
          FROM pg_control_system() AS s, pg_current_wal_insert_lsn() AS l (lsn), pg_database AS d WHERE d.datname = current_database()",
-        &json!({}),
+        // The run has locked its feed, so that its transaction has an id.
+        &json!({ "transaction": current_full_transaction() }),
     )?;
     found
         .and_then(|found| serde_json::from_value(found).ok())

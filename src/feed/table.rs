@@ -154,11 +154,11 @@ pub fn delete(name: &str) -> Result<()> {
     sql::write(Table::Feeds, statement, &json!({ "name": name })).map(drop)
 }
 
-/// Sets the mark by hand, and the number of the last run.
+/// Sets the mark by hand, and the number of the last run. The feed gets another id, so that it adopts no manifest of its time before.
 pub fn rewind(name: &str, mark: &str, last_run: u64) -> Result<()> {
     let _superuser = ActAs::superuser();
     let statement = "UPDATE s3_export.feed_definitions SET mark = $argument ->> 'mark', run = ($argument ->> 'run')::bigint,
-             mark_cluster = (SELECT c.system_identifier FROM pg_control_system() AS c), marked_at = NULL
+             feed_id = gen_random_uuid(), mark_cluster = (SELECT c.system_identifier FROM pg_control_system() AS c), marked_at = NULL
          WHERE name = $argument ->> 'name' RETURNING convert_to('{}', 'UTF8')";
     sql::write(Table::Feeds, statement, &json!({ "name": name, "mark": mark, "run": last_run })).map(drop)
 }

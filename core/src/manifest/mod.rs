@@ -89,6 +89,8 @@ pub struct WalPlace {
     pub timeline: u32,
     /// Position, as Postgres prints a `pg_lsn`.
     pub lsn: String,
+    /// Id of the run's own transaction.
+    pub transaction: u64,
 }
 
 impl Manifest {

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_manifest_reads_back() {
         let mut written = manifest(3, None);
-        let wal = WalPlace { cluster: "7".into(), database: 5, timeline: 2, lsn: "0/1".into() };
+        let wal = WalPlace { cluster: "7".into(), database: 5, timeline: 2, lsn: "0/1".into(), transaction: 7 };
         let (from, to) = ("1:1:".to_owned(), "9:9:".to_owned());
         written.feed = Some(FeedRun { id: "i".into(), name: "f".into(), run: 7, mark: "xid".into(), from, to, wal });
         let body = written.blocks(100).collect::<Vec<_>>().concat();
