@@ -36,12 +36,15 @@ pub struct Replaced {
 }
 
 impl Replaced {
-    /// Keeps the manifest at `url`, which says `summary`. Errors: 0A000 for a store that gives no ETag, 53200.
+    /// Keeps the manifest at `url`, which says `summary`. Errors: 0A000 for a store that gives no ETag, 53200, 55000 for an
+    /// object that is no manifest.
     pub fn new(url: &str, stored: &Stored, summary: &Summary) -> error::Result<Self> {
         let etag = stored.etag.clone().filter(|etag| !etag.is_empty()).ok_or_else(|| {
             Error::new(Code::Unsupported, "the store does not say which manifest would be replaced")
                 .detail(format!("The answer to a look at {url} has no ETag."))
         })?;
+        // After the commit it would be too late to learn that the list cannot be read.
+        files(url, &stored.body)?;
         let packed = zstd::bulk::compress(&stored.body, 3).map_err(|_| Error::out_of_memory("the manifest to be replaced"))?;
         Ok(Replaced { url: url.to_owned(), export_id: summary.export_id, etag, packed, bytes: stored.body.len() })
     }

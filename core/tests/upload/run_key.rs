@@ -349,8 +349,8 @@ fn a_replacement_deletes_only_files_of_the_export_that_lie_in_its_folder() {
     for key in own.iter().chain(&others) {
         store.content().store(key, b"{}\n".to_vec(), None);
     }
-    let entries: Vec<_> =
-        own.iter().chain(&others).map(|key| serde_json::json!({"url": format!("s3://bucket/{key}")})).collect();
+    let entry = |key| serde_json::json!({"url": format!("s3://bucket/{key}"), "meta": {"content_length": 3}});
+    let entries: Vec<_> = own.iter().chain(&others).map(entry).collect();
     let ours = serde_json::json!({"export_id": id, "num_docs_inserted": 1, "num_files_written": 1, "num_bytes_written": 1,
                                   "query_sha256": "", "run_key": "nightly"});
     let body = serde_json::json!({"entries": entries, "s3_export": ours}).to_string();
