@@ -47,11 +47,11 @@ pub struct Outcome {
 pub fn run(request: &Request, export_id: Uuid) -> Result<Outcome> {
     let export = Export::open(request, export_id)?;
     if request.run_key.is_none() {
-        return export.write(Part::default());
+        return export.write(RunProperties::default());
     }
     match run_key::claim(&export.store, &export.destination, request.existing_run)? {
-        Run::Free => export.write(Part::default()),
-        Run::Replaced(replaced) => export.write(Part { replaced: Some(replaced), ..Part::default() }),
+        Run::Free => export.write(RunProperties::default()),
+        Run::Replaced(replaced) => export.write(RunProperties { replaced: Some(replaced), ..RunProperties::default() }),
         Run::Returned(summary) => {
             let outcome = export.outcome_of(&summary);
             report::notice(format!(
@@ -78,9 +78,9 @@ pub struct Export<'a> {
     _running: transaction::Exporting,
 }
 
-/// What makes an export a run of a feed, or the successor of another.
+/// The properties of an export that is a run of a feed, or that replaces another export.
 #[derive(Debug, Default)]
-pub struct Part {
+pub struct RunProperties {
     /// Values of the parameters that the query names.
     pub parameters: Vec<Parameter>,
     /// The run of a feed that it is.
@@ -105,20 +105,20 @@ impl<'a> Export<'a> {
     }
 
     /// Runs the query and uploads its rows; the commit writes the manifest.
-    pub fn write(self, part: Part) -> Result<Outcome> {
+    pub fn write(self, properties: RunProperties) -> Result<Outcome> {
         let Export { request, export_id, query, destination, store, algorithm, limit, progress, _running } = self;
         if request.existing == Existing::Error {
             refuse_existing(&store, &request.location)?;
         }
         refuse_taken_names(&store, &destination)?;
-        let destination = match &part.replaced {
+        let destination = match &properties.replaced {
             Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
         };
         let (limits, plan) = FilePlan::new(request, export_id, room())?;
-        let upload = transaction::begin(store, destination.clone(), plan, part.replaced)?;
+        let upload = transaction::begin(store, destination.clone(), plan, properties.replaced)?;
         let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
-        query.run(&part.parameters, &mut documents)?;
+        query.run(&properties.parameters, &mut documents)?;
         let (encoded, columns) = documents.finish()?;
         upload.close();
         progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
@@ -131,7 +131,7 @@ impl<'a> Export<'a> {
         // What is in S3, compressed or not.
         let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
         let outcome = outcome(&destination, export_id, totals);
-        if part.nothing_for_nothing && totals.documents == 0 && totals.files == 0 {
+        if properties.nothing_for_nothing && totals.documents == 0 && totals.files == 0 {
             transaction::forget(&upload);
             return Ok(outcome);
         }
@@ -144,7 +144,7 @@ impl<'a> Export<'a> {
             wrap_types: request.format == Format::Json(Wrapping::Rockset),
             query_sha256: sha256_hex(request.query.as_bytes()),
             query: request.manifest_query.then(|| request.query.clone()),
-            feed: part.feed,
+            feed: properties.feed,
         };
         transaction::ready_to_commit(&upload, manifest, &request.permission);
         if totals.files > MANY_FILES {

@@ -100,8 +100,8 @@ fn by_sequence(feed: &Feed, column: &Column, from: &str) -> Result<Bound> {
     Ok(Bound { to: bound.to_string(), parameters: parameters.into(), _snapshot: LatestSnapshot::push() })
 }
 
-/// Whoever has drawn a value that is not committed yet holds a lock on the table, since the default is computed after the lock is
-/// taken. VACUUM, ANALYZE and CREATE INDEX draw none.
+/// Waits for the transactions that may have drawn a value and not committed it. Each holds a lock on the table, since the default is
+/// computed after the lock is taken. VACUUM, ANALYZE and CREATE INDEX draw no values.
 fn wait_for_writers(feed: &Feed, column: &Column) -> Result<()> {
     let _superuser = ActAs::superuser();
     let found = sql::read_latest(

@@ -1,4 +1,4 @@
-//! What administrators of a feed do: create, alter, drop, rewind.
+//! The changes that the role of a feed makes: create, alter, drop, rewind.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub use self::change::{NewFeed, alter, create, drop_feed, rewind, setup_statements};
 use self::table::Feed;
-use crate::export::{self, Export, Part};
+use crate::export::{self, Export, RunProperties};
 use crate::pg::sql;
 use crate::pg::{
     ActAs, current_full_transaction, current_user, flush_wal, has_one_snapshot, refuse_if_read_only, report, transaction_has_id,
@@ -126,13 +126,13 @@ fn write(feed: &Feed, column: &source::Column, (from, number): (&str, u64), expo
         // After the snapshot was taken: whatever it sees has been written by then.
         wal: wal_place()?,
     };
-    let part = Part {
+    let properties = RunProperties {
         parameters: bound.parameters,
         feed: Some(feed_run),
         nothing_for_nothing: !feed.manifest_when_empty,
-        ..Part::default()
+        ..RunProperties::default()
     };
-    let exported = export.write(part)?;
+    let exported = export.write(properties)?;
     let is_empty = exported.totals.documents == 0 && exported.totals.files == 0 && !feed.manifest_when_empty;
     let run = if is_empty { number - 1 } else { number };
     table::advance(feed, run, &bound.to, (!is_empty).then_some(&exported))?;

@@ -9,7 +9,7 @@ use crate::error::{Code, Error, Result};
 use crate::files::chunker::Totals;
 use crate::manifest::FeedRun;
 
-/// What a manifest says of its export, without the files.
+/// The export that a manifest describes, without the list of its files.
 #[derive(Debug)]
 pub struct Summary {
     /// Id of the export.

@@ -332,7 +332,7 @@ fn faults_of_the_deletion_of_a_replaced_export() {
     });
 }
 
-/// Whoever copies a manifest to another folder, or edits one, must not make a replacement delete what others list.
+/// A copied or edited manifest lists files of other exports. A replacement of that manifest deletes none of these files.
 #[test]
 fn a_replacement_deletes_only_files_of_the_export_that_lie_in_its_folder() {
     let store = MemoryStore::start(|_| Action::Do);
