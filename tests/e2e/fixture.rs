@@ -32,7 +32,7 @@ use postgres::{Client, Row};
 use uuid::Uuid;
 
 pub use self::bucket::{Bucket, lines};
-pub use self::cluster::Cluster;
+pub use self::cluster::{Cluster, free_port};
 pub use self::download::{Download, cell};
 pub use self::environment::{Environment, StandIn};
 pub use self::gateway::{Action, Gateway, Request};

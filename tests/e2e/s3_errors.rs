@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::fixture::{Action, Database, Gateway, Integration, Refusal, refused};
+use super::fixture::{Action, Database, Gateway, Integration, Refusal, free_port, refused};
 
 #[track_caller]
 fn refuse(db: &Database, uri: &str, integration: &Integration<'_>) -> Refusal {
@@ -63,9 +63,8 @@ fn an_unknown_access_key() {
 #[test]
 fn an_endpoint_that_refuses_connections() {
     let db = Database::new("unreachable");
-    // Bound and let go: nobody listens there.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    refuse(&db, "s3://exports/x", &Integration { name: "gone", endpoint: format!("http://{address}"), ..Integration::local() })
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    refuse(&db, "s3://exports/x", &Integration { name: "gone", endpoint, ..Integration::local() })
         .sqlstate("08001")
         .message("the S3 endpoint cannot be reached")
         .detail("s3://exports/x/")
