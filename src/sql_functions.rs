@@ -227,7 +227,7 @@ fn lost_worker(call: &Call) -> Result<Datum> {
 /// `s3_export.options()`
 fn options(call: &Call) -> Result<Datum> {
     let mut rows = Vec::with_capacity(OPTIONS.len());
-    for option in &OPTIONS {
+    for option in OPTIONS {
         rows.push(vec![
             Some(text_datum(option.name)?),
             Some(text_datum(&option.default.replace('`', ""))?),

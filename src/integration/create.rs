@@ -22,7 +22,7 @@ use crate::integration::credentials::key_ring;
 use crate::pg::{is_superuser, refuse_if_read_only};
 
 /// Columns that `options` may set.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: &[&str] = &[
     "aws_profile",
     "checksum",
     "enabled",
@@ -203,7 +203,7 @@ fn check_endpoint(argument: &str, endpoint: Option<&str>) -> Result<()> {
 fn options(text: &str) -> Result<Map<String, Value>> {
     let options = json_object("options", text)?;
     match options.keys().find(|key| !OPTIONS.contains(&key.as_str())) {
-        Some(key) => Err(unknown_key("option", key, &OPTIONS)),
+        Some(key) => Err(unknown_key("option", key, OPTIONS)),
         None => Ok(options),
     }
 }

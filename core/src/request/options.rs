@@ -24,7 +24,7 @@ pub struct Definition {
 }
 
 /// All of them, by name.
-pub const OPTIONS: [Definition; 22] = [
+pub const OPTIONS: &[Definition] = &[
     Definition {
         name: "arrow_extension_types",
         default: "`false`",
@@ -254,7 +254,7 @@ impl Options {
         let mut options = Options::default();
         for (key, value) in given {
             let Some(definition) = OPTIONS.iter().find(|definition| definition.name == key) else {
-                return Err(unknown_key("option", key, &OPTIONS.map(|definition| definition.name)));
+                return Err(unknown_key("option", key, &OPTIONS.iter().map(|definition| definition.name).collect::<Vec<_>>()));
             };
             (definition.set)(&mut options, value).ok_or_else(|| {
                 Error::new(Code::InvalidParameter, format!("invalid value for option \"{key}\""))
