@@ -37,8 +37,12 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_bytes_per_day",
     "superuser_owns",
 ];
+
+/// Columns among [`COLUMNS`] that the catalog of an earlier release lacks.
+pub const LATER_COLUMNS: &[&str] = &["max_bytes_per_day"];
 
 /// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -85,6 +89,8 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes_per_day: Option<u64>,
     pub superuser_owns: bool,
 }
 
