@@ -41,8 +41,18 @@ pub const COLUMNS: &[&str] = &[
     "superuser_owns",
 ];
 
-/// Columns among [`COLUMNS`] that the catalog of an earlier release lacks.
-pub const LATER_COLUMNS: &[&str] = &["max_bytes_per_day"];
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" }];
 
 /// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
