@@ -18,7 +18,7 @@ fn count(client: &mut Session) -> String {
 /// SHA-256 of the object at that URL.
 fn sha256(db: &Database, url: &str) -> String {
     let body = db.bucket.get(db.bucket.key(url));
-    db.client().query_one("SELECT encode(sha256($1), 'hex')", &[&body]).unwrap().get(0)
+    db.client().query_one("SELECT encode(sha256($1), 'hex')", &[&&body[..]]).unwrap().get(0)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_row_says_who_exported_what_and_where_to() {
 fn a_rollback_takes_the_row_back() {
     let db = Database::new("history_back");
     let mut client = db.client();
-    let mut call = || format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", ""));
+    let call = || format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", ""));
     client.batch_execute(&format!("BEGIN; {}; ROLLBACK", call())).unwrap();
     assert_eq!(count(&mut client), "0");
     client
