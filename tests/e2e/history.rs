@@ -61,8 +61,8 @@ fn a_row_says_who_exported_what_and_where_to() {
     // A run that exists is returned, which is no export; one that is replaced is one.
     let again = db.export_to(&mut client, &exported.prefix, query, arguments).unwrap();
     assert_eq!((again.export_id, count(&mut client).as_str()), (exported.export_id, "1"));
-    let replaced = arguments.replace("\"run_key\"", "\"existing_run\": \"replace\", \"run_key\"");
-    db.export_to(&mut client, &exported.prefix, query, &replaced).unwrap();
+    let replaced = r#"options => '{"run_key": "k1", "existing_run": "replace"}'"#;
+    db.export_to(&mut client, &exported.prefix, query, replaced).unwrap();
     assert_eq!(count(&mut client), "2");
     // The text is a superuser's to store.
     refused(client.batch_execute("SET s3_export.history_query = on")).sqlstate("42501");
