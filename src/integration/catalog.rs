@@ -15,18 +15,25 @@ use uuid::Uuid;
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 
+/// Columns that a catalog lacks until ALTER EXTENSION s3_export UPDATE; all of them are false by default.
+const NEW_COLUMNS: [&str; 2] = ["fips", "dual_stack"];
+
 /// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
 pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
     const SUPERUSER_OWNS: &str =
         "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
+        // Of the table's row, or else what stands around it.
+        column if NEW_COLUMNS.contains(&column) => format!("'{column}', {column}"),
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
     let statement = format!(
-        "SELECT convert_to(jsonb_build_object({})::text, 'UTF8') FROM s3_export.integrations AS i
-         WHERE i.name = ($argument ->> 'name')",
+        "SELECT found.row FROM (SELECT {}) AS lacking, LATERAL (
+             SELECT convert_to(jsonb_build_object({})::text, 'UTF8') AS row FROM s3_export.integrations AS i
+             WHERE i.name = ($argument ->> 'name')) AS found",
+        NEW_COLUMNS.map(|column| format!("false AS {column}")).join(", "),
         members.join(", ")
     );
     read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
@@ -111,23 +118,28 @@ fn sealed(row: &Value) -> Option<Sealed> {
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
-    let inserted = write(
-        Table::Integrations,
+    let given: Vec<&str> =
+        NEW_COLUMNS.into_iter().filter(|column| columns.get(column).is_some_and(Value::is_boolean)).collect();
+    let new = |form: &dyn Fn(&str) -> String| given.iter().map(|column| form(column)).collect::<String>();
+    let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
-             kms_key_id, storage_class, object_acl, checksum)
+             kms_key_id, storage_class, object_acl, checksum{})
          SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
              r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
              coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
-             r.object_acl, coalesce(r.checksum, 'crc32')
+             r.object_acl, coalesce(r.checksum, 'crc32'){}
          FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
              credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
-             kms_key_id text, storage_class text, object_acl text, checksum text)
+             kms_key_id text, storage_class text, object_acl text, checksum text{})
          ON CONFLICT DO NOTHING
          RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')",
-        columns,
-    )?;
+        new(&|column| format!(", {column}")),
+        new(&|column| format!(", r.{column}")),
+        new(&|column| format!(", {column} boolean")),
+    );
+    let inserted = write(Table::Integrations, &statement, columns)?;
     Ok(inserted.is_some())
 }
 

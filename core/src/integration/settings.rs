@@ -12,7 +12,7 @@ use crate::integration::aws_partition::{first_region, partition_of_arn, partitio
 use crate::integration::policy::Grant;
 use crate::naming::uri::{Allowed, Location};
 use crate::s3::checksum::Algorithm;
-use crate::s3::client::{BucketRegion, ObjectSettings};
+use crate::s3::client::{AmazonEndpoints, BucketRegion, ObjectSettings};
 use crate::s3::credentials::sts_signing_region;
 use crate::s3::network::Reach;
 
@@ -37,6 +37,8 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "fips",
+    "dual_stack",
     "superuser_owns",
 ];
 
@@ -85,6 +87,8 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    pub fips: bool,
+    pub dual_stack: bool,
     pub superuser_owns: bool,
 }
 
@@ -108,6 +112,8 @@ impl Settings {
             ("enabled", true.into()),
             ("path_style", false.into()),
             ("checksum", "crc32".into()),
+            ("fips", false.into()),
+            ("dual_stack", false.into()),
             ("superuser_owns", false.into()),
         ];
         let defaults = defaults.map(|(column, value): (&str, Value)| (column.to_owned(), value));
@@ -166,6 +172,11 @@ impl Settings {
     /// may well have private addresses.
     pub fn reach(&self, endpoint: Option<&str>) -> Reach {
         if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
+    }
+
+    /// Which of Amazon's endpoints are asked, where none is named.
+    pub fn amazon_endpoints(&self) -> AmazonEndpoints {
+        AmazonEndpoints { fips: self.fips, dual_stack: self.dual_stack }
     }
 
     /// The region, or where to begin to ask for it. Other servers than Amazon's are not asked.
@@ -235,6 +246,8 @@ pub(crate) mod tests {
             ("path_style", json!(true)),
             ("allowed_locations", json!(["s3://bucket"])),
             ("checksum", json!("sha256")),
+            ("fips", json!(true)),
+            ("dual_stack", json!(false)),
             ("superuser_owns", json!(false)),
         ] {
             row.insert(column.to_owned(), value);

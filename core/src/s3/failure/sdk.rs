@@ -12,7 +12,7 @@ use aws_sdk_s3::operation::RequestId;
 
 use super::answer::{OVERLOADED, is_transient, may_have_worked, meaning, sts_meaning};
 use super::connection::{
-    causes, chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, speaks_otherwise,
+    causes, chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, proxy_failure, speaks_otherwise,
     unreachable_endpoint,
 };
 use super::dates::{pause_until, skew};
@@ -28,7 +28,7 @@ impl Failure {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        if let Some(known) = known_cause(error) {
+        if let Some(known) = known_cause(error).or_else(|| proxy_failure(asked, error)) {
             return known;
         }
         match error {
