@@ -58,7 +58,8 @@ impl Network {
         Self::with_names(trust, SystemResolver::default())
     }
 
-    fn with_names(trust: Trust, names: impl ResolveDns + 'static) -> Self {
+    /// Resolves names in another way than the system's: for tests.
+    pub fn with_names(trust: Trust, names: impl ResolveDns + 'static) -> Self {
         let names = SharedDnsResolver::new(names);
         let tls = match trust {
             Trust::System => None,

@@ -152,17 +152,17 @@ mod tests {
             std::fs::remove_file(path).unwrap();
         }
         for (name, text, mode) in [
-            ("open", "user:password", 0o644),
+            ("open", "user:hidden", 0o644),
             ("empty", "", 0o600),
-            ("nobody", ":password", 0o600),
-            ("lone", "password", 0o600),
-            ("two", "user:password\nuser:password\n", 0o600),
+            ("nobody", ":hidden", 0o600),
+            ("lone", "hidden", 0o600),
+            ("two", "user:hidden\nuser:hidden\n", 0o600),
         ] {
             let path = file(name, text, mode);
             let error = Proxy::new("http://proxy:3128", Some(&path), "").unwrap_err();
             assert_eq!(error.code(), Code::Configuration, "{name}");
             let told = format!("{} {:?}", error.summary(), error.detail_text());
-            assert!(told.contains(path.to_str().unwrap()) && (text.is_empty() || !told.contains(text)), "{told}");
+            assert!(told.contains(path.to_str().unwrap()) && !told.contains("hidden"), "{told}");
             std::fs::remove_file(path).unwrap();
         }
         assert!(Proxy::new("http://proxy:3128", Some(Path::new("/nowhere/proxy")), "").is_err());
