@@ -63,14 +63,16 @@ fn what_the_proxy_refuses_is_an_error_that_names_it_and_repeats_no_page() {
         let proxy = TunnelProxy::new(move |_| Tunnel::Say(answer));
         let mut client = through(&db, &proxy);
         client.batch_execute("SET s3_export.request_attempts = 2; SET s3_export.cleanup_timeout = 0").unwrap();
-        let refusal = refused(db.export_by(&mut client, "there", "SELECT 1 AS a")).sqlstate("08001").message(message);
+        let refusal = refused(db.export_by(&mut client, "there", "SELECT 1 AS a"));
+        refusal.sqlstate("08001").message(message);
         refusal.detail(detail).detail(&proxy.name()).hint(hint).hides("hidden");
         assert_eq!(client.notices().len(), 0, "nothing can be left where nothing was sent");
     }
     let absent = TunnelProxy::new(|_| Tunnel::Hang).url().replace("127.0.0.1", "127.0.0.2");
     let mut client = db.client();
     client.batch_execute(&format!("SET s3_export.proxy = '{absent}'; SET s3_export.request_attempts = 1")).unwrap();
-    let refusal = refused(db.export_by(&mut client, "there", "SELECT 1 AS a")).sqlstate("08001");
+    let refusal = refused(db.export_by(&mut client, "there", "SELECT 1 AS a"));
+    refusal.sqlstate("08001");
     refusal.message("gives no connection").detail(absent.trim_start_matches("http://")).detail("cannot be reached");
 }
 
@@ -172,7 +174,8 @@ fn settings_of_a_proxy_that_cannot_be_used_are_errors_without_secrets() {
         let mut client = db.client();
         client.batch_execute("SET s3_export.proxy = 'http://127.0.0.1:1'").unwrap();
         client.batch_execute(&format!("SET s3_export.{setting} = {}", literal(value))).unwrap();
-        let refusal = refused(db.export_in(&mut client, "SELECT 1 AS a", "")).sqlstate("F0000").message(message);
+        let refusal = refused(db.export_in(&mut client, "SELECT 1 AS a", ""));
+        refusal.sqlstate("F0000").message(message);
         refusal.hides("hidden");
     }
     // The password goes to the proxy, and is shown by nobody.
