@@ -84,11 +84,11 @@ const INSERT: &str = "INSERT INTO s3_export.history_entries (export_id, session_
              format text, compression text, documents bigint, files bigint, bytes bigint, started_at timestamptz, manifest text,
              manifest_sha256 text, feed text, feed_run bigint, run_key text)
          LEFT JOIN pg_authid AS s ON s.oid = e.session_role_oid LEFT JOIN pg_authid AS r ON r.oid = e.role_oid
-     RETURNING convert_to('{}', 'UTF8')";
+     ON CONFLICT (export_id) DO NOTHING RETURNING convert_to('{}', 'UTF8')";
 
-/// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write. `columns`: of the export,
-/// by name.
-pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<()> {
+/// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write; `false`: the export has
+/// one already. `columns`: of the export, by name.
+pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<bool> {
     let _superuser = ActAs::superuser();
     // A job's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
@@ -97,10 +97,7 @@ pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<()> {
     argument.insert("started_at".to_owned(), who.at.clone());
     argument.insert("session_role_oid".to_owned(), json!(who.session_role.0.to_u32()));
     argument.insert("role_oid".to_owned(), json!(who.role.0.to_u32()));
-    match write_often(Table::History, INSERT, &Value::Object(argument))? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(Code::Internal, "the history took no row")),
-    }
+    Ok(write_often(Table::History, INSERT, &Value::Object(argument))?.is_some())
 }
 
 /// Returns the bytes that exports with the integration have written within the last 24 hours, as far as they have committed or are
