@@ -232,6 +232,15 @@ pub fn tried(request: &Request, export_id: Uuid) {
     }
 }
 
+/// Errors: 42501 for a current user who is no superuser, as which exports write the history.
+pub fn refuse_writers() -> Result<()> {
+    if is_superuser() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Privilege, "only exports write the history of exports")
+        .hint("A superuser deletes old rows by s3_export.prune_history."))
+}
+
 /// Deletes rows of exports that ended so long ago; gives how many. Errors: 22023 for less than a day, 25006, 42501 for who is no
 /// superuser.
 pub fn prune(older_than: Duration) -> Result<u64> {
