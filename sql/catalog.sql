@@ -536,15 +536,8 @@ COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the
 
 -- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
 CREATE FUNCTION s3_export.keep_history() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION 'only exports write the history of exports' USING ERRCODE = 'insufficient_privilege',
-        HINT = 'A superuser deletes old rows by s3_export.prune_history.';
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_keep_history';
 COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history by others than superusers';
 REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
 CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
