@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::seal::Sealed;
-use s3_export_core::integration::settings::{COLUMNS, CredentialSource, Settings};
+use s3_export_core::integration::settings::{COLUMNS, CredentialSource, LATER_COLUMNS, LaterColumn, Settings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,25 +15,24 @@ use uuid::Uuid;
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 
-/// Columns that a catalog lacks until ALTER EXTENSION s3_export UPDATE; all of them are false by default.
-const NEW_COLUMNS: [&str; 2] = ["fips", "dual_stack"];
-
 /// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
 pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
     const SUPERUSER_OWNS: &str =
         "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
-        // Of the table's row, or else what stands around it.
-        column if NEW_COLUMNS.contains(&column) => format!("'{column}', {column}"),
+        // Without the table's name it is the column of `missing` where the table has none.
+        column if LATER_COLUMNS.iter().any(|later| later.name == column) => format!("'{column}', {column}"),
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
+    let missing: Vec<String> =
+        LATER_COLUMNS.iter().map(|later| format!("{}::{} AS {}", later.lacking, later.kind, later.name)).collect();
     let statement = format!(
-        "SELECT found.row FROM (SELECT {}) AS lacking, LATERAL (
-             SELECT convert_to(jsonb_build_object({})::text, 'UTF8') AS row FROM s3_export.integrations AS i
-             WHERE i.name = ($argument ->> 'name')) AS found",
-        NEW_COLUMNS.map(|column| format!("false AS {column}")).join(", "),
+        "SELECT convert_to(found.members::text, 'UTF8') FROM (SELECT {}) AS missing,
+             LATERAL (SELECT jsonb_build_object({}) AS members FROM s3_export.integrations AS i
+                      WHERE i.name = ($argument ->> 'name')) AS found",
+        missing.join(", "),
         members.join(", ")
     );
     read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
@@ -118,29 +117,28 @@ fn sealed(row: &Value) -> Option<Sealed> {
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
-    let given: Vec<&str> =
-        NEW_COLUMNS.into_iter().filter(|column| columns.get(column).is_some_and(Value::is_boolean)).collect();
-    let new = |form: &dyn Fn(&str) -> String| given.iter().map(|column| form(column)).collect::<String>();
+    // Those that the catalog of an earlier release lacks are named only where they are given.
+    let given = LATER_COLUMNS.iter().filter(|later| columns.get(later.name).is_some_and(|value| !value.is_null()));
+    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], later| {
+        let LaterColumn { name, kind, .. } = later;
+        [format!("{names}, {name}"), format!("{values}, r.{name}"), format!("{types}, {name} {kind}")]
+    });
     let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
-             kms_key_id, storage_class, object_acl, checksum{})
+             kms_key_id, storage_class, object_acl, checksum{names})
          SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
              r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
              coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
-             r.object_acl, coalesce(r.checksum, 'crc32'){}
+             r.object_acl, coalesce(r.checksum, 'crc32'){values}
          FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
              credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
-             kms_key_id text, storage_class text, object_acl text, checksum text{})
+             kms_key_id text, storage_class text, object_acl text, checksum text{types})
          ON CONFLICT DO NOTHING
-         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')",
-        new(&|column| format!(", {column}")),
-        new(&|column| format!(", r.{column}")),
-        new(&|column| format!(", {column} boolean")),
+         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')"
     );
-    let inserted = write(Table::Integrations, &statement, columns)?;
-    Ok(inserted.is_some())
+    Ok(write(Table::Integrations, &statement, columns)?.is_some())
 }
 
 /// Whether the caller may name roles inline, by the privilege of the function that takes them as arguments.

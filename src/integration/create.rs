@@ -30,6 +30,7 @@ const OPTIONS: &[&str] = &[
     "expected_bucket_owner",
     "fips",
     "kms_key_id",
+    "max_bytes_per_day",
     "object_acl",
     "sse",
     "storage_class",

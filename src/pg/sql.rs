@@ -22,7 +22,7 @@ const PINNED: [(&CStr, &CStr); 3] =
 
 /// The triggers of the extension's tables, as `pg_get_triggerdef` prints them. The condition after WHEN is code as well, and
 /// CREATE OR REPLACE TRIGGER needs no ownership: so the whole definition counts, not the name or the function.
-const OWN_TRIGGERS: [&str; 6] = [
+const OWN_TRIGGERS: &[&str] = &[
     "CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations \
      FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update()",
     "CREATE TRIGGER a_keep_what_superusers_own BEFORE DELETE OR UPDATE ON s3_export.integrations \
@@ -36,6 +36,8 @@ const OWN_TRIGGERS: [&str; 6] = [
      OR (new.sts_endpoint ~ '^http://'::text))) EXECUTE FUNCTION s3_export.keep_to_superusers()",
     "CREATE TRIGGER resolve_feed_role BEFORE INSERT OR UPDATE OF role ON s3_export.feed_definitions \
      FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_feed_role()",
+    "CREATE TRIGGER keep_history BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON s3_export.history_entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION s3_export.keep_history()",
 ];
 
 /// Runs a SELECT. `None`: no row.
@@ -60,6 +62,7 @@ pub enum Table {
     Credentials,
     Jobs,
     Feeds,
+    History,
 }
 
 impl Table {
@@ -69,6 +72,7 @@ impl Table {
             Table::Credentials => "s3_export.credentials",
             Table::Jobs => "s3_export.jobs",
             Table::Feeds => "s3_export.feed_definitions",
+            Table::History => "s3_export.history_entries",
         }
     }
 }

@@ -37,9 +37,27 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_bytes_per_day",
     "fips",
     "dual_stack",
     "superuser_owns",
+];
+
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
 ];
 
 /// Source of the credentials that sign.
@@ -87,6 +105,8 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes_per_day: Option<u64>,
     pub fips: bool,
     pub dual_stack: bool,
     pub superuser_owns: bool,
