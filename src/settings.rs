@@ -291,20 +291,28 @@ pub enum LogExports {
 /// Values of `s3_export.log_exports`; those of a boolean, which it was up to 0.2.0, are hidden.
 #[derive(Debug, Clone, Copy, PostgresGucEnum)]
 enum LogExportsValue {
+    #[name = c"off"]
     Off,
+    #[name = c"committed"]
     Committed,
+    #[name = c"all"]
     All,
+    #[name = c"on"]
     #[hidden = true]
     On,
+    #[name = c"true"]
     #[hidden = true]
     True,
+    #[name = c"yes"]
     #[hidden = true]
     Yes,
     #[name = c"1"]
     #[hidden = true]
     One,
+    #[name = c"false"]
     #[hidden = true]
     False,
+    #[name = c"no"]
     #[hidden = true]
     No,
     #[name = c"0"]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::pg::encoding::readable;
-use crate::pg::sql::{self, Table, read_latest, write_latest};
+use crate::pg::sql::{Table, read_latest, read_often, write_latest, write_often};
 use crate::pg::worker_transaction::Writable;
 use crate::pg::{ActAs, current_user, role_name, session_user};
 
@@ -33,7 +33,7 @@ impl Who {
         let (session_role, role) = (session_user(), current_user());
         let _superuser = ActAs::superuser();
         // The database's name as the digits of its bytes: it may be no text in the database's encoding.
-        let row = read_latest(
+        let row = read_often(
             "SELECT convert_to(jsonb_build_object('has_table', to_regclass('s3_export.history_entries') IS NOT NULL,
                  'application_name', nullif(current_setting('application_name'), ''), 'client_address', host(inet_client_addr()),
                  'database', encode(replace(current_database()::text, chr(92), chr(92) || chr(92))::bytea, 'hex'),
@@ -71,10 +71,20 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
     digits.as_bytes().chunks(2).filter_map(byte).collect()
 }
 
-/// Columns that are texts, and those that are numbers, under the names that [`insert`] is given them by.
-const TEXTS: &str = "application_name, uri, integration, aws_role, query_sha256, query, format, compression, manifest,
-    manifest_sha256, feed, run_key";
-const NUMBERS: &str = "documents, files, bytes, feed_run";
+/// Writes the row of an export.
+const INSERT: &str = "INSERT INTO s3_export.history_entries (export_id, session_role, session_role_oid, role, role_oid,
+         application_name, client_address, database, uri, integration, integration_id, aws_role, query_sha256, query, format,
+         compression, documents, files, bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key)
+     SELECT e.export_id, coalesce(s.rolname, e.session_role), e.session_role_oid, coalesce(r.rolname, e.role), e.role_oid,
+         e.application_name, inet_client_addr(), current_database(), e.uri, e.integration, e.integration_id, e.aws_role,
+         e.query_sha256, e.query, e.format, e.compression, e.documents, e.files, e.bytes, e.started_at, clock_timestamp(), e.manifest,
+         e.manifest_sha256, e.feed, e.feed_run, e.run_key
+     FROM jsonb_to_record($argument) AS e (export_id uuid, session_role name, session_role_oid oid, role name, role_oid oid,
+             application_name text, uri text, integration text, integration_id uuid, aws_role text, query_sha256 text, query text,
+             format text, compression text, documents bigint, files bigint, bytes bigint, started_at timestamptz, manifest text,
+             manifest_sha256 text, feed text, feed_run bigint, run_key text)
+         LEFT JOIN pg_authid AS s ON s.oid = e.session_role_oid LEFT JOIN pg_authid AS r ON r.oid = e.role_oid
+     RETURNING convert_to('{}', 'UTF8')";
 
 /// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write. `columns`: of the export,
 /// by name.
@@ -82,27 +92,12 @@ pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<()> {
     let _superuser = ActAs::superuser();
     // A job's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
-    let values = |columns: &str, cast: &str| -> String {
-        columns.split(',').map(|column| format!(", ($argument ->> '{}'){cast}", column.trim())).collect()
-    };
-    let statement = format!(
-        "INSERT INTO s3_export.history_entries (export_id, session_role, session_role_oid, role, role_oid, client_address,
-             database, integration_id, started_at, finished_at, {TEXTS}, {NUMBERS})
-         SELECT ($argument ->> 'export_id')::uuid, coalesce(s.rolname, ($argument ->> 'session_role')::name), i.session_role,
-             coalesce(r.rolname, ($argument ->> 'role')::name), i.role, inet_client_addr(), current_database(),
-             ($argument ->> 'integration_id')::uuid, ($argument ->> 'started_at')::timestamptz, clock_timestamp(){}{}
-         FROM (SELECT ($argument ->> 'session_role_oid')::oid, ($argument ->> 'role_oid')::oid) AS i (session_role, role)
-             LEFT JOIN pg_roles AS s ON s.oid = i.session_role LEFT JOIN pg_roles AS r ON r.oid = i.role
-         RETURNING convert_to('{{}}', 'UTF8')",
-        values(TEXTS, ""),
-        values(NUMBERS, "::bigint"),
-    );
     let mut argument = columns.clone();
     argument.extend(who.fields());
     argument.insert("started_at".to_owned(), who.at.clone());
     argument.insert("session_role_oid".to_owned(), json!(who.session_role.0.to_u32()));
     argument.insert("role_oid".to_owned(), json!(who.role.0.to_u32()));
-    match sql::write(Table::History, &statement, &Value::Object(argument))? {
+    match write_often(Table::History, INSERT, &Value::Object(argument))? {
         Some(_) => Ok(()),
         None => Err(Error::new(Code::Internal, "the history took no row")),
     }

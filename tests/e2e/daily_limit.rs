@@ -100,7 +100,7 @@ fn an_export_ends_when_it_passes_the_limit() {
     for arguments in ["", "compression => 'gzip'", "format => 'parquet'"] {
         let prefix = db.prefix();
         // It would run for hours.
-        let endless = "SELECT i, md5(i::text) AS a, pg_sleep(0.00001)::text AS s FROM generate_series(1, 1000000000) i";
+        let endless = "SELECT md5(generate_series(1, 1000000000)::text) AS a";
         let refusal = refused(db.export_to(
             &mut db.client(),
             &prefix,

@@ -18,7 +18,7 @@ fn count(client: &mut Session) -> String {
 /// SHA-256 of the object at that URL.
 fn sha256(db: &Database, url: &str) -> String {
     let body = db.bucket.get(db.bucket.key(url));
-    db.client().query_one("SELECT encode(sha256($1), 'hex')", &[&body]).unwrap().get(0)
+    db.client().query_one("SELECT encode(sha256($1), 'hex')", &[&&body[..]]).unwrap().get(0)
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn a_row_says_who_exported_what_and_where_to() {
     // A run that exists is returned, which is no export; one that is replaced is one.
     let again = db.export_to(&mut client, &exported.prefix, query, arguments).unwrap();
     assert_eq!((again.export_id, count(&mut client).as_str()), (exported.export_id, "1"));
-    let replaced = arguments.replace("\"run_key\"", "\"existing_run\": \"replace\", \"run_key\"");
-    db.export_to(&mut client, &exported.prefix, query, &replaced).unwrap();
+    let replaced = r#"options => '{"run_key": "k1", "existing_run": "replace"}'"#;
+    db.export_to(&mut client, &exported.prefix, query, replaced).unwrap();
     assert_eq!(count(&mut client), "2");
     // The text is a superuser's to store.
     refused(client.batch_execute("SET s3_export.history_query = on")).sqlstate("42501");
@@ -78,7 +78,7 @@ fn a_row_says_who_exported_what_and_where_to() {
 fn a_rollback_takes_the_row_back() {
     let db = Database::new("history_back");
     let mut client = db.client();
-    let mut call = || format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", ""));
+    let call = || format!("SELECT {}", db.call(&db.prefix(), "SELECT 1 AS a", ""));
     client.batch_execute(&format!("BEGIN; {}; ROLLBACK", call())).unwrap();
     assert_eq!(count(&mut client), "0");
     client

@@ -13,16 +13,12 @@ const WRITES: [&str; 6] = [
     "COPY s3_export.history_entries FROM PROGRAM 'true'",
 ];
 
-fn all(db: &Database) -> String {
-    db.client().text("SELECT jsonb_agg(h) FROM s3_export.history_entries AS h")
-}
-
 #[test]
 fn attack_a_history_that_is_forged_or_emptied() {
     let db = Database::new("forged");
     let mut superuser = db.client();
     db.export("SELECT 1 AS a");
-    let before = all(&db);
+    let mut exports = 1;
     for (name, memberships, attributes) in [
         ("member", vec!["s3_export_member"], ""),
         ("admin", vec!["s3_export_admin", "s3_export_member", "s3_export_auditor"], ""),
@@ -38,7 +34,14 @@ fn attack_a_history_that_is_forged_or_emptied() {
             refused(client.batch_execute(write)).sqlstate("42501");
         }
         refused(client.batch_execute("SELECT s3_export.prune_history('1 day')")).sqlstate("42501");
-        refused(client.batch_execute("SET s3_export.history = off")).sqlstate("42501");
+        if memberships.contains(&"s3_export_member") {
+            // What is set before the library is loaded counts as little as afterwards.
+            client.batch_execute("SET s3_export.history = off").unwrap();
+            exports += 1;
+            db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+            refused(client.batch_execute("SET s3_export.history = off")).sqlstate("42501");
+            refused(client.batch_execute("SET s3_export.log_exports = off")).sqlstate("42501");
+        }
         for view in ["history", "exports", "daily_exports"] {
             for write in ["DELETE FROM", "TRUNCATE"] {
                 assert!(client.batch_execute(&format!("{write} s3_export.{view}")).is_err(), "{role} {write} {view}");
@@ -74,7 +77,8 @@ fn attack_a_history_that_is_forged_or_emptied() {
     }
     refused(client.batch_execute("SELECT s3_export.prune_history('1 day')")).sqlstate("42501").message("superuser");
     superuser.batch_execute(&format!("DROP OWNED BY {app}")).unwrap();
-    assert_eq!(all(&db), before);
+    let kept = "SELECT count(*) || ' ' || sum(bytes) FROM s3_export.history_entries";
+    assert_eq!(superuser.text(kept), format!("{exports} {}", 8 * exports));
 }
 
 /// Code of somebody else's that hung on the table would run as the superuser, with each export.

@@ -8,7 +8,12 @@ use super::fixture::{Action, Database, Gateway, Integration, refused};
 fn lines(db: &Database, text: &str) -> Vec<String> {
     let log = std::fs::read(db.environment().run_dir.join("postgres.log")).unwrap();
     let log = String::from_utf8_lossy(&log).into_owned();
-    let ours = |line: &&str| (line.contains("LOG:  export ") || line.contains("LOG:  an export failed")) && line.contains(text);
+    // What goes on in a further line begins with a tab.
+    let ours = |line: &&str| {
+        line.starts_with("20")
+            && ["LOG:  export ", "LOG:  an export failed"].iter().any(|part| line.contains(part))
+            && line.contains(text)
+    };
     log.lines().filter(ours).map(str::to_owned).collect()
 }
 
@@ -39,7 +44,7 @@ fn a_line_of_a_committed_export_has_what_the_row_has() {
     }
     // Values of a boolean mean what they meant.
     for (value, has_line) in [("on", true), ("true", true), ("1", true), ("off", false), ("false", false), ("all", true)] {
-        client.batch_execute(&format!("SET s3_export.log_exports = {value}")).unwrap();
+        client.batch_execute(&format!("SET s3_export.log_exports = '{value}'")).unwrap();
         let exported = db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
         assert_eq!(committed(&db, &exported.export_id.to_string()).is_some(), has_line, "{value}");
     }
