@@ -111,17 +111,6 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
 
--- Amazon's further endpoints.
-ALTER TABLE s3_export.integrations
-    ADD COLUMN fips boolean NOT NULL DEFAULT false
-        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
-    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
-        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
-COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
-COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
-COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
-COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
-
 -- Which feed a job runs.
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
@@ -185,6 +174,17 @@ ALTER TABLE s3_export.integrations ADD COLUMN max_bytes_per_day bigint
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
+
+-- Amazon's further endpoints.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
 
 -- History -----------------------------------------------------------------------------------------------------------
 
@@ -903,11 +903,11 @@ GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
 GRANT USAGE ON SCHEMA s3_export TO s3_export_auditor;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_member;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_admin;
+GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_auditor;
 GRANT SELECT ON s3_export.history, s3_export.daily_exports TO s3_export_member, s3_export_admin, s3_export_auditor;
 GRANT SELECT ON s3_export.exports TO s3_export_auditor;
-GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;
