@@ -115,6 +115,41 @@ COMMENT ON COLUMN s3_export.integrations.endpoint IS
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
 
+-- Which verification a job is.
+ALTER TABLE s3_export.jobs ADD COLUMN verification jsonb;
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
+CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
+    SELECT j.export_id,
+        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
+        j.uri, j.integration, j.query, j.options,
+        coalesce(j.documents, p.documents) AS documents,
+        coalesce(j.files, p.files) AS files,
+        coalesce(j.bytes, p.bytes) AS bytes,
+        j.queued_at, j.started_at, j.finished_at, j.manifest,
+        CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
+        coalesce(d.cause, j.error_message) AS error_message,
+        j.error_detail, j.error_hint, j.error_context,
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification
+    FROM s3_export.jobs AS j
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
+    UNION ALL
+    SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
+        NULL,
+        -- A UUIDv7 begins with the milliseconds since 1970.
+        pg_catalog.to_timestamp(
+            ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
+            OPERATOR(pg_catalog./) 1000.0),
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL
+    FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id);
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
+
 -- Feeds -------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE s3_export.feed_definitions (
@@ -327,6 +362,34 @@ COMMENT ON FUNCTION s3_export.feed_setup(text, text) IS
 -- It only prints; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.feed_setup(text, text) FROM PUBLIC;
 
+-- Verification ------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+
 -- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
 COMMENT ON TABLE s3_export.integrations IS
     'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
@@ -431,7 +494,7 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
 COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
     'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
     'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
@@ -634,6 +697,8 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -24,7 +24,7 @@ use s3_export_core::error::{Code, Error, Result};
 
 use self::pending::Ending;
 pub use self::pending::{Exporting, begin, forget, has_exports, is_exporting, ready_to_commit, writes_manifest};
-pub use self::session_io::{call_policy, call_store, time_limit};
+pub use self::session_io::{call_policy, call_store, call_store_and_hear, connections, time_limit};
 use crate::pg::callback::contained;
 use crate::pg::errors::guard;
 use crate::pg::report::{Report, in_callback};
