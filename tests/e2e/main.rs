@@ -59,3 +59,4 @@ mod statements;
 mod stores;
 mod transactions;
 mod upgrade;
+mod verify;
