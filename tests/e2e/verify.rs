@@ -53,15 +53,14 @@ fn a_sound_export_of_each_shape_is_whole() {
         ("options => '{\"run_key\": \"nightly\"}'", 1),
     ] {
         let exported = db.export_in(&mut client, "SELECT generate_series(1, 5) AS a", arguments).unwrap();
-        for (deep, checked) in [("", "size"), (DEEP, "content")] {
+        for (deep, checked) in [("", "checksum"), (DEEP, "content")] {
             let found = rows(&mut client, &exported, deep);
             assert_eq!(problems(&mut client, &exported, deep), Vec::<String>::new(), "{arguments}");
             assert_eq!(found.len(), files + 1, "{arguments}");
             assert_eq!(found[0].get::<_, &str>("file"), exported.manifest);
             let bytes: i64 = found[1..].iter().map(|row| row.get::<_, i64>("bytes")).sum();
             assert_eq!(bytes, exported.bytes, "{arguments}");
-            // SeaweedFS keeps no checksum that it shows.
-            assert!(found[1..].iter().all(|row| row.get::<_, &str>("checked") == checked), "{arguments}: {found:?}");
+            assert!(found[1..].iter().all(|row| row.get::<_, &str>("checked") == checked), "{arguments}: {checked}");
         }
     }
     let empty = db.export_in(&mut client, "SELECT 1 AS a WHERE false", "").unwrap();
@@ -127,7 +126,7 @@ fn a_file_too_many_is_found_in_a_partition_and_in_the_export_s_own_folder() {
     let mut client = db.client();
     for arguments in ["partition_by => '{a}'", "partition_by => '{a}', include_query_id => true", "include_query_id => true"] {
         let exported = db.export_in(&mut client, "SELECT generate_series(1, 3) AS a", arguments).unwrap();
-        let url = client.text(&format!("SELECT file FROM {} ORDER BY 1 OFFSET 1", call(&exported, "local", "")));
+        let url = client.text(&format!("SELECT file FROM {} WHERE file LIKE '%000001.json'", call(&exported, "local", "")));
         let key = db.bucket.key(&url).replace("a=1", "a=9").replace("000001.json", "000009.json");
         db.bucket.put(&key, b"x");
         let told = problems(&mut client, &exported, "");
