@@ -14,7 +14,7 @@
 //! feed
 //! verify
 //! export
-//! run_key · query
+//! run_key · query · history
 //! transaction · integration · progress
 //! settings · encode · stored_arguments
 //! pg
@@ -31,6 +31,7 @@ mod bench;
 mod encode;
 mod export;
 mod feed;
+mod history;
 mod integration;
 mod job;
 mod pg;
