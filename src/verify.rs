@@ -1,6 +1,6 @@
 //! `s3_export.verify`: compares an export with its manifest. Nothing is written.
 //!
-//! The comparison runs on the I/O thread (`maintenance/verify.rs` of the core), and its findings come one by one: a manifest of a hundred
+//! The comparison runs on the I/O thread (`maintenance/verify/` of the core), and its findings come one by one: a manifest of a hundred
 //! thousand files takes no more memory here than one of ten.
 #![forbid(unsafe_code)]
 

@@ -6,10 +6,11 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use pgrx::{IntoDatum, PgMemoryContexts, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
+use crate::pg::Memory;
 use crate::pg::is_server_text;
 use crate::pg::raised::Raised;
 use crate::pg::report;
@@ -151,7 +152,7 @@ impl Call {
             (*result).setResult = store;
             (*result).setDesc = shape;
             pg_sys::MemoryContextSwitchTo(before);
-            Ok(RowStore { store, shape, memory: PgMemoryContexts::new("s3_export row") })
+            Ok(RowStore { store, shape, memory: Memory::new(c"s3_export row") })
         }
     }
 
@@ -179,26 +180,22 @@ pub struct RowStore {
     store: *mut pg_sys::Tuplestorestate,
     shape: pg_sys::TupleDesc,
     /// Memory of one row's values.
-    memory: PgMemoryContexts,
+    memory: Memory,
 }
 
 impl RowStore {
     /// Adds the row that `make` gives, `None` for NULL; the memory of its values is free afterwards.
     pub fn put(&mut self, make: impl FnOnce() -> Result<Vec<Option<pg_sys::Datum>>>) -> Result<()> {
+        let current = self.memory.enter();
+        let row = make()?;
+        let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+        let mut values: Vec<pg_sys::Datum> = row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
         // SAFETY: store and shape live until the query that reads the rows has ended, and the store copies the values. The function is
-        // declared with as many columns as each row has values, of their types. What `make` makes is used before the memory is reset.
-        unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(self.memory.value());
-            let made = make().map(|row| {
-                let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
-                let mut values: Vec<pg_sys::Datum> =
-                    row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
-                pg_sys::tuplestore_putvalues(self.store, self.shape, values.as_mut_ptr(), nulls.as_mut_ptr());
-            });
-            pg_sys::MemoryContextSwitchTo(before);
-            self.memory.reset();
-            made
-        }
+        // declared with as many columns as each row has values, of their types.
+        unsafe { pg_sys::tuplestore_putvalues(self.store, self.shape, values.as_mut_ptr(), nulls.as_mut_ptr()) }
+        drop(current);
+        self.memory.reset();
+        Ok(())
     }
 }
 
