@@ -37,7 +37,7 @@ impl Verification {
         check_context()?;
         let place = ManifestPlace::parse(&self.manifest)?;
         let permission = Permission::Integration(self.integration.clone());
-        let connection = integration::authorize(&permission, &place.location, Purpose::Verify)?;
+        let connection = integration::authorize(&permission, &place.location, Purpose::Verify)?.connection;
         Ok((place, connection))
     }
 
