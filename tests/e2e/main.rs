@@ -64,3 +64,4 @@ mod statements;
 mod stores;
 mod transactions;
 mod upgrade;
+mod verify;
