@@ -75,7 +75,7 @@ done) || true
 [ -z "$called" ] || die "functions for Postgres that Rust calls:
 $called"
 # Declared by hand, and so without pgrx's guard: each says why it needs none.
-UNGUARDED_FILES='^src/(pg/(deform|report|serializable)|progress|job/worker)\.rs$'
+UNGUARDED_FILES='^src/(pg/(background|deform|report|serializable)|progress|job/worker)\.rs$'
 undecorated=$(grep -rlE '^ *unsafe extern "C(-unwind)?" \{' src | grep -vE "$UNGUARDED_FILES") || true
 [ -z "$undecorated" ] || die "functions of Postgres declared without pgrx's guard:
 $undecorated"

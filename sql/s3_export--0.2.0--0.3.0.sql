@@ -115,6 +115,57 @@ COMMENT ON COLUMN s3_export.integrations.endpoint IS
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
 
+-- A job may have several attempts, each an export of its own.
+ALTER TABLE s3_export.jobs
+    ADD COLUMN attempts int NOT NULL DEFAULT 0,
+    ADD COLUMN next_attempt_at timestamptz,
+    ADD COLUMN attempt_id uuid;
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun';
+COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
+COMMENT ON COLUMN s3_export.jobs.attempt_id IS
+    'id of the export that the last attempt is; that of the first attempt is the job''s';
+CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
+    SELECT j.export_id,
+        CASE WHEN d.cause IS NULL THEN j.status WHEN d.is_retried THEN 'QUEUED' ELSE 'ERROR' END AS status,
+        coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
+        j.uri, j.integration, j.query, j.options,
+        coalesce(j.documents, p.documents) AS documents,
+        coalesce(j.files, p.files) AS files,
+        coalesce(j.bytes, p.bytes) AS bytes,
+        j.queued_at, j.started_at, j.finished_at, j.manifest,
+        CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
+        coalesce(d.cause, j.error_message) AS error_message,
+        j.error_detail, j.error_hint, j.error_context,
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.attempts,
+        CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
+        coalesce(j.attempt_id, j.export_id) AS attempt_id
+    FROM s3_export.jobs AS j
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) coalesce(j.attempt_id, j.export_id)
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause,
+            coalesce((j.options OPERATOR(pg_catalog.->) 'options' OPERATOR(pg_catalog.->>) 'retries')::int, 0)
+                OPERATOR(pg_catalog.>=) j.attempts AS is_retried) AS d ON true
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
+    UNION ALL
+    SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
+        NULL,
+        -- A UUIDv7 begins with the milliseconds since 1970.
+        pg_catalog.to_timestamp(
+            ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
+            OPERATOR(pg_catalog./) 1000.0),
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, p.export_id
+    FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
+                          WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id);
+COMMENT ON COLUMN s3_export.exports.attempts IS
+    'number of attempts of the job that have begun; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.next_attempt_at IS 'when the next attempt of a job is due, after one that failed';
+COMMENT ON COLUMN s3_export.exports.attempt_id IS
+    'id of the export that the last attempt is: the names of its objects contain it; that of the first attempt is export_id';
+
 -- Feeds -------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE s3_export.feed_definitions (
@@ -327,6 +378,41 @@ COMMENT ON FUNCTION s3_export.feed_setup(text, text) IS
 -- It only prints; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.feed_setup(text, text) FROM PUBLIC;
 
+CREATE FUNCTION s3_export.dry_run(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run';
+COMMENT ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'checks all that s3_export with the same arguments checks before its first byte, and tells estimates, names, columns and the IAM policy. Plans the query without running it, sends requests that read, and writes nothing';
+-- As s3_export.
+REVOKE ALL ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.dry_run(
+    statement text,
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run_statement';
+COMMENT ON FUNCTION s3_export.dry_run(text) IS 'does the same for a statement of Rockset''s, as s3_export(statement) takes it';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION s3_export.dry_run(text) FROM PUBLIC;
+
 -- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
 COMMENT ON TABLE s3_export.integrations IS
     'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
@@ -367,7 +453,7 @@ COMMENT ON COLUMN s3_export.credentials.sealed IS
     'the secret, sealed with AES-256-GCM and bound to integration_id, endpoint and sts_endpoint';
 COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
 COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
-COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the job, and of the export that its first attempt is';
 COMMENT ON COLUMN s3_export.jobs.status IS
     'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
 COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
@@ -395,7 +481,7 @@ COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took the job';
 COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON FUNCTION s3_export.lost_worker(uuid) IS
     'error of a job that is RUNNING and whose worker is gone; NULL if the job runs or has ended. Part of s3_export.exports';
-COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export or job, as wait and cancel take it';
 COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
 COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL for an export that runs in a session';
 COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL for an export that runs in a session';
@@ -634,6 +720,8 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text) TO s3_export_member;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -10,10 +10,10 @@
 //!
 //! ```text
 //! sql_functions
-//! admin · job
+//! admin · job · dry_run
 //! feed
 //! export
-//! run_key · query
+//! run_key · query · notification
 //! transaction · integration · progress
 //! settings · encode · stored_arguments
 //! pg
@@ -27,11 +27,13 @@
 mod admin;
 #[cfg(feature = "bench")]
 mod bench;
+mod dry_run;
 mod encode;
 mod export;
 mod feed;
 mod integration;
 mod job;
+mod notification;
 mod pg;
 mod progress;
 mod query;
@@ -53,5 +55,6 @@ mod inside;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    pg::launcher::register();
     transaction::register_callbacks(&job::pending::HOOKS);
 }

@@ -18,6 +18,7 @@ static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static LOG_EXPORTS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -125,6 +126,16 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"s3_export.retry_delay",
+        c"Time between the first attempt of a job and the second.",
+        c"It doubles with each further attempt, up to ten minutes. Only jobs with the option retries have further attempts.",
+        &RETRY_DELAY,
+        1,
+        600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_bool_guc(
         c"s3_export.log_exports",
         c"Writes a line to the server's log for each export that was committed.",
@@ -208,6 +219,11 @@ pub fn progress_interval() -> Option<Duration> {
 /// Jobs that run at once in this database.
 pub fn max_workers() -> u32 {
     MAX_WORKERS.get().unsigned_abs()
+}
+
+/// Time between the first attempt of a job and the second.
+pub fn retry_delay() -> Duration {
+    milliseconds(&RETRY_DELAY)
 }
 
 /// Whether the log has a line for each export.

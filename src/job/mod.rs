@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! s3_export_async ──► a row, QUEUED ──commit──► worker: RUNNING ──► COMPLETED, with its manifest
+//!                         │  ▲── transient failure, with retries ──┤
 //!                         └── cancel ──► CANCELLED ◄── cancel ──┴─► ERROR
 //! ```
 //!
@@ -9,11 +10,13 @@
 //! RUNNING and whose lock nobody holds has lost its worker.
 #![deny(unsafe_code)]
 
+pub mod attempts;
 pub mod pending;
 pub mod queue;
 pub mod status;
 pub mod stored;
 pub mod table;
+pub mod timer;
 pub mod worker;
 
 use std::cell::Cell;
@@ -25,6 +28,7 @@ use s3_export_core::request::{Arguments, Request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::attempts::Attempts;
 use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
@@ -54,6 +58,10 @@ fn enqueue_export(arguments: &Arguments, request: &Request, feed: Option<&str>) 
     let export_id = Uuid::now_v7();
     let options = stored_arguments::to_options(arguments);
     export::check(request, export_id)?;
+    if request.retries.is_some() && !attempts::are_counted()? {
+        return Err(Error::new(Code::NotReady, "the extension in this database does not know the option \"retries\" yet")
+            .hint("ALTER EXTENSION s3_export UPDATE"));
+    }
     look_at_queue()?;
     let mut settings = stored::of_settings(&caller::settings());
     settings.insert(table::SESSION_USER.to_owned(), Value::String(session_user().to_u32().to_string()));
@@ -105,14 +113,16 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
             Status::Error | Status::Cancelled => {
                 raise_again(&state.error)?;
             }
-            Status::Running if is_lost(export_id)? => {
-                raise_again(&bury(export_id)?)?;
+            Status::Running => {
+                if let Some(died) = lost(export_id, &state)?.map(|attempts| bury(export_id, attempts)).transpose()?.flatten() {
+                    raise_again(&died)?;
+                }
             }
             Status::Queued if Instant::now() >= next_look => {
                 look_at_queue()?;
                 next_look = Instant::now() + LOOK_AT_QUEUE;
             }
-            Status::Queued | Status::Running => {}
+            Status::Queued => {}
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
@@ -142,17 +152,17 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
         }
         match state.status {
             Status::Queued => {
-                if table::end(export_id, Status::Queued, Status::Cancelled, &cancelled_before(), Locked::Wait)? {
+                let error = cancelled_before(state.attempts);
+                if table::end(export_id, Status::Queued, Status::Cancelled, &error, Locked::Wait)? {
                     return Ok(true);
                 }
             }
-            Status::Running if is_lost(export_id)? => {
-                bury(export_id)?;
-                return Ok(false);
-            }
-            Status::Running => {
-                return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid));
-            }
+            Status::Running => match lost(export_id, &state)? {
+                None => return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid)),
+                // One that starts again is QUEUED now.
+                Some(attempts) if bury(export_id, attempts)?.is_some() => return Ok(false),
+                Some(_) => {}
+            },
             Status::Completed | Status::Error | Status::Cancelled => return Ok(false),
         }
     }
@@ -200,7 +210,7 @@ fn is_own(export_id: Uuid) -> bool {
 /// Returns the error of a job that the caller's snapshot shows as RUNNING and whose worker is gone. `None`: the job runs, or has ended.
 pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
     match table::state(export_id)? {
-        Some(state) if state.status == Status::Running && is_lost(export_id)? => Ok(Some(DIED)),
+        Some(state) if state.status == Status::Running && lost(export_id, &state)?.is_some() => Ok(Some(DIED)),
         _ => Ok(None),
     }
 }
@@ -208,41 +218,55 @@ pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
 /// Message of a job whose worker is gone, in the view `s3_export.exports` too.
 const DIED: &str = "the worker of the export ended without an answer";
 
-/// Whether nobody runs a job that says that it is RUNNING.
-fn is_lost(export_id: Uuid) -> Result<bool> {
+/// The attempts of a job that was `seen` RUNNING and that nobody runs. `None`: somebody does, or it has ended.
+fn lost(export_id: Uuid, seen: &State) -> Result<Option<Attempts>> {
     // Locks of the primary's workers are not seen on a standby.
     if is_own(export_id) || is_standby() || Lock::Job(export_id).is_held() {
-        return Ok(false);
+        return Ok(None);
     }
-    // It may have ended since: a worker says how before it lets go of its lock.
-    Ok(table::state(export_id)?.is_some_and(|state| state.status == Status::Running))
+    // It may have ended since, or be in its next attempt: a worker says how before it lets go of its lock.
+    let now = table::state(export_id)?;
+    Ok(now.filter(|now| now.status == Status::Running && now.attempts == seen.attempts).map(|now| now.attempts))
 }
 
-/// Writes down that its worker is gone, where this transaction may write.
-fn bury(export_id: Uuid) -> Result<Raised> {
+/// Writes down that its worker is gone, where this transaction may write; gives the error, or `None` for a job that starts again.
+fn bury(export_id: Uuid, attempts: Attempts) -> Result<Option<Raised>> {
     let died = Raised {
         sqlstate: "57P02".to_owned(),
         message: DIED.to_owned(),
         detail: Some("The server crashed or was stopped. Files without a manifest may remain in S3.".to_owned()),
         hint: Some("s3_export.cleanup finds them.".to_owned()),
+        transient: true,
         ..Raised::default()
     };
+    let delay = attempts.after(&died);
     if !is_read_only() {
-        table::end(export_id, Status::Running, Status::Error, &died, Locked::Skip)?;
+        match delay {
+            Some(delay) => attempts::requeue(export_id, attempts.made, delay, &died, Locked::Skip)?,
+            None => table::end_attempt(export_id, attempts.made, &died, Locked::Skip)?,
+        };
     }
-    Ok(died)
+    Ok(delay.is_none().then_some(died))
 }
 
 /// Writes down what a crash has left RUNNING.
 pub fn mark_lost() -> Result<()> {
     for export_id in table::running()? {
-        if !is_own(export_id) && !Lock::Job(export_id).is_held() {
-            bury(export_id)?;
+        // Most of them run, and are not read for that.
+        if is_own(export_id) || Lock::Job(export_id).is_held() {
+            continue;
+        }
+        if let Some(state) = table::state(export_id)?.filter(|state| state.status == Status::Running)
+            && let Some(attempts) = lost(export_id, &state)?
+        {
+            bury(export_id, attempts)?;
         }
     }
     Ok(())
 }
 
-fn cancelled_before() -> Raised {
-    Raised { sqlstate: "57014".to_owned(), message: "the export was cancelled before it began".to_owned(), ..Raised::default() }
+/// The error of a job that was cancelled while no worker had it.
+fn cancelled_before(attempts: Attempts) -> Raised {
+    let what = if attempts.made == 0 { "it began" } else { "its next attempt" };
+    Raised { sqlstate: "57014".to_owned(), message: format!("the export was cancelled before {what}"), ..Raised::default() }
 }

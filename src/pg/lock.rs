@@ -22,6 +22,8 @@ pub enum Lock {
     Worker(u32),
     /// The run of an export whose key has this hash; whoever holds it may export under the key.
     Run(u64),
+    /// The process that starts jobs whose next attempt is due.
+    Timer,
     /// Shared by those who commit jobs and rely on a living worker to find them.
     Enqueue,
 }
@@ -33,6 +35,8 @@ const JOB_KIND: u16 = 0x5334;
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
+/// Kind of [`Lock::Timer`].
+pub const TIMER_KIND: u16 = 0x533a;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -50,6 +54,7 @@ impl Lock {
             Lock::Export(id) => (0, by_id(id), EXPORT_KIND),
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
+            Lock::Timer => (here, (0, 0), TIMER_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
             Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),
