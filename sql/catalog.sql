@@ -405,7 +405,7 @@ CREATE TABLE s3_export.jobs (
     finished_at timestamptz,
     cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
     feed text,
-    attempts int NOT NULL DEFAULT 0,
+    attempts int,
     next_attempt_at timestamptz,
     attempt_id uuid
 );
@@ -444,7 +444,7 @@ COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON COLUMN s3_export.jobs.cluster IS
     'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
-COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun';
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
 COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
 COMMENT ON COLUMN s3_export.jobs.attempt_id IS
     'id of the export that the last attempt is; that of the first attempt is the job''s';
@@ -493,7 +493,7 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
-        j.attempts,
+        coalesce(j.attempts, 0) AS attempts,
         CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
         coalesce(j.attempt_id, j.export_id) AS attempt_id
     FROM s3_export.jobs AS j

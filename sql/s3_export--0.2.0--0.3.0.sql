@@ -117,10 +117,10 @@ COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single
 
 -- A job may have several attempts, each an export of its own.
 ALTER TABLE s3_export.jobs
-    ADD COLUMN attempts int NOT NULL DEFAULT 0,
+    ADD COLUMN attempts int,
     ADD COLUMN next_attempt_at timestamptz,
     ADD COLUMN attempt_id uuid;
-COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun';
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
 COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
 COMMENT ON COLUMN s3_export.jobs.attempt_id IS
     'id of the export that the last attempt is; that of the first attempt is the job''s';
@@ -137,7 +137,7 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
-        j.attempts,
+        coalesce(j.attempts, 0) AS attempts,
         CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
         coalesce(j.attempt_id, j.export_id) AS attempt_id
     FROM s3_export.jobs AS j

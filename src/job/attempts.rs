@@ -75,8 +75,8 @@ pub fn are_counted() -> Result<bool> {
 }
 
 /// What a claim writes besides, where attempts are counted. The first attempt has the job's own id.
-pub const CLAIMED: &str = ", attempts = j.attempts + 1, next_attempt_at = NULL,
-    attempt_id = CASE j.attempts WHEN 0 THEN j.export_id ELSE ($argument ->> 'attempt_id')::uuid END";
+pub const CLAIMED: &str = ", attempts = coalesce(j.attempts, 0) + 1, next_attempt_at = NULL,
+    attempt_id = CASE coalesce(j.attempts, 0) WHEN 0 THEN j.export_id ELSE ($argument ->> 'attempt_id')::uuid END";
 
 /// Makes a RUNNING job QUEUED again, until its next attempt after `delay`, and keeps the error of this one; `false`: it is not in that
 /// attempt any more, or was locked and is to be skipped. A tenth of the delay is random: a store that comes back must not have all

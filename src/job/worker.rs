@@ -59,8 +59,9 @@ thread_local! {
     static HANDED_ON: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Shortest sleep of the timer.
+/// Bounds of the timer's sleep. A timer whose jobs are cancelled ends after the longest.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// A transaction's result, or what it raised.
 type Ended<T> = std::result::Result<T, Box<Raised>>;
@@ -182,7 +183,7 @@ fn keep_time() -> Ended<()> {
         show("s3_export: waits for the next attempt of a job");
         // A job that begins to wait meanwhile is due no sooner than after the first delay.
         while let Some(due) = in_transaction(|| queue::start_queued().and_then(|_| attempts::next_due()))? {
-            pause(WaitFor::Retry, due.min(settings::retry_delay()).max(SHORTEST_SLEEP));
+            pause(WaitFor::Retry, due.min(settings::retry_delay()).clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
         }
         timer::let_go();
     }

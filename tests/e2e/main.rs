@@ -31,6 +31,7 @@ mod help;
 mod hostile;
 mod job_cancel;
 mod job_queue;
+mod job_retries;
 mod job_roles;
 mod job_settings;
 mod jobs;

@@ -5,7 +5,7 @@
 
 use super::fixture::{Database, Integration, Session, StandIn, literal};
 
-const ACTIONS: [&str; 7] = ["list", "export", "inline", "create", "alter", "drop", "credentials"];
+const ACTIONS: [&str; 8] = ["list", "export", "inline", "create", "alter", "drop", "credentials", "dry run"];
 
 /// Outcome of each action for `client` on the integration `target`; every action is rolled back.
 fn row(db: &Database, client: &mut Session, target: &str) -> String {
@@ -29,6 +29,7 @@ fn row(db: &Database, client: &mut Session, target: &str) -> String {
             "WITH done AS (DELETE FROM s3_export.integrations WHERE name = '{target}' RETURNING name) SELECT count(*) FROM done"
         ),
         "SELECT least(count(*), 1) FROM s3_export.credentials".to_owned(),
+        format!("SELECT least(count(*), 1) FROM {}", export.replacen("s3_export(", "s3_export.dry_run(", 1)),
     ];
     let mut cells = Vec::new();
     for statement in statements {
@@ -76,7 +77,7 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         superuser.execute("UPDATE s3_export.integrations SET owner = $1::text::name WHERE name = $2", &[owner, &name]).unwrap();
     }
 
-    assert_eq!(row(&db, &mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501");
+    assert_eq!(row(&db, &mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501 yes");
     superuser
         .batch_execute(&format!(
             "DROP ROLE {phoenix}; CREATE ROLE {phoenix} LOGIN; GRANT s3_export_admin, s3_export_member TO {phoenix}"
@@ -84,20 +85,20 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         .unwrap();
 
     for (who, role, target, expected) in [
-        //                                            list   export inline create alter  drop   credentials
-        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes"),
-        ("superuser on an admin's", "postgres", "of-both", "yes    sent   yes    yes    yes    yes    yes"),
-        ("admin on his own", &admin, "of-admin", "    yes    42501  42501  yes    yes    yes    42501"),
-        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501"),
-        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501"),
-        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501"),
-        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501"),
-        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501"),
-        ("usage, no member", &usage_only, "target", " 42501  42501  42501  42501  42501  42501  42501"),
-        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no"),
-        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no"),
-        ("plain role", &plain, "target", "            42501  42501  42501  42501  42501  42501  42501"),
-        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501"),
+        //                                            list   export inline create alter  drop   credentials dry run
+        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes  yes"),
+        ("superuser on an admin's", "postgres", "of-both", "yes    sent   yes    yes    yes    yes    yes  yes"),
+        ("admin on his own", &admin, "of-admin", "    yes    42501  42501  yes    yes    yes    42501  42501"),
+        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501  42501"),
+        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501  yes"),
+        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501  no"),
+        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501  yes"),
+        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501  no"),
+        ("usage, no member", &usage_only, "target", " 42501  42501  42501  42501  42501  42501  42501  42501"),
+        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no  42501"),
+        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no  no"),
+        ("plain role", &plain, "target", "            42501  42501  42501  42501  42501  42501  42501  42501"),
+        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501  no"),
     ] {
         let expected: Vec<&str> = expected.split_whitespace().collect();
         let found = row(&db, &mut db.client_as(role), target);
