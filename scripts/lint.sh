@@ -9,7 +9,7 @@ UNSAFE_FILES='^src/(pg/.*|query/(columns|mod|origins|receiver|sink)|transaction/
 ^src/encode/(arrow/(column|dates|geo|mod|nested|numbers|texts)|datum|folder|forms|geo|json|mod|nested|output|row|text_value|value)\.rs:
 ^core/src/text/cursor\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MAX_UNSAFE=400
+MAX_UNSAFE=410
 
 "$ROOT/scripts/setup.sh" test
 use_kind test

@@ -33,10 +33,13 @@ use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
 use crate::feed;
+use crate::pg::background::Assignment;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
-use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
+use crate::pg::{
+    caller, current_database, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql,
+};
 use crate::stored_arguments;
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
@@ -159,9 +162,17 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
             }
             Status::Running => match lost(export_id, &state)? {
                 None => return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid)),
-                // One that starts again is QUEUED now.
-                Some(attempts) if bury(export_id, attempts)?.is_some() => return Ok(false),
-                Some(_) => {}
+                // It would start again.
+                Some(attempts) if attempts.after(&died()).is_some() => {
+                    let error = cancelled_before(attempts);
+                    if table::end_attempt(export_id, attempts.made, &error, Status::Cancelled, Locked::Wait)? {
+                        return Ok(true);
+                    }
+                }
+                Some(attempts) => {
+                    bury(export_id, attempts)?;
+                    return Ok(false);
+                }
             },
             Status::Completed | Status::Error | Status::Cancelled => return Ok(false),
         }
@@ -229,24 +240,71 @@ fn lost(export_id: Uuid, seen: &State) -> Result<Option<Attempts>> {
     Ok(now.filter(|now| now.status == Status::Running && now.attempts == seen.attempts).map(|now| now.attempts))
 }
 
-/// Writes down that its worker is gone, where this transaction may write; gives the error, or `None` for a job that starts again.
-fn bury(export_id: Uuid, attempts: Attempts) -> Result<Option<Raised>> {
-    let died = Raised {
+/// The error of a job whose worker is gone.
+fn died() -> Raised {
+    Raised {
         sqlstate: "57P02".to_owned(),
         message: DIED.to_owned(),
         detail: Some("The server crashed or was stopped. Files without a manifest may remain in S3.".to_owned()),
         hint: Some("s3_export.cleanup finds them.".to_owned()),
         transient: true,
         ..Raised::default()
-    };
-    let delay = attempts.after(&died);
-    if !is_read_only() {
-        match delay {
-            Some(delay) => attempts::requeue(export_id, attempts.made, delay, &died, Locked::Skip)?,
-            None => table::end_attempt(export_id, attempts.made, &died, Locked::Skip)?,
-        };
     }
-    Ok(delay.is_none().then_some(died))
+}
+
+/// Writes down that its worker is gone, where this transaction may write; gives the error, or `None` for a job that starts again.
+fn bury(export_id: Uuid, attempts: Attempts) -> Result<Option<Raised>> {
+    let died = died();
+    if let Some(delay) = attempts.after(&died) {
+        if OwnTransaction::is_here() {
+            attempts::requeue(export_id, attempts.made, delay, &died, Locked::Skip)?;
+        } else {
+            ask_for_look();
+        }
+        return Ok(None);
+    }
+    if !is_read_only() {
+        table::end_attempt(export_id, attempts.made, &died, Status::Error, Locked::Skip)?;
+    }
+    Ok(Some(died))
+}
+
+thread_local! {
+    /// Whether the current transaction is a worker's own, and commits at once.
+    static OWN_TRANSACTION: Cell<bool> = const { Cell::new(false) };
+    /// When a process was asked for last.
+    static ASKED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Says until the drop that the current transaction is a worker's own. Only such a transaction makes a job QUEUED again: nobody else would
+/// see that before the end of a session's transaction, which may wait for the very job.
+pub struct OwnTransaction(());
+
+impl OwnTransaction {
+    /// From now on.
+    pub fn begin() -> Self {
+        OWN_TRANSACTION.set(true);
+        OwnTransaction(())
+    }
+
+    fn is_here() -> bool {
+        OWN_TRANSACTION.get()
+    }
+}
+
+impl Drop for OwnTransaction {
+    fn drop(&mut self) {
+        OWN_TRANSACTION.set(false);
+    }
+}
+
+/// Asks for a process that looks at the queue in transactions of its own, at most as often as whoever waits looks.
+fn ask_for_look() {
+    let is_on_the_way = ASKED.get().is_some_and(|asked| asked.elapsed() < LOOK_AT_QUEUE);
+    if !is_on_the_way && !is_standby() {
+        ASKED.set(Some(Instant::now()));
+        Assignment::look(current_database()).start_worker();
+    }
 }
 
 /// Writes down what a crash has left RUNNING.

@@ -82,9 +82,12 @@ pub fn start_queued() -> Result<Look> {
     start(Which::Any)
 }
 
-/// Does the same as [`start_queued`] for jobs that were enqueued so long ago that no worker is on the way.
+/// Does the same as [`start_queued`], for a session, and for jobs that were enqueued so long ago that no worker is on the way. Sees to it
+/// that jobs whose next attempt is due later have a timer.
 pub fn start_forgotten(age: Duration) -> Result<Look> {
-    start(Which::Since(age))
+    let look = start(Which::Since(age))?;
+    timer::ensure()?;
+    Ok(look)
 }
 
 /// Does the same as [`start_queued`] for jobs that were enqueued later than a job that a worker could not claim. That job would be
@@ -118,7 +121,6 @@ fn start(which: Which<'_>) -> Result<Look> {
             "jobs that were queued before the server's start begin now: {waited} (with s3_export in shared_preload_libraries they begin at the start)"
         ));
     }
-    timer::ensure()?;
     Ok(Look::Done)
 }
 

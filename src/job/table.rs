@@ -195,9 +195,9 @@ pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Lo
 }
 
 /// Ends a RUNNING job that has begun that many attempts, as [`end`]; one that has begun another since is left alone.
-pub fn end_attempt(export_id: Uuid, made: u32, error: &Raised, locked: Locked) -> Result<bool> {
+pub fn end_attempt(export_id: Uuid, made: u32, error: &Raised, to: Status, locked: Locked) -> Result<bool> {
     let condition = format!("coalesce((to_jsonb(jobs) ->> 'attempts')::int, 0) = {made}");
-    end_where(&condition, export_id, (Status::Running, Status::Error), error, locked)
+    end_where(&condition, export_id, (Status::Running, to), error, locked)
 }
 
 /// Ends the RUNNING job that this process has claimed, as [`end`]; a job that another process has claimed since is left alone.

@@ -18,7 +18,7 @@ use crate::job::attempts;
 use crate::pg::background::Assignment;
 use crate::pg::lock::{Lock, SessionLock, TIMER_KIND};
 use crate::pg::sql::read_latest;
-use crate::pg::{ActAs, current_database};
+use crate::pg::{ActAs, current_database, is_standby};
 
 thread_local! {
     /// Held while this process is the timer. It would not see its own lock.
@@ -48,7 +48,7 @@ fn is_here() -> bool {
 
 /// Asks for a process that becomes the timer, if a job waits and there is none. Without room for it, the next look asks again.
 pub fn ensure() -> Result<()> {
-    if !is_here() && attempts::next_due()?.is_some() && !Lock::Timer.is_held() {
+    if !is_standby() && !is_here() && attempts::next_due()?.is_some() && !Lock::Timer.is_held() {
         Assignment::look(current_database()).start_worker();
     }
     Ok(())

@@ -28,10 +28,10 @@ use crate::feed;
 use crate::job::attempts::{self, Attempts};
 use crate::job::cancelled_before;
 use crate::job::queue::{self, Look, Number};
-use crate::job::set_own;
 use crate::job::status::Status;
 use crate::job::table::{self, Claimed, Locked};
 use crate::job::timer;
+use crate::job::{OwnTransaction, set_own};
 use crate::pg::background::{Assignment, end_at_sigterm, handle};
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
@@ -170,7 +170,6 @@ fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
 /// Looks at the queue for whoever cannot, and becomes the timer if there is to be one.
 fn look() -> Ended<()> {
     if in_transaction(table::is_installed)? {
-        in_transaction(timer::take)?;
         in_transaction(queue::start_queued)?;
         keep_time()?;
     }
@@ -272,6 +271,7 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
 /// A transaction of ours.
 fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
     let ended = catch(|| {
+        let _own = OwnTransaction::begin();
         let transaction = Transaction::begin_own();
         let value = work()?;
         transaction.commit();
@@ -320,8 +320,6 @@ fn hand_on(unclaimed: Option<Uuid>) -> Ended<()> {
     let Some(number) = NUMBER.take() else { return Ok(()) };
     let deadline = Instant::now() + number.policy();
     drop(number);
-    // First, so that the looks below ask for no other process for it.
-    in_transaction(timer::take)?;
     // After its limit the next who looks finds what is committed by then.
     let _ = in_transaction(|| {
         queue::wait_for_commits();
@@ -372,7 +370,11 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
     }
     // A job that could not be claimed would be started once more, and so for ever.
     let unclaimed = ASSIGNED.get().filter(|_| claimed.is_none());
-    let started = in_transaction(|| unclaimed.map_or_else(queue::start_queued, queue::start_queued_after));
+    let started = in_transaction(|| {
+        unclaimed.map_or_else(queue::start_queued, queue::start_queued_after)?;
+        // This process cannot stay to be the timer.
+        timer::ensure()
+    });
     if let Err(raised) = recorded.map(drop).and(started.map(drop)) {
         in_callback(&[Report::Log(format!("the end of an export could not be written down: {}", raised.message))]);
     }

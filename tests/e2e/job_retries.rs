@@ -142,7 +142,8 @@ fn a_job_between_attempts_is_queued_and_can_be_cancelled() {
     wait_for("the first attempt to fail", || (client.text(waits) == "t").then_some(()));
     db.bucket.nothing_left(&prefix);
     // Who waits for the time takes no place among the workers.
-    let timer = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%waits for the next attempt%' AND pid <> pg_backend_pid()
+    let timer =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%waits for the next attempt%' AND pid <> pg_backend_pid()
                  AND datname = current_database()";
     wait_for("the timer", || (client.text(timer) == "1").then_some(()));
     let other = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
@@ -204,6 +205,10 @@ fn after_a_crash_a_call_starts_the_next_attempt() {
     one_worker(&db);
     let cluster = Cluster::copy();
     let (mut client, prefix) = (cluster.session(&db.name, "postgres"), db.prefix());
+    client.batch_execute(&format!("ALTER DATABASE {} SET s3_export.max_workers = 2", db.name)).unwrap();
+    let mut client = cluster.session(&db.name, "postgres");
+    let unwanted = enqueued(&db, &mut client, &db.prefix(), GATED, &retries(2));
+    wait_for_status(&mut client, &unwanted, "RUNNING");
     let (running, queued) = running_and_queued(&db, &mut client, &prefix);
     client.batch_execute("UPDATE flag SET up = false").unwrap();
     drop(client);
@@ -211,7 +216,12 @@ fn after_a_crash_a_call_starts_the_next_attempt() {
     let mut client = cluster.session(&db.name, "postgres");
     // Nothing of ours was called yet: the view tells what the next call will find.
     assert_eq!(status(&mut client, &running), "QUEUED");
-    assert_eq!(client.text("SELECT count(*) FROM s3_export.jobs WHERE status = 'RUNNING'"), "1");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.jobs WHERE status = 'RUNNING'"), "2");
+    client.batch_execute("BEGIN").unwrap();
+    assert!(cancel_job(&mut client, &unwanted));
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(status(&mut client, &unwanted), "CANCELLED");
+    // The wait is a transaction, and others have to see the next attempt before it ends.
     ended(&mut client, &running).unwrap();
     assert_eq!(attempts(&mut client, &running), "2");
     ended(&mut client, &queued).unwrap();
@@ -285,13 +295,16 @@ fn the_timer_makes_room_for_a_new_job() {
     let cluster = Cluster::copy_with("-c max_worker_processes=2");
     let mut client = cluster.session(&db.name, "postgres");
     let id = enqueued_failing(&db, &mut client, &db.prefix(), "SELECT 1 AS a", &retries(20));
-    wait_for("the first attempt to fail", || (status(&mut client, &id) == "QUEUED" && attempts(&mut client, &id) == "1").then_some(()));
+    wait_for("the first attempt to fail", || {
+        (status(&mut client, &id) == "QUEUED" && attempts(&mut client, &id) == "1").then_some(())
+    });
     for _ in 0..3 {
         let other = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a", "");
         ended(&mut client, &other).unwrap();
     }
     assert_eq!(status(&mut client, &id), "QUEUED");
-    let timer = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%waits for the next attempt%' AND pid <> pg_backend_pid()";
+    let timer =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%waits for the next attempt%' AND pid <> pg_backend_pid()";
     wait_for("a worker to become the timer again", || (client.text(timer) == "1").then_some(()));
 }
 
@@ -318,7 +331,8 @@ fn statements_and_feeds_take_retries_and_sessions_refuse_them() {
     let id = client.text("SELECT s3_export.run_feed_async('xid')");
     ended(&mut client, &id).unwrap();
     assert_eq!(attempts(&mut client, &id), "2");
-    let (last, attempt) = ("SELECT export_id FROM s3_export.feeds", "SELECT attempt_id FROM s3_export.exports WHERE export_id =");
+    let (last, attempt) =
+        ("SELECT export_id FROM s3_export.feeds", "SELECT attempt_id FROM s3_export.exports WHERE export_id =");
     assert_eq!(client.text(last), client.text(&format!("{attempt} '{id}'")));
     // In a session the feed goes without them.
     client.batch_execute("INSERT INTO orders (a) VALUES (2)").unwrap();
