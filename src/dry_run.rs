@@ -19,7 +19,8 @@ use s3_export_core::request::options::ExistingRun;
 use uuid::Uuid;
 
 use crate::export;
-use crate::integration::{self, Kind};
+use crate::history::Recorder;
+use crate::integration::{self, Authorized, Kind};
 use crate::query::Expected;
 use crate::query::sink;
 use crate::run_key;
@@ -45,7 +46,8 @@ impl Finding {
 pub fn run(request: &Request) -> Result<Vec<Finding>> {
     export::check_context()?;
     let export_id = Uuid::now_v7();
-    let (connection, query, destination) = export::check(request, export_id)?;
+    let (Authorized { connection, limits }, query, destination) = export::check(request, export_id)?;
+    let recorder = Recorder::begin(limits)?;
     let store = export::open(connection, request.location.bucket())?;
     let existing = match request.run_key {
         Some(_) => run_key::look(&store, &destination, request.existing_run)?,
@@ -56,6 +58,9 @@ pub fn run(request: &Request) -> Result<Vec<Finding>> {
         export::look(request, &store, &destination)?;
     }
     FilePlan::new(request, export_id, export::room())?;
+    if !is_returned {
+        recorder.byte_limit(false)?;
+    }
     let (expected, columns) = query.plan(|shape, origins| sink::forms(request, shape, origins))?;
 
     let mut findings = estimates(&expected);

@@ -13,7 +13,7 @@
 //! admin · job · dry_run
 //! feed
 //! export
-//! run_key · query · notification
+//! run_key · query · history · notification
 //! transaction · integration · progress
 //! settings · encode · stored_arguments
 //! pg
@@ -31,6 +31,7 @@ mod dry_run;
 mod encode;
 mod export;
 mod feed;
+mod history;
 mod integration;
 mod job;
 mod notification;

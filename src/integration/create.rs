@@ -28,6 +28,7 @@ const OPTIONS: &[&str] = &[
     "enabled",
     "expected_bucket_owner",
     "kms_key_id",
+    "max_bytes_per_day",
     "object_acl",
     "sse",
     "storage_class",

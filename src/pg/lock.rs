@@ -24,6 +24,8 @@ pub enum Lock {
     Run(u64),
     /// The process that starts jobs whose next attempt is due.
     Timer,
+    /// The bytes that an integration may still write today; whoever holds it may count and add to them.
+    Allowance(Uuid),
     /// Shared by those who commit jobs and rely on a living worker to find them.
     Enqueue,
 }
@@ -35,6 +37,7 @@ const JOB_KIND: u16 = 0x5334;
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
+const ALLOWANCE_KIND: u16 = 0x5338;
 /// Kind of [`Lock::Timer`].
 pub const TIMER_KIND: u16 = 0x533a;
 
@@ -55,6 +58,7 @@ impl Lock {
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
             Lock::Timer => (here, (0, 0), TIMER_KIND),
+            Lock::Allowance(integration) => (here, by_id(integration), ALLOWANCE_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
             Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),

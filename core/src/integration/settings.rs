@@ -37,8 +37,22 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_bytes_per_day",
     "superuser_owns",
 ];
+
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" }];
 
 /// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -85,6 +99,8 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes_per_day: Option<u64>,
     pub superuser_owns: bool,
 }
 
