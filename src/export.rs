@@ -5,6 +5,7 @@
 
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
+use s3_export_core::files::limits::ExportLimits;
 use s3_export_core::files::plan::{FilePlan, Room};
 use s3_export_core::format::{Format, Wrapping};
 use s3_export_core::manifest::stored::Summary;
@@ -20,7 +21,7 @@ use s3_export_core::upload;
 use s3_export_core::upload::replaced::Replaced;
 use uuid::Uuid;
 
-use crate::integration::{self, Purpose};
+use crate::integration::{self, Access, Purpose};
 use crate::pg::limit::TimeLimit;
 use crate::pg::report;
 use crate::pg::wait::WaitFor;
@@ -73,7 +74,8 @@ pub struct Export<'a> {
     /// Store of the destination.
     pub store: Store,
     algorithm: Algorithm,
-    limit: Option<TimeLimit>,
+    limits: ExportLimits,
+    time_limit: Option<TimeLimit>,
     progress: Progress,
     _running: transaction::Exporting,
 }
@@ -96,17 +98,19 @@ impl<'a> Export<'a> {
     pub fn open(request: &'a Request, export_id: Uuid) -> Result<Self> {
         check_context()?;
         let running = transaction::Exporting::enter();
-        let (connection, query, destination) = check(request, export_id)?;
-        let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
-        let progress = Progress::start(export_id);
+        let (Access { connection, limits }, query, destination) = check(request, export_id)?;
+        // Before whatever takes memory, connections or locks.
+        transaction::take_slot()?;
+        let time_limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
+        let progress = Progress::start(export_id, limits.clone());
         let algorithm = connection.object.checksum;
         let store = open(connection, request.location.bucket())?;
-        Ok(Export { request, export_id, query, destination, store, algorithm, limit, progress, _running: running })
+        Ok(Export { request, export_id, query, destination, store, algorithm, limits, time_limit, progress, _running: running })
     }
 
     /// Runs the query and uploads its rows; the commit writes the manifest.
     pub fn write(self, properties: RunProperties) -> Result<Outcome> {
-        let Export { request, export_id, query, destination, store, algorithm, limit, progress, _running } = self;
+        let Export { request, export_id, query, destination, store, algorithm, limits, time_limit, progress, _running } = self;
         if request.existing == Existing::Error {
             refuse_existing(&store, &request.location)?;
         }
@@ -115,21 +119,22 @@ impl<'a> Export<'a> {
             Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
         };
-        let (limits, plan) = FilePlan::new(request, export_id, room())?;
+        let (cut, plan) = FilePlan::new(request, export_id, room(), limits.clone())?;
         let upload = transaction::begin(store, destination.clone(), plan, properties.replaced)?;
-        let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
+        let mut documents = Documents::new(request, &destination, cut, &upload, &progress);
         query.run(&properties.parameters, &mut documents)?;
         let (encoded, columns) = documents.finish()?;
         upload.close();
         progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
-        if let Some(limit) = limit {
-            limit.end()?;
+        if let Some(time_limit) = time_limit {
+            time_limit.end()?;
         }
 
         warn_of_doubled_uploads(&upload.doubled_uploads());
         let files = upload.records()?;
         // What is in S3, compressed or not.
         let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+        limits.check(&totals)?;
         let outcome = outcome(&destination, export_id, totals);
         if properties.nothing_for_nothing && totals.documents == 0 && totals.files == 0 {
             transaction::forget(&upload);
@@ -166,11 +171,11 @@ fn outcome(destination: &Destination, export_id: Uuid, totals: Totals) -> Outcom
 
 /// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
 /// exported.
-pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
+pub fn check(request: &Request, export_id: Uuid) -> Result<(Access, Query, Destination)> {
     // Without s3:ListBucket a store hides that there is no object.
     let looks = request.existing == Existing::Error || request.has_own_names();
     let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
-    let connection = integration::authorize(&request.permission, &request.location, purpose)?;
+    let access = integration::authorize(&request.permission, &request.location, purpose)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     let naming = Naming {
         in_folder: request.include_query_id,
@@ -184,7 +189,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
         success_marker: request.success_marker.clone(),
     };
     let destination = Destination::new(request.location.clone(), export_id, naming)?;
-    Ok((connection, query, destination))
+    Ok((access, query, destination))
 }
 
 /// An upload that nobody completes holds storage that is paid for.

@@ -18,6 +18,9 @@ static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static MAX_EXPORTS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_EXPORTS_WAIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static MAX_BANDWIDTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LOG_EXPORTS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -125,6 +128,36 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports",
+        c"Most transactions of the cluster that export at once; 0: any number.",
+        c"Further ones wait as s3_export.max_exports_wait says.",
+        &MAX_EXPORTS,
+        0,
+        1024,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports_wait",
+        c"Longest time that an export waits where s3_export.max_exports is reached; -1: any, 0: none.",
+        c"lock_timeout limits the wait too.",
+        &MAX_EXPORTS_WAIT,
+        -1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_bandwidth",
+        c"Most bytes of files that an export sends in a second; 0: any number.",
+        c"The query waits when it makes more.",
+        &MAX_BANDWIDTH,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
     GucRegistry::define_bool_guc(
         c"s3_export.log_exports",
         c"Writes a line to the server's log for each export that was committed.",
@@ -208,6 +241,21 @@ pub fn progress_interval() -> Option<Duration> {
 /// Jobs that run at once in this database.
 pub fn max_workers() -> u32 {
     MAX_WORKERS.get().unsigned_abs()
+}
+
+/// Transactions of the cluster that export at once; zero: any number.
+pub fn max_exports() -> u32 {
+    MAX_EXPORTS.get().unsigned_abs()
+}
+
+/// How long an export waits where as many run as may. `None`: any time.
+pub fn max_exports_wait() -> Option<Duration> {
+    u64::try_from(MAX_EXPORTS_WAIT.get()).ok().map(Duration::from_millis)
+}
+
+/// Bytes a second of each export; zero: any number.
+pub fn max_bandwidth() -> u64 {
+    u64::from(MAX_BANDWIDTH.get().unsigned_abs()) * 1024
 }
 
 /// Whether the log has a line for each export.

@@ -27,6 +27,8 @@ pub enum Code {
     ActiveTransaction,
     /// 28000: S3 does not accept the credentials.
     Credentials,
+    /// 40P01: transactions wait for each other.
+    Deadlock,
     /// 42501: Postgres or S3 says that this role may not.
     Privilege,
     /// 42601: the query is not one statement.
@@ -45,6 +47,8 @@ pub enum Code {
     OutOfMemory,
     /// 53400: a limit of S3's or of a setting is exceeded.
     Limit,
+    /// 54000: the export has more than its integration allows.
+    ExportLimit,
     /// 55000: something must be set up, or must end, first.
     NotReady,
     /// 55P03: others hold a lock for too long.
@@ -75,6 +79,7 @@ impl Code {
             Code::InvalidParameter => "22023",
             Code::ActiveTransaction => "25001",
             Code::Credentials => "28000",
+            Code::Deadlock => "40P01",
             Code::Privilege => "42501",
             Code::Syntax => "42601",
             Code::DuplicateColumn => "42701",
@@ -84,6 +89,7 @@ impl Code {
             Code::Duplicate => "42710",
             Code::OutOfMemory => "53200",
             Code::Limit => "53400",
+            Code::ExportLimit => "54000",
             Code::NotReady => "55000",
             Code::LockNotAvailable => "55P03",
             Code::File => "58P01",

@@ -35,7 +35,7 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
         Some(uri) => Location::parse(uri)?,
         None => first_location(&name)?,
     };
-    let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?;
+    let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?.connection;
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let naming = Naming { in_folder: false, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None };
     let destination = Destination::new(location, Uuid::now_v7(), naming)?;

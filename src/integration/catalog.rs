@@ -15,19 +15,30 @@ use uuid::Uuid;
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 
+/// Columns that this release has added, with their types. Until ALTER EXTENSION UPDATE the catalog is an earlier release's, which lacks
+/// these columns.
+const ADDED: &[(&str, &str)] = &[("max_documents", "bigint"), ("max_bytes", "bigint")];
+
 /// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
 pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
     const SUPERUSER_OWNS: &str =
         "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
+    let is_added = |column: &str| ADDED.iter().any(|(added, _)| *added == column);
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
+        // The name without its table is the table's column, or else that of `absent`.
+        column if is_added(column) => {
+            format!("'{column}', (SELECT {column} FROM s3_export.integrations AS n WHERE n.integration_id = i.integration_id)")
+        }
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
+    let absent: Vec<String> = ADDED.iter().map(|(column, kind)| format!("NULL::{kind} AS {column}")).collect();
     let statement = format!(
-        "SELECT convert_to(jsonb_build_object({})::text, 'UTF8') FROM s3_export.integrations AS i
+        "SELECT convert_to(jsonb_build_object({})::text, 'UTF8') FROM s3_export.integrations AS i, (SELECT {}) AS absent
          WHERE i.name = ($argument ->> 'name')",
-        members.join(", ")
+        members.join(", "),
+        absent.join(", ")
     );
     read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
 }
@@ -111,23 +122,26 @@ fn sealed(row: &Value) -> Option<Sealed> {
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
-    let inserted = write(
-        Table::Integrations,
+    let given = ADDED.iter().filter(|(column, _)| columns.get(column).is_some_and(|value| !value.is_null()));
+    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], (column, kind)| {
+        [format!("{names}, {column}"), format!("{values}, r.{column}"), format!("{types}, {column} {kind}")]
+    });
+    let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
-             kms_key_id, storage_class, object_acl, checksum)
+             kms_key_id, storage_class, object_acl, checksum{names})
          SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
              r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
              coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
-             r.object_acl, coalesce(r.checksum, 'crc32')
+             r.object_acl, coalesce(r.checksum, 'crc32'){values}
          FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
              credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
-             kms_key_id text, storage_class text, object_acl text, checksum text)
+             kms_key_id text, storage_class text, object_acl text, checksum text{types})
          ON CONFLICT DO NOTHING
-         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')",
-        columns,
-    )?;
+         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')"
+    );
+    let inserted = write(Table::Integrations, &statement, columns)?;
     Ok(inserted.is_some())
 }
 

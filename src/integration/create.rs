@@ -28,6 +28,8 @@ const OPTIONS: &[&str] = &[
     "enabled",
     "expected_bucket_owner",
     "kms_key_id",
+    "max_bytes",
+    "max_documents",
     "object_acl",
     "sse",
     "storage_class",

@@ -10,9 +10,11 @@ mod create;
 mod credentials;
 mod inline;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::limits::ExportLimits;
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
@@ -25,9 +27,17 @@ pub use self::create::{NewIntegration, create};
 pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
 
+/// What a permission gives.
+pub struct Access {
+    /// How to reach the location.
+    pub connection: Connection,
+    /// The most that one export may write.
+    pub limits: ExportLimits,
+}
+
 /// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
 /// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
-pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Connection> {
+pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Access> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -38,14 +48,25 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             integration.check_owner(&what)?;
             integration.check_location(&what, location)?;
             let (base, external_id) = credentials::open(name, &integration)?;
-            connection(&integration, &what, base, external_id, purpose)
+            let connection = connection(&integration, &what, base, external_id, purpose)?;
+            Ok(Access { connection, limits: limits(&integration, what) })
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
             let integration = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&integration)?;
-            connection(&integration, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose)
+            let what = format!("role {aws_role}");
+            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose)?;
+            Ok(Access { connection, limits: limits(&integration, what) })
         }
+    }
+}
+
+fn limits(integration: &Settings, setter: String) -> ExportLimits {
+    ExportLimits {
+        setter,
+        documents: integration.max_documents.map(NonZeroU64::get),
+        bytes: integration.max_bytes.map(NonZeroU64::get),
     }
 }
 

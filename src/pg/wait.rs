@@ -21,6 +21,8 @@ pub enum WaitFor {
     Manifests,
     /// Another request to S3 or STS.
     Answer,
+    /// Another export to end, where `s3_export.max_exports` run.
+    Slot,
     /// A job to end, or a worker to have room.
     Job,
     /// Transactions that write a table which a feed follows.
@@ -31,7 +33,7 @@ pub enum WaitFor {
 
 #[cfg(since_pg17)]
 thread_local! {
-    static EVENTS: std::cell::RefCell<[Option<u32>; 7]> = const { std::cell::RefCell::new([None; 7]) };
+    static EVENTS: std::cell::RefCell<[Option<u32>; 8]> = const { std::cell::RefCell::new([None; 8]) };
 }
 
 impl WaitFor {
@@ -67,6 +69,7 @@ impl WaitFor {
             WaitFor::Job => (4, c"S3ExportJob"),
             WaitFor::CleanUp => (5, c"S3ExportCleanUp"),
             WaitFor::Writers => (6, c"S3ExportWriters"),
+            WaitFor::Slot => (7, c"S3ExportSlot"),
         }
     }
 

@@ -16,6 +16,8 @@ const MAX_NAME: usize = 63;
 const EXTERNAL_ID: std::ops::RangeInclusive<usize> = 2..=1224;
 /// STS's limit for a role's ARN, in characters.
 const MAX_ARN: usize = 2048;
+/// Columns that limit what one export may write.
+const LIMITS: [&str; 2] = ["max_documents", "max_bytes"];
 /// Longest name of a region, a storage class or an ACL, in characters.
 const MAX_WORD: usize = 64;
 
@@ -49,6 +51,11 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
     let is_account = |owner: &str| owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
     check("expected_bucket_owner", &is_account, "It is an account's id, of twelve digits.")?;
     check("sse", &|sse| matches!(sse, "AES256" | "aws:kms" | "aws:kms:dsse"), "It is AES256, aws:kms or aws:kms:dsse.")?;
+    let is_limit = |limit: &Value| limit.is_null() || limit.as_i64().is_some_and(|limit| limit > 0);
+    if let Some(column) = LIMITS.iter().find(|column| columns.get(**column).is_some_and(|limit| !is_limit(limit))) {
+        return Err(Error::new(Code::InvalidParameter, format!("{column} must be a positive whole number"))
+            .hint("Leave it out for no limit."));
+    }
     check("checksum", &|name| Algorithm::from_name(name).is_some(), "It is crc32, sha256 or none.")?;
     check(
         "storage_class",

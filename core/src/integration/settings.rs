@@ -3,6 +3,8 @@
 //! A column that is missing, unknown or of another type is an error, so that a misspelt name can never be read as a permission.
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -37,6 +39,8 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_documents",
+    "max_bytes",
     "superuser_owns",
 ];
 
@@ -85,6 +89,10 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    #[serde(deserialize_with = "present")]
+    pub max_documents: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes: Option<NonZeroU64>,
     pub superuser_owns: bool,
 }
 
@@ -264,6 +272,10 @@ pub(crate) mod tests {
             ("checksum", json!("md5")),
             ("credential_source", json!("Keys")),
             ("endpoint", json!(1)),
+            ("max_documents", json!(0)),
+            ("max_documents", json!("1")),
+            ("max_bytes", json!(-1)),
+            ("max_bytes", json!(1.5)),
         ] {
             let mut row = whole_row();
             row.insert(column.to_owned(), value.clone());

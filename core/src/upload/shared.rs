@@ -1,6 +1,7 @@
 //! State that the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -12,12 +13,23 @@ use crate::files::plan::FilePlan;
 use crate::io::task::lost_task;
 use crate::io::wake::Wake;
 use crate::naming::keys::Destination;
+use crate::s3::bandwidth::Bandwidth;
 use crate::s3::bucket::Bucket;
-use crate::s3::throttle::Throttle;
+use crate::s3::throttle::{Pace, Throttle};
 use crate::sync::lock;
 use crate::upload::budget::Budget;
 use crate::upload::ledger::Ledger;
 use crate::upload::replaced::Replaced;
+
+/// How fast an export may send.
+pub struct Sending {
+    /// Most files at once.
+    pub concurrency: usize,
+    /// Bounds all requests with a body.
+    pub throttle: Arc<Throttle>,
+    /// Bounds the bytes a second of files. `None`: any rate.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+}
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -29,6 +41,7 @@ pub struct Shared {
     pub plan: FilePlan,
     /// One permit a request that carries a body.
     pub requests: Arc<Throttle>,
+    bandwidth: Option<Arc<Bandwidth>>,
     /// Objects of the export that exist.
     pub ledger: Ledger,
     /// Bytes on their way.
@@ -36,6 +49,8 @@ pub struct Shared {
     /// The export in whose place this one comes, if there is one.
     pub replaced: OnceLock<Replaced>,
     requests_to_their_end: Mutex<JoinSet<()>>,
+    /// Bytes of all files that were encoded.
+    encoded: AtomicU64,
 }
 
 impl Shared {
@@ -44,19 +59,34 @@ impl Shared {
         bucket: Bucket,
         destination: Destination,
         plan: FilePlan,
-        requests: Arc<Throttle>,
+        Sending { throttle, bandwidth, .. }: Sending,
         wake: Arc<Wake>,
     ) -> Arc<Self> {
         Arc::new(Shared {
             bucket,
             destination,
             plan,
-            requests,
+            requests: throttle,
+            bandwidth,
             ledger: Ledger::default(),
             budget: Budget::new(wake),
             replaced: OnceLock::new(),
             requests_to_their_end: Mutex::default(),
+            encoded: AtomicU64::new(0),
         })
+    }
+
+    /// Counts bytes of a file that are about to be sent. Errors: 54000 when the export has more than it may.
+    pub fn count(&self, bytes: u64) -> Result<()> {
+        let before = self.encoded.fetch_add(bytes, Ordering::Relaxed);
+        self.plan.limits.check_bytes(before + bytes)
+    }
+
+    /// Waits until a body of so many bytes may be sent.
+    pub async fn admit(&self, bytes: usize) -> Pace {
+        let mut pace = self.bucket.pace(None).within(self.bandwidth.as_ref(), bytes);
+        pace.begin().await;
+        pace
     }
 
     /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only
