@@ -125,7 +125,11 @@ CREATE TABLE s3_export.integrations (
         CONSTRAINT checksum_is_known CHECK (checksum OPERATOR(pg_catalog.=) ANY (ARRAY['crc32', 'sha256', 'none'])),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    owner_cluster bigint
+    owner_cluster bigint,
+    max_documents bigint
+        CONSTRAINT max_documents_is_positive CHECK (max_documents OPERATOR(pg_catalog.>) 0),
+    max_bytes bigint
+        CONSTRAINT max_bytes_is_positive CHECK (max_bytes OPERATOR(pg_catalog.>) 0)
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -166,6 +170,8 @@ COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
+COMMENT ON COLUMN s3_export.integrations.max_documents IS 'most documents of one export; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.max_bytes IS 'most bytes of the files of one export, as they are stored; NULL: any number';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -190,6 +196,8 @@ COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS
 COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
 COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of a canned ACL, not a list of grants';
 COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
+COMMENT ON CONSTRAINT max_documents_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT max_bytes_is_positive ON s3_export.integrations IS 'a positive number';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -783,7 +791,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes, max_documents, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 
@@ -1021,14 +1029,14 @@ GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
+              storage_class, object_acl, checksum, created_at, updated_at, max_documents, max_bytes)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
 -- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
+              storage_class, object_acl, checksum, created_at, updated_at, max_documents, max_bytes)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.

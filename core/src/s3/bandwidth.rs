@@ -50,7 +50,13 @@ impl Bandwidth {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::error::{Code, Error};
+    use crate::s3::failure::Failure;
+    use crate::s3::retry::{RetryPolicy, retry_at_pace};
+    use crate::s3::throttle::{Pace, Throttle};
 
     fn paused(test: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test);
@@ -111,6 +117,26 @@ mod tests {
             took(start, 0);
             bandwidth.admit(2000).await;
             took(start, 2);
+        });
+    }
+
+    /// The wait is far longer than the time of all attempts.
+    #[test]
+    fn a_wait_for_bytes_takes_nothing_of_the_time_of_attempts_and_each_attempt_waits() {
+        const POLICY: RetryPolicy = RetryPolicy { attempts: 3, total: Duration::from_secs(30) };
+        paused(async {
+            let (bandwidth, throttle) = (Bandwidth::new(1000).unwrap(), Throttle::new(1));
+            let mut pace = Pace::new(&throttle, None).within(Some(&bandwidth), 100_000);
+            let (calls, start) = (Cell::new(0), Instant::now());
+            let silent = |_| unreachable!("each attempt is answered at once");
+            let sent = retry_at_pace(POLICY, Some(&mut pace), silent, || async {
+                calls.set(calls.get() + 1);
+                assert_eq!(start.elapsed().as_secs() / 100, calls.get());
+                let failure = Failure::permanent(Error::new(Code::Io, "x"));
+                if calls.get() < 3 { Err(Failure { transient: true, ..failure }) } else { Ok(()) }
+            });
+            assert!(sent.await.is_ok());
+            assert_eq!(calls.get(), 3);
         });
     }
 

@@ -123,6 +123,15 @@ impl Export {
         Ok(())
     }
 
+    /// Hands over one file in pieces of these lengths.
+    pub fn pieces(&self, file: u64, lengths: &[usize]) -> Result<()> {
+        for (index, length) in lengths.iter().enumerate() {
+            let documents = (index + 1 == lengths.len()).then_some(1);
+            self.upload.send(Piece { file, body: Body::Bytes(Bytes::from(vec![b'x'; *length])), room: *length, documents })?;
+        }
+        Ok(())
+    }
+
     /// Writes one file as a multipart upload of six bytes in two parts.
     pub fn two_parts(&self) -> Result<()> {
         self.file_in_pieces(1, 2)?;
