@@ -60,7 +60,7 @@ impl ObjectWriter {
         let Self { shared, object, .. } = self;
         let checksum = shared.bucket.checksum().of(&body);
         let record = FileRecord { bytes: body.len() as u64, documents, checksum, version_id: None };
-        let pace = shared.admit(body.len()).await;
+        let pace = shared.admit(object.role, body.len()).await;
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
         make(&shared, object.role, record, async move { target.bucket.put_at(pace, &key, sent, &checksum).await }).await?;
         if let Some(lease) = lease {
@@ -76,7 +76,7 @@ impl ObjectWriter {
             None => self.multipart.insert(Multipart::create(&self.shared, &self.object).await?),
         };
         let pace = tokio::select! {
-            pace = self.shared.admit(body.len()) => pace,
+            pace = self.shared.admit(self.object.role, body.len()) => pace,
             error = multipart.failed() => return Err(error),
         };
         let checksum = self.checksum.add(&body);

@@ -15,6 +15,7 @@ use crate::io::wake::Wake;
 use crate::naming::keys::Destination;
 use crate::s3::bandwidth::Bandwidth;
 use crate::s3::bucket::Bucket;
+use crate::s3::object::Role;
 use crate::s3::throttle::{Pace, Throttle};
 use crate::sync::lock;
 use crate::upload::budget::Budget;
@@ -82,9 +83,11 @@ impl Shared {
         self.plan.limits.check_bytes(before + bytes)
     }
 
-    /// Waits until a body of so many bytes may be sent.
-    pub async fn admit(&self, bytes: usize) -> Pace {
-        let mut pace = self.bucket.pace(None).within(self.bandwidth.as_ref(), bytes);
+    /// Waits until a body of so many bytes may be sent. Objects of the commit, which has all of the transaction's locks, wait for no
+    /// bandwidth.
+    pub async fn admit(&self, role: Role, bytes: usize) -> Pace {
+        let bandwidth = self.bandwidth.as_ref().filter(|_| matches!(role, Role::File(_)));
+        let mut pace = self.bucket.pace(None).within(bandwidth, bytes);
         pace.begin().await;
         pace
     }

@@ -59,7 +59,7 @@ fn bodies_are_paced_and_bodies_that_are_sent_again_too() {
     let counted = Arc::clone(&failures);
     let (_server, export) = paced(move |request| {
         let fails = request.is("PUT", "/bucket/") && counted.fetch_add(1, Ordering::Relaxed) < 2;
-        if fails { Reply::Answer("500 Internal Server Error", "") } else { Reply::Usual }
+        if fails { Reply::Answer("HTTP/1.1 500 Internal Server Error", "") } else { Reply::Usual }
     });
     let start = Instant::now();
     export.files(6, &Bytes::from(vec![b'x'; FILE])).unwrap();
@@ -89,12 +89,9 @@ fn a_rollback_waits_for_no_bandwidth_and_nor_does_the_manifest() {
 /// A part that fails ends the file at once, though the next part would have to wait for a quarter of an hour.
 #[test]
 fn a_failed_part_ends_a_file_that_waits_for_its_bandwidth() {
-    let server =
-        Server::start(
-            |request| {
-                if request.is("PUT", "partNumber=1") { Reply::Answer("403 Forbidden", "") } else { Reply::Usual }
-            },
-        );
+    let server = Server::start(|request| {
+        if request.is("PUT", "partNumber=1") { Reply::Answer("HTTP/1.1 403 Forbidden", "") } else { Reply::Usual }
+    });
     let export = Export::begin(server.connection(), Terms { bandwidth: 1000, ..terms(8, POLICY) });
     let start = Instant::now();
     export.pieces(1, &[1, 1_000_000, 1]).unwrap();
