@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::seal::Sealed;
-use s3_export_core::integration::settings::{COLUMNS, CredentialSource, Settings};
+use s3_export_core::integration::settings::{COLUMNS, CredentialSource, LATER_COLUMNS, LaterColumn, Settings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,30 +15,25 @@ use uuid::Uuid;
 use crate::pg::ActAs;
 use crate::pg::sql::{Table, read, write};
 
-/// Columns that this release has added, with their types. Until ALTER EXTENSION UPDATE the catalog is an earlier release's, which lacks
-/// these columns.
-const ADDED: &[(&str, &str)] = &[("max_documents", "bigint"), ("max_bytes", "bigint")];
-
 /// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
 pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
     const SUPERUSER_OWNS: &str =
         "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
-    let is_added = |column: &str| ADDED.iter().any(|(added, _)| *added == column);
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
-        // The name without its table is the table's column, or else that of `absent`.
-        column if is_added(column) => {
-            format!("'{column}', (SELECT {column} FROM s3_export.integrations AS n WHERE n.integration_id = i.integration_id)")
-        }
+        // Without the table's name it is the column of `missing` where the table has none.
+        column if LATER_COLUMNS.iter().any(|later| later.name == column) => format!("'{column}', {column}"),
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
-    let absent: Vec<String> = ADDED.iter().map(|(column, kind)| format!("NULL::{kind} AS {column}")).collect();
+    let missing: Vec<String> =
+        LATER_COLUMNS.iter().map(|later| format!("{}::{} AS {}", later.lacking, later.kind, later.name)).collect();
     let statement = format!(
-        "SELECT convert_to(jsonb_build_object({})::text, 'UTF8') FROM s3_export.integrations AS i, (SELECT {}) AS absent
-         WHERE i.name = ($argument ->> 'name')",
-        members.join(", "),
-        absent.join(", ")
+        "SELECT convert_to(found.members::text, 'UTF8') FROM (SELECT {}) AS missing,
+             LATERAL (SELECT jsonb_build_object({}) AS members FROM s3_export.integrations AS i
+                      WHERE i.name = ($argument ->> 'name')) AS found",
+        missing.join(", "),
+        members.join(", ")
     );
     read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
 }
@@ -122,9 +117,11 @@ fn sealed(row: &Value) -> Option<Sealed> {
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
-    let given = ADDED.iter().filter(|(column, _)| columns.get(column).is_some_and(|value| !value.is_null()));
-    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], (column, kind)| {
-        [format!("{names}, {column}"), format!("{values}, r.{column}"), format!("{types}, {column} {kind}")]
+    // Those that the catalog of an earlier release lacks are named only where they are given.
+    let given = LATER_COLUMNS.iter().filter(|later| columns.get(later.name).is_some_and(|value| !value.is_null()));
+    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], later| {
+        let LaterColumn { name, kind, .. } = later;
+        [format!("{names}, {name}"), format!("{values}, r.{name}"), format!("{types}, {name} {kind}")]
     });
     let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
@@ -141,8 +138,7 @@ pub fn insert_integration(columns: &Value) -> Result<bool> {
          ON CONFLICT DO NOTHING
          RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')"
     );
-    let inserted = write(Table::Integrations, &statement, columns)?;
-    Ok(inserted.is_some())
+    Ok(write(Table::Integrations, &statement, columns)?.is_some())
 }
 
 /// Whether the caller may name roles inline, by the privilege of the function that takes them as arguments.

@@ -29,6 +29,7 @@ const OPTIONS: &[&str] = &[
     "expected_bucket_owner",
     "kms_key_id",
     "max_bytes",
+    "max_bytes_per_day",
     "max_documents",
     "object_acl",
     "sse",

@@ -22,22 +22,41 @@ use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
+use uuid::Uuid;
 
 pub use self::create::{NewIntegration, create};
 pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
 
-/// What a permission gives.
-pub struct Access {
+/// What an export with a permission may write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// The integration; `None`: a role that the caller names.
+    pub integration_id: Option<Uuid>,
+    /// Most bytes of all its exports within 24 hours.
+    pub max_bytes_per_day: Option<u64>,
+}
+
+impl Limits {
+    /// The integration and its limit of bytes a day, if it has one.
+    pub fn of_day(self) -> Option<(Uuid, u64)> {
+        self.integration_id.zip(self.max_bytes_per_day)
+    }
+}
+
+/// A permission that the current user has.
+pub struct Authorized {
     /// How to reach the location.
     pub connection: Connection,
-    /// The most that one export may write.
-    pub limits: ExportLimits,
+    /// What may be written.
+    pub limits: Limits,
+    /// What each export may write.
+    pub of_export: ExportLimits,
 }
 
 /// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
 /// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
-pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Access> {
+pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Authorized> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -48,8 +67,10 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             integration.check_owner(&what)?;
             integration.check_location(&what, location)?;
             let (base, external_id) = credentials::open(name, &integration)?;
+            let limits =
+                Limits { integration_id: integration.integration_id, max_bytes_per_day: integration.max_bytes_per_day };
             let connection = connection(&integration, &what, base, external_id, purpose)?;
-            Ok(Access { connection, limits: limits(&integration, what) })
+            Ok(Authorized { connection, limits, of_export: of_export(&integration, what) })
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
@@ -57,16 +78,17 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let base = credentials::of_the_server(&integration)?;
             let what = format!("role {aws_role}");
             let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose)?;
-            Ok(Access { connection, limits: limits(&integration, what) })
+            Ok(Authorized { connection, limits: Limits::default(), of_export: of_export(&integration, what) })
         }
     }
 }
 
-fn limits(integration: &Settings, setter: String) -> ExportLimits {
+fn of_export(integration: &Settings, setter: String) -> ExportLimits {
     ExportLimits {
         setter,
         documents: integration.max_documents.map(NonZeroU64::get),
         bytes: integration.max_bytes.map(NonZeroU64::get),
+        of_day: None,
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Lock {
     Slot(u32),
     /// The first of those who wait for a slot.
     SlotQueue,
+    /// The bytes that an integration may still write today; whoever holds it may count and add to them.
+    Allowance(Uuid),
     /// Shared by those who commit jobs and rely on a living worker to find them.
     Enqueue,
 }
@@ -40,10 +42,11 @@ const JOB_KIND: u16 = 0x5334;
 pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
+const ALLOWANCE_KIND: u16 = 0x5338;
 /// Kind of [`Lock::Slot`].
-pub const SLOT_KIND: u16 = 0x5338;
+pub const SLOT_KIND: u16 = 0x5339;
 /// Kind of [`Lock::SlotQueue`].
-pub const SLOT_QUEUE_KIND: u16 = 0x5339;
+pub const SLOT_QUEUE_KIND: u16 = 0x533a;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -61,6 +64,7 @@ impl Lock {
             Lock::Export(id) => (0, by_id(id), EXPORT_KIND),
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
+            Lock::Allowance(integration) => (here, by_id(integration), ALLOWANCE_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
             Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),

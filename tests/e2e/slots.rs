@@ -24,7 +24,7 @@ fn database(name: &str, slots: u32, settings: &[&str]) -> Database {
 
 /// Slots that are held, as `pg_locks` shows them.
 fn held(client: &mut Session) -> usize {
-    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 21304 AND granted AND database = 0";
+    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 21305 AND granted AND database = 0";
     client.text(count).parse().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn export(db: &Database) -> String {
 fn waiter(db: &Database, watcher: &mut Session, place: usize, client: Session, statements: &str) -> Running {
     let running = client.start(statements);
     let lock =
-        format!("SELECT count(*) FROM pg_locks WHERE pid = {} AND objsubid = 21305 AND granted = {}", running.pid, place == 1);
+        format!("SELECT count(*) FROM pg_locks WHERE pid = {} AND objsubid = 21306 AND granted = {}", running.pid, place == 1);
     let event = if db.major() >= 17 { "S3ExportSlot" } else { "Extension" };
     let shown = format!("SELECT coalesce(wait_event, '') FROM pg_stat_activity WHERE pid = {}", running.pid);
     let expected = if place == 1 { event } else { "advisory" };
@@ -61,7 +61,7 @@ fn sixteen_sessions_never_have_more_slots_than_there_are() {
         .map(|number| {
             // The query fails where its transaction has no slot.
             let query = "SELECT i, pg_sleep(0.02)::text AS s, 1 / (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()
-                             AND objsubid = 21304 AND granted) AS one FROM generate_series(1, 5) i";
+                             AND objsubid = 21305 AND granted) AS one FROM generate_series(1, 5) i";
             let call = |more: &str| format!("SELECT {}", db.call(&db.prefix(), query, more));
             let (export, more) = (call(""), call("partition_by => '{i}'"));
             // All that a session may try on its way.
@@ -136,7 +136,7 @@ fn who_waits_is_cancelled_timed_out_and_terminated_at_any_place() {
         client.batch_execute("BEGIN; SAVEPOINT a").unwrap();
         refused(client.batch_execute(&export(&db))).sqlstate("57014");
         client.batch_execute("ROLLBACK TO a").unwrap();
-        let queued = "SELECT count(*) FROM pg_locks WHERE objsubid = 21305";
+        let queued = "SELECT count(*) FROM pg_locks WHERE objsubid = 21306";
         assert_eq!(watcher.text(queued), if first.is_some() { "1" } else { "0" });
         client.batch_execute("ROLLBACK").unwrap();
         if let Some(first) = first {
@@ -200,7 +200,7 @@ fn attack_slots_and_their_queue_are_no_users_locks() {
     let _alone = alone();
     let db = database("user_locks", 2, &["s3_export.max_exports_wait = 0"]);
     let mut attacker = db.client_as(&db.role("attacker", &["s3_export_member"]));
-    for (high, low) in [(0, 0), (1, 0), (0, 1), (0, 21304), (21304, 0), (0, 21305)] {
+    for (high, low) in [(0, 0), (1, 0), (0, 1), (0, 21305), (21305, 0), (0, 21306)] {
         attacker.batch_execute(&format!("SELECT pg_advisory_lock({high}, {low})")).unwrap();
         attacker.batch_execute(&format!("SELECT pg_advisory_lock({})", (i64::from(high) << 32) + i64::from(low))).unwrap();
     }
@@ -262,7 +262,7 @@ fn a_job_waits_for_its_slot_as_a_running_one() {
     for job in [&kept, &cancelled] {
         wait_for_status(&mut client, job, "RUNNING");
     }
-    wait_for("both to wait", || (client.text("SELECT count(*) FROM pg_locks WHERE objsubid = 21305") == "2").then_some(()));
+    wait_for("both to wait", || (client.text("SELECT count(*) FROM pg_locks WHERE objsubid = 21306") == "2").then_some(()));
     assert!(cancel_job(&mut client, &cancelled));
     wait_for_status(&mut client, &cancelled, "CANCELLED");
     assert_eq!((db.bucket.list(&first).len(), db.bucket.list(&second).len()), (0, 0));

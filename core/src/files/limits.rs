@@ -13,6 +13,17 @@ pub struct ExportLimits {
     pub documents: Option<u64>,
     /// Column `max_bytes`: bytes of files as they are stored.
     pub bytes: Option<u64>,
+    /// What is left of the bytes of a day.
+    pub of_day: Option<ByteLimit>,
+}
+
+/// A limit to the bytes of all files together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByteLimit {
+    /// Most bytes.
+    pub most: u64,
+    /// Error of an export that has more.
+    pub passed: Error,
 }
 
 impl ExportLimits {
@@ -29,7 +40,11 @@ impl ExportLimits {
 
     /// Errors: 54000 for so many bytes.
     pub fn check_bytes(&self, bytes: u64) -> Result<()> {
-        self.bytes.map_or(Ok(()), |limit| self.check_one("bytes", "max_bytes", bytes, limit))
+        self.bytes.map_or(Ok(()), |limit| self.check_one("bytes", "max_bytes", bytes, limit))?;
+        match &self.of_day {
+            Some(limit) if bytes > limit.most => Err(limit.passed.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn check_one(&self, unit: &str, column: &str, count: u64, limit: u64) -> Result<()> {
@@ -37,7 +52,7 @@ impl ExportLimits {
             return Ok(());
         }
         Err(Error::new(
-            Code::ExportLimit,
+            Code::ProgramLimit,
             format!("the export has more than {limit} {unit}, which is {column} of {}", self.setter),
         )
         .detail("Nothing of the export remains in S3.")
@@ -54,7 +69,7 @@ mod tests {
     }
 
     fn limits(documents: Option<u64>, bytes: Option<u64>) -> ExportLimits {
-        ExportLimits { setter: "integration \"lake\"".to_owned(), documents, bytes }
+        ExportLimits { setter: "integration \"lake\"".to_owned(), documents, bytes, of_day: None }
     }
 
     #[test]
@@ -65,9 +80,19 @@ mod tests {
             [(11, 1000, "10 documents, which is max_documents"), (10, 1001, "1000 bytes, which is max_bytes")]
         {
             let error = both.check(&totals(documents, bytes)).unwrap_err();
-            assert_eq!((error.code(), error.sqlstate()), (Code::ExportLimit, "54000"));
+            assert_eq!((error.code(), error.sqlstate()), (Code::ProgramLimit, "54000"));
             assert!(error.message().contains(limit) && error.message().contains("integration \"lake\""), "{error:?}");
         }
+    }
+
+    #[test]
+    fn the_bytes_of_a_day_have_an_error_of_their_own() {
+        let passed = Error::new(Code::ProgramLimit, "enough for today");
+        let of_day = Some(ByteLimit { most: 10, passed: passed.clone() });
+        let limits = ExportLimits { of_day, ..limits(None, Some(100)) };
+        assert_eq!(limits.check_bytes(10), Ok(()));
+        assert_eq!(limits.check(&totals(0, 11)), Err(passed));
+        assert!(limits.check_bytes(101).unwrap_err().message().contains("max_bytes"));
     }
 
     #[test]

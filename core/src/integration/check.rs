@@ -16,8 +16,6 @@ const MAX_NAME: usize = 63;
 const EXTERNAL_ID: std::ops::RangeInclusive<usize> = 2..=1224;
 /// STS's limit for a role's ARN, in characters.
 const MAX_ARN: usize = 2048;
-/// Columns that limit what one export may write.
-const LIMITS: [&str; 2] = ["max_documents", "max_bytes"];
 /// Longest name of a region, a storage class or an ACL, in characters.
 const MAX_WORD: usize = 64;
 
@@ -51,11 +49,6 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
     let is_account = |owner: &str| owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
     check("expected_bucket_owner", &is_account, "It is an account's id, of twelve digits.")?;
     check("sse", &|sse| matches!(sse, "AES256" | "aws:kms" | "aws:kms:dsse"), "It is AES256, aws:kms or aws:kms:dsse.")?;
-    let is_limit = |limit: &Value| limit.is_null() || limit.as_i64().is_some_and(|limit| limit > 0);
-    if let Some(column) = LIMITS.iter().find(|column| columns.get(**column).is_some_and(|limit| !is_limit(limit))) {
-        return Err(Error::new(Code::InvalidParameter, format!("{column} must be a positive whole number"))
-            .hint("Leave it out for no limit."));
-    }
     check("checksum", &|name| Algorithm::from_name(name).is_some(), "It is crc32, sha256 or none.")?;
     check(
         "storage_class",
@@ -67,6 +60,9 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         &|acl| is_word(acl, |byte| byte.is_ascii_lowercase() || byte == b'-'),
         "It is the name of a canned ACL, as bucket-owner-full-control.",
     )?;
+    for column in ["max_documents", "max_bytes", "max_bytes_per_day"] {
+        positive(column, columns)?;
+    }
     if let Some(key) = text("kms_key_id")? {
         if !text("sse")?.is_some_and(|sse| sse.starts_with("aws:kms")) {
             return Err(Error::new(Code::InvalidParameter, "kms_key_id needs sse aws:kms or aws:kms:dsse"));
@@ -81,6 +77,16 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         }
         (Some("profile"), Some(_)) | (_, None) => Ok(()),
         (_, Some(_)) => Err(Error::new(Code::InvalidParameter, "aws_profile goes with credential_source \"profile\" alone")),
+    }
+}
+
+/// Errors: 22023 for a number that the column does not take.
+fn positive(column: &str, columns: &Map<String, Value>) -> Result<()> {
+    let is_positive = |value: &Value| value.as_i64().is_some_and(|number| number > 0);
+    match columns.get(column) {
+        None | Some(Value::Null) => Ok(()),
+        Some(value) if is_positive(value) => Ok(()),
+        Some(value) => Err(invalid(column, &value.to_string()).hint("It is a whole number from 1 on.")),
     }
 }
 

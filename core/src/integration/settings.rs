@@ -41,7 +41,25 @@ pub const COLUMNS: &[&str] = &[
     "checksum",
     "max_documents",
     "max_bytes",
+    "max_bytes_per_day",
     "superuser_owns",
+];
+
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "max_documents", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
 /// Source of the credentials that sign.
@@ -93,6 +111,8 @@ pub struct Settings {
     pub max_documents: Option<NonZeroU64>,
     #[serde(deserialize_with = "present")]
     pub max_bytes: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes_per_day: Option<u64>,
     pub superuser_owns: bool,
 }
 

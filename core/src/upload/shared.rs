@@ -47,11 +47,11 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Bytes on their way.
     pub budget: Arc<Budget>,
+    /// Bytes of all files that are encoded so far.
+    encoded: AtomicU64,
     /// The export in whose place this one comes, if there is one.
     pub replaced: OnceLock<Replaced>,
     requests_to_their_end: Mutex<JoinSet<()>>,
-    /// Bytes of all files that were encoded.
-    encoded: AtomicU64,
 }
 
 impl Shared {
@@ -71,9 +71,9 @@ impl Shared {
             bandwidth,
             ledger: Ledger::default(),
             budget: Budget::new(wake),
+            encoded: AtomicU64::new(0),
             replaced: OnceLock::new(),
             requests_to_their_end: Mutex::default(),
-            encoded: AtomicU64::new(0),
         })
     }
 

@@ -14,7 +14,7 @@ use super::scripted::{Reply, Request, Server};
 const FILE: usize = 1000;
 
 fn limited(bytes: u64) -> Terms {
-    let limits = ExportLimits { setter: "integration \"lake\"".to_owned(), documents: None, bytes: Some(bytes) };
+    let limits = ExportLimits { setter: "integration \"lake\"".to_owned(), bytes: Some(bytes), ..ExportLimits::default() };
     Terms { limits, ..terms(4, POLICY) }
 }
 
@@ -31,7 +31,7 @@ fn files_together_may_have_the_bytes_of_the_limit_and_no_more_are_sent() {
         let body = Bytes::from(vec![b'x'; FILE]);
         // The error may come before the last file is handed over.
         let outcome = export.files(10, &body);
-        assert_eq!(outcome.as_ref().err().map(|error| error.code()), (!is_enough).then_some(Code::ExportLimit));
+        assert_eq!(outcome.as_ref().err().map(|error| error.code()), (!is_enough).then_some(Code::ProgramLimit));
         assert!(files(&server) * FILE <= limit, "{} files", files(&server));
     }
 }
@@ -42,7 +42,7 @@ fn parts_of_one_file_count_together() {
     let export = Export::begin(server.connection(), limited(8));
     // Three bytes each.
     let outcome = export.file_in_pieces(1, 3).and_then(|()| export.stored());
-    assert_eq!(outcome.map_err(|error| error.code()), Err(Code::ExportLimit));
+    assert_eq!(outcome.map_err(|error| error.code()), Err(Code::ProgramLimit));
     assert!(!server.requests().iter().any(|request| request.is("PUT", "partNumber=3")));
 }
 
