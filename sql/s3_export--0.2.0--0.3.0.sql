@@ -122,6 +122,17 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
 
+-- Amazon's further endpoints.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
+
 -- Which feed a job runs.
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
@@ -258,15 +269,8 @@ COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the
 
 -- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
 CREATE FUNCTION s3_export.keep_history() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION 'only exports write the history of exports' USING ERRCODE = 'insufficient_privilege',
-        HINT = 'A superuser deletes old rows by s3_export.prune_history.';
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_keep_history';
 COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history by others than superusers';
 REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
 CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
@@ -915,6 +919,7 @@ GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_auditor;
 GRANT SELECT ON s3_export.history, s3_export.daily_exports TO s3_export_member, s3_export_admin, s3_export_auditor;
 GRANT SELECT ON s3_export.exports TO s3_export_auditor;
+GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -47,7 +47,7 @@ thread_local! {
 }
 
 impl SessionIo {
-    /// Errors: 53200, and F0000 for the CA file.
+    /// Errors: 53200, and F0000 for the files of certificates and the proxy.
     fn start() -> Result<Self> {
         let descriptors = ExternalDescriptors::acquire(settings::upload_concurrency() + OTHER_DESCRIPTORS);
         let connections = descriptors.count().saturating_sub(OTHER_DESCRIPTORS);
@@ -56,7 +56,8 @@ impl SessionIo {
                 .detail("Postgres has no file descriptors to spare for connections to S3.")
                 .hint("Raise max_files_per_process."));
         }
-        let network = Arc::new(Network::new(Trust::load(settings::ca_file().as_deref())?));
+        let trust = Trust::load(settings::ca_file().as_deref(), &settings::extra_ca_files())?;
+        let network = Arc::new(Network::new(trust).through(settings::proxy()?)?);
         let thread = Rc::new(IoThread::start()?);
         Ok(SessionIo { thread, network, throttle: Throttle::new(connections), connections, _descriptors: descriptors })
     }

@@ -48,6 +48,7 @@ mod partitions;
 mod privilege_matrix;
 mod privileges;
 mod progress;
+mod proxy;
 mod queries;
 mod query_errors;
 mod readers;

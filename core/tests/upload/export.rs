@@ -16,7 +16,7 @@ use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::bandwidth::Bandwidth;
 use s3_export_core::s3::checksum::Algorithm;
-use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
+use s3_export_core::s3::client::{AmazonEndpoints, BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
 use s3_export_core::s3::network::{Network, Reach, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
@@ -244,9 +244,10 @@ pub fn connection(endpoint: String) -> Connection {
     Connection {
         region: BucketRegion::Known("us-east-1".to_owned()),
         endpoint: Some(endpoint),
+        amazon: AmazonEndpoints::default(),
         path_style: true,
         reach: Reach::Private,
-        identity: Arc::new(Identity { base, role: None }),
+        identity: Arc::new(Identity { base, role: None, amazon: AmazonEndpoints::default() }),
         object: ObjectSettings {
             expected_bucket_owner: None,
             sse: None,
