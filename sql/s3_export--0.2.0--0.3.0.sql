@@ -43,6 +43,17 @@ UPDATE ONLY s3_export.integrations AS i SET owner_cluster = s.system_identifier
     WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner;
 SET LOCAL session_replication_role = 'origin';
 
+-- How much a grant can move at once.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN max_documents bigint
+        CONSTRAINT max_documents_is_positive CHECK (max_documents OPERATOR(pg_catalog.>) 0),
+    ADD COLUMN max_bytes bigint
+        CONSTRAINT max_bytes_is_positive CHECK (max_bytes OPERATOR(pg_catalog.>) 0);
+COMMENT ON COLUMN s3_export.integrations.max_documents IS 'most documents of one export; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.max_bytes IS 'most bytes of the files of one export, as they are stored; NULL: any number';
+COMMENT ON CONSTRAINT max_documents_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT max_bytes_is_positive ON s3_export.integrations IS 'a positive number';
+
 CREATE OR REPLACE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -775,7 +786,7 @@ COMMENT ON FUNCTION s3_export.cancel(uuid) IS
 COMMENT ON FUNCTION s3_export.prune(interval) IS
     'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives their number. Touches nothing in S3';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes_per_day, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes, max_bytes_per_day, max_documents, object_acl, sse, storage_class, sts_endpoint';
 COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
     'seals other credentials and stores them in an integration that you may change';
 COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
@@ -990,6 +1001,7 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT SELECT (max_documents, max_bytes) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT USAGE ON SCHEMA s3_export TO s3_export_auditor;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_member;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_admin;

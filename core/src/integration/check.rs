@@ -65,7 +65,9 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         &|acl| is_word(acl, |byte| byte.is_ascii_lowercase() || byte == b'-'),
         "It is the name of a canned ACL, as bucket-owner-full-control.",
     )?;
-    positive("max_bytes_per_day", columns)?;
+    for column in ["max_documents", "max_bytes", "max_bytes_per_day"] {
+        positive(column, columns)?;
+    }
     if let Some(key) = text("kms_key_id")? {
         if !text("sse")?.is_some_and(|sse| sse.starts_with("aws:kms")) {
             return Err(Error::new(Code::InvalidParameter, "kms_key_id needs sse aws:kms or aws:kms:dsse"));

@@ -3,6 +3,8 @@
 //! A column that is missing, unknown or of another type is an error, so that a misspelt name can never be read as a permission.
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -37,6 +39,8 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_documents",
+    "max_bytes",
     "max_bytes_per_day",
     "fips",
     "dual_stack",
@@ -57,6 +61,8 @@ pub struct LaterColumn {
 pub const LATER_COLUMNS: &[LaterColumn] = &[
     LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
     LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_documents", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes", kind: "bigint", lacking: "NULL" },
     LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
@@ -105,6 +111,10 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
+    #[serde(deserialize_with = "present")]
+    pub max_documents: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes: Option<NonZeroU64>,
     #[serde(deserialize_with = "present")]
     pub max_bytes_per_day: Option<u64>,
     pub fips: bool,
@@ -297,6 +307,10 @@ pub(crate) mod tests {
             ("checksum", json!("md5")),
             ("credential_source", json!("Keys")),
             ("endpoint", json!(1)),
+            ("max_documents", json!(0)),
+            ("max_documents", json!("1")),
+            ("max_bytes", json!(-1)),
+            ("max_bytes", json!(1.5)),
         ] {
             let mut row = whole_row();
             row.insert(column.to_owned(), value.clone());

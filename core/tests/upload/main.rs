@@ -6,6 +6,7 @@ mod answers;
 mod export;
 mod faults;
 mod headers;
+mod limits;
 mod names;
 mod outages;
 mod run_key;
