@@ -125,7 +125,31 @@ CREATE TABLE s3_export.integrations (
         CONSTRAINT checksum_is_known CHECK (checksum OPERATOR(pg_catalog.=) ANY (ARRAY['crc32', 'sha256', 'none'])),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    owner_cluster bigint
+    owner_cluster bigint,
+    tags jsonb
+        CONSTRAINT tags_are_texts
+        CHECK (pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(tags, '$.* ? (@.type() <> "string")', '{}', true)),
+    object_lock_mode text
+        CONSTRAINT object_lock_mode_is_known
+        CHECK (object_lock_mode OPERATOR(pg_catalog.=) ANY (ARRAY['GOVERNANCE', 'COMPLIANCE']))
+        CONSTRAINT object_lock_mode_needs_a_checksum
+        CHECK (object_lock_mode IS NULL OR checksum OPERATOR(pg_catalog.<>) 'none'),
+    object_lock_days integer
+        CONSTRAINT object_lock_days_are_days
+        CHECK (object_lock_days OPERATOR(pg_catalog.>=) 1 AND object_lock_days OPERATOR(pg_catalog.<=) 36500)
+        CONSTRAINT object_lock_days_go_with_the_mode
+        CHECK ((object_lock_days IS NULL) OPERATOR(pg_catalog.=) (object_lock_mode IS NULL)),
+    kms_encryption_context jsonb
+        CONSTRAINT kms_encryption_context_is_texts
+        CHECK (pg_catalog.jsonb_typeof(kms_encryption_context) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(kms_encryption_context, '$.* ? (@.type() <> "string")', '{}', true))
+        CONSTRAINT kms_encryption_context_goes_with_kms
+        CHECK (kms_encryption_context IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
+    bucket_key boolean
+        CONSTRAINT bucket_key_goes_with_kms
+        CHECK (bucket_key IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.=) 'aws:kms')),
+    requester_pays boolean NOT NULL DEFAULT false
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -166,6 +190,16 @@ COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
+COMMENT ON COLUMN s3_export.integrations.tags IS
+    'tags of every object, an object of texts; the option tags adds more, up to 10 in all';
+COMMENT ON COLUMN s3_export.integrations.object_lock_mode IS 'Object Lock of every object: GOVERNANCE or COMPLIANCE';
+COMMENT ON COLUMN s3_export.integrations.object_lock_days IS
+    'days for which Object Lock keeps every object, from the beginning of the export';
+COMMENT ON COLUMN s3_export.integrations.kms_encryption_context IS
+    'encryption context of KMS, an object of texts, for sse aws:kms and aws:kms:dsse; no secret: CloudTrail shows it';
+COMMENT ON COLUMN s3_export.integrations.bucket_key IS
+    'for sse aws:kms, whether S3 Bucket Keys spare requests to KMS; NULL: they do';
+COMMENT ON COLUMN s3_export.integrations.requester_pays IS 'true: every request says that the requester pays, which Requester Pays buckets ask for';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -190,6 +224,15 @@ COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS
 COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
 COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of a canned ACL, not a list of grants';
 COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
+COMMENT ON CONSTRAINT tags_are_texts ON s3_export.integrations IS 'an object whose values are texts; each use checks what S3 takes';
+COMMENT ON CONSTRAINT object_lock_mode_is_known ON s3_export.integrations IS 'GOVERNANCE or COMPLIANCE';
+COMMENT ON CONSTRAINT object_lock_mode_needs_a_checksum ON s3_export.integrations IS 'S3 locks no object without a checksum';
+COMMENT ON CONSTRAINT object_lock_days_are_days ON s3_export.integrations IS '1 to 36,500 days';
+COMMENT ON CONSTRAINT object_lock_days_go_with_the_mode ON s3_export.integrations IS 'mode and days are both given, or neither';
+COMMENT ON CONSTRAINT kms_encryption_context_is_texts ON s3_export.integrations IS 'an object whose values are texts';
+COMMENT ON CONSTRAINT kms_encryption_context_goes_with_kms ON s3_export.integrations IS
+    'an encryption context goes only with sse aws:kms and aws:kms:dsse';
+COMMENT ON CONSTRAINT bucket_key_goes_with_kms ON s3_export.integrations IS 'a choice about bucket keys goes only with sse aws:kms';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1021,14 +1064,16 @@ GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
+              storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
+              kms_encryption_context, bucket_key, requester_pays)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
 -- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at)
+              storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
+              kms_encryption_context, bucket_key, requester_pays)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.

@@ -111,6 +111,52 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
 
+-- What objects carry.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN tags jsonb
+        CONSTRAINT tags_are_texts
+        CHECK (pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(tags, '$.* ? (@.type() <> "string")', '{}', true)),
+    ADD COLUMN object_lock_mode text
+        CONSTRAINT object_lock_mode_is_known
+        CHECK (object_lock_mode OPERATOR(pg_catalog.=) ANY (ARRAY['GOVERNANCE', 'COMPLIANCE']))
+        CONSTRAINT object_lock_mode_needs_a_checksum
+        CHECK (object_lock_mode IS NULL OR checksum OPERATOR(pg_catalog.<>) 'none'),
+    ADD COLUMN object_lock_days integer
+        CONSTRAINT object_lock_days_are_days
+        CHECK (object_lock_days OPERATOR(pg_catalog.>=) 1 AND object_lock_days OPERATOR(pg_catalog.<=) 36500)
+        CONSTRAINT object_lock_days_go_with_the_mode
+        CHECK ((object_lock_days IS NULL) OPERATOR(pg_catalog.=) (object_lock_mode IS NULL)),
+    ADD COLUMN kms_encryption_context jsonb
+        CONSTRAINT kms_encryption_context_is_texts
+        CHECK (pg_catalog.jsonb_typeof(kms_encryption_context) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(kms_encryption_context, '$.* ? (@.type() <> "string")', '{}', true))
+        CONSTRAINT kms_encryption_context_goes_with_kms
+        CHECK (kms_encryption_context IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
+    ADD COLUMN bucket_key boolean
+        CONSTRAINT bucket_key_goes_with_kms
+        CHECK (bucket_key IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.=) 'aws:kms')),
+    ADD COLUMN requester_pays boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN s3_export.integrations.tags IS
+    'tags of every object, an object of texts; the option tags adds more, up to 10 in all';
+COMMENT ON COLUMN s3_export.integrations.object_lock_mode IS 'Object Lock of every object: GOVERNANCE or COMPLIANCE';
+COMMENT ON COLUMN s3_export.integrations.object_lock_days IS
+    'days for which Object Lock keeps every object, from the beginning of the export';
+COMMENT ON COLUMN s3_export.integrations.kms_encryption_context IS
+    'encryption context of KMS, an object of texts, for sse aws:kms and aws:kms:dsse; no secret: CloudTrail shows it';
+COMMENT ON COLUMN s3_export.integrations.bucket_key IS
+    'for sse aws:kms, whether S3 Bucket Keys spare requests to KMS; NULL: they do';
+COMMENT ON COLUMN s3_export.integrations.requester_pays IS 'true: every request says that the requester pays, which Requester Pays buckets ask for';
+COMMENT ON CONSTRAINT tags_are_texts ON s3_export.integrations IS 'an object whose values are texts; each use checks what S3 takes';
+COMMENT ON CONSTRAINT object_lock_mode_is_known ON s3_export.integrations IS 'GOVERNANCE or COMPLIANCE';
+COMMENT ON CONSTRAINT object_lock_mode_needs_a_checksum ON s3_export.integrations IS 'S3 locks no object without a checksum';
+COMMENT ON CONSTRAINT object_lock_days_are_days ON s3_export.integrations IS '1 to 36,500 days';
+COMMENT ON CONSTRAINT object_lock_days_go_with_the_mode ON s3_export.integrations IS 'mode and days are both given, or neither';
+COMMENT ON CONSTRAINT kms_encryption_context_is_texts ON s3_export.integrations IS 'an object whose values are texts';
+COMMENT ON CONSTRAINT kms_encryption_context_goes_with_kms ON s3_export.integrations IS
+    'an encryption context goes only with sse aws:kms and aws:kms:dsse';
+COMMENT ON CONSTRAINT bucket_key_goes_with_kms ON s3_export.integrations IS 'a choice about bucket keys goes only with sse aws:kms';
+
 -- Which feed a job runs.
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
@@ -634,6 +680,10 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT SELECT (tags, object_lock_mode, object_lock_days, kms_encryption_context, bucket_key, requester_pays)
+    ON s3_export.integrations TO s3_export_member;
+GRANT SELECT (tags, object_lock_mode, object_lock_days, kms_encryption_context, bucket_key, requester_pays)
+    ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

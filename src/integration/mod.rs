@@ -13,6 +13,7 @@ mod inline;
 use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::integration::policy::Grant;
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
@@ -20,14 +21,20 @@ use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
+use s3_export_core::s3::properties::ExportProperties;
 
 pub use self::create::{NewIntegration, create};
 pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
 
-/// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
+/// How to reach `location` by that permission, if the current user has it. `properties`: of the objects that will be written. Errors: 42704 when there is no such integration
 /// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
-pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Connection> {
+pub fn authorize(
+    permission: &Permission,
+    location: &Location,
+    purpose: Purpose,
+    properties: &ExportProperties,
+) -> Result<Connection> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -38,13 +45,13 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             integration.check_owner(&what)?;
             integration.check_location(&what, location)?;
             let (base, external_id) = credentials::open(name, &integration)?;
-            connection(&integration, &what, base, external_id, purpose)
+            connection(&integration, &what, base, external_id, purpose, properties)
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
             let integration = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&integration)?;
-            connection(&integration, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose)
+            connection(&integration, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose, properties)
         }
     }
 }
@@ -97,7 +104,7 @@ pub fn trusted(name: &str) -> Result<Trusted> {
         return Err(no_role(name));
     }
     let (base, _) = credentials::open(name, &integration)?;
-    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export)?;
+    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export, &ExportProperties::default())?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
 }
@@ -122,10 +129,13 @@ fn connection(
     base: Base,
     external_id: Option<String>,
     purpose: Purpose,
+    properties: &ExportProperties,
 ) -> Result<Connection> {
     check::requests_can_carry(integration, what)?;
+    let object = integration.object_settings(properties.clone())?;
+    let has_tags = !object.all_tags().is_empty();
     let role = match integration.aws_role.as_deref() {
-        Some(arn) => Some(assumed_role(integration, what, arn, external_id, purpose)?),
+        Some(arn) => Some(assumed_role(integration, what, arn, external_id, (purpose, has_tags))?),
         None => None,
     };
     Ok(Connection {
@@ -134,7 +144,7 @@ fn connection(
         path_style: integration.path_style,
         reach: integration.reach(integration.endpoint.as_deref()),
         identity: Arc::new(Identity { base, role }),
-        object: integration.object_settings(),
+        object,
     })
 }
 
@@ -143,7 +153,7 @@ fn assumed_role(
     what: &str,
     arn: &str,
     external_id: Option<String>,
-    purpose: Purpose,
+    (purpose, has_tags): (Purpose, bool),
 ) -> Result<AssumedRole> {
     let endpoint = integration.sts_endpoint.clone();
     if endpoint.is_none() && integration.endpoint.is_some() {
@@ -155,7 +165,7 @@ fn assumed_role(
         arn: arn.to_owned(),
         external_id,
         session_name: session_name::session_name(&current_user_name()),
-        session_policy: integration.grant()?.session_policy(purpose)?,
+        session_policy: Grant { tags: has_tags, ..integration.grant()? }.session_policy(purpose)?,
         endpoint,
         region: integration.sts_region(),
         reach: integration.reach(integration.sts_endpoint.as_deref()),
