@@ -37,6 +37,7 @@ mod large;
 mod listings;
 mod manifest;
 mod network;
+mod objects;
 mod own_names;
 mod parquet;
 mod partitions;

@@ -123,7 +123,7 @@ pub const OPTIONS: &[Definition] = &[
         name: "metadata",
         default: "`{}`",
         takes: "an object of texts, which S3 takes as metadata",
-        does: "[metadata](objects.md#metadata) of every object: `x-amz-meta-<key>`",
+        does: "metadata of every object: `x-amz-meta-<key>`",
         set: |options, value| set(&mut options.metadata, texts(value)),
     },
     Definition {
@@ -193,7 +193,7 @@ pub const OPTIONS: &[Definition] = &[
         name: "tags",
         default: "`{}`",
         takes: "an object of texts, which S3 takes as tags",
-        does: "[tags](objects.md#tags) of every object, beside those of the integration. Needs `s3:PutObjectTagging`",
+        does: "tags of every object, beside those of the integration. Needs `s3:PutObjectTagging`",
         set: |options, value| set(&mut options.tags, texts(value)),
     },
     Definition {
