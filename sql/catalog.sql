@@ -18,7 +18,8 @@ DECLARE
 BEGIN
     FOR wanted, purpose IN VALUES
         ('s3_export_member', 'may export, with the integrations of s3_export whose usage_role it has'),
-        ('s3_export_admin', 'may make integrations of s3_export, and change those that it owns')
+        ('s3_export_admin', 'may make integrations of s3_export, and change those that it owns'),
+        ('s3_export_auditor', 'sees all exports of s3_export and their history, and may change nothing')
     LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted) THEN
             BEGIN
@@ -149,7 +150,9 @@ CREATE TABLE s3_export.integrations (
     bucket_key boolean
         CONSTRAINT bucket_key_goes_with_kms
         CHECK (bucket_key IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.=) 'aws:kms')),
-    requester_pays boolean NOT NULL DEFAULT false
+    requester_pays boolean NOT NULL DEFAULT false,
+    max_bytes_per_day bigint
+        CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0)
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -200,6 +203,8 @@ COMMENT ON COLUMN s3_export.integrations.kms_encryption_context IS
 COMMENT ON COLUMN s3_export.integrations.bucket_key IS
     'for sse aws:kms, whether S3 Bucket Keys spare requests to KMS; NULL: they do';
 COMMENT ON COLUMN s3_export.integrations.requester_pays IS 'true: every request says that the requester pays, which Requester Pays buckets ask for';
+COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
+    'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -233,6 +238,7 @@ COMMENT ON CONSTRAINT kms_encryption_context_is_texts ON s3_export.integrations 
 COMMENT ON CONSTRAINT kms_encryption_context_goes_with_kms ON s3_export.integrations IS
     'an encryption context goes only with sse aws:kms and aws:kms:dsse';
 COMMENT ON CONSTRAINT bucket_key_goes_with_kms ON s3_export.integrations IS 'a choice about bucket keys goes only with sse aws:kms';
+COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -493,6 +499,169 @@ COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has e
 REVOKE ALL ON s3_export.jobs FROM PUBLIC;
 ALTER TABLE s3_export.jobs ENABLE ROW LEVEL SECURITY;
 
+-- History -----------------------------------------------------------------------------------------------------------
+
+CREATE TABLE s3_export.history_entries (
+    export_id uuid PRIMARY KEY,
+    session_role name NOT NULL,
+    session_role_oid oid NOT NULL,
+    role name NOT NULL,
+    role_oid oid NOT NULL,
+    application_name text,
+    client_address inet,
+    database name NOT NULL,
+    uri text NOT NULL,
+    integration text,
+    integration_id uuid,
+    aws_role text,
+    CONSTRAINT history_has_an_integration_or_a_role CHECK ((integration IS NULL) OPERATOR(pg_catalog.<>) (aws_role IS NULL)),
+    query_sha256 text NOT NULL,
+    query text,
+    format text NOT NULL,
+    compression text NOT NULL,
+    documents bigint NOT NULL,
+    files bigint NOT NULL,
+    bytes bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    manifest text NOT NULL,
+    manifest_sha256 text NOT NULL,
+    feed text,
+    feed_run bigint,
+    run_key text,
+    cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier
+);
+-- The limit of bytes a day sums by the first, dashboards by the second.
+CREATE INDEX history_of_integration ON s3_export.history_entries (integration_id, finished_at);
+CREATE INDEX history_of_day ON s3_export.history_entries (((finished_at AT TIME ZONE 'UTC')::date));
+COMMENT ON TABLE s3_export.history_entries IS
+    'exports that have committed; granted to nobody, see s3_export.history. Dumped with the database';
+COMMENT ON INDEX s3_export.history_of_integration IS 'exports of an integration within a time';
+COMMENT ON INDEX s3_export.history_of_day IS 'exports of a day';
+COMMENT ON CONSTRAINT history_entries_pkey ON s3_export.history_entries IS 'ids are unique';
+COMMENT ON CONSTRAINT history_has_an_integration_or_a_role ON s3_export.history_entries IS
+    'an export has either an integration or an AWS role named inline';
+COMMENT ON COLUMN s3_export.history_entries.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.history_entries.session_role IS 'user of the session that exported, by its name at that time';
+COMMENT ON COLUMN s3_export.history_entries.session_role_oid IS 'user of the session that exported';
+COMMENT ON COLUMN s3_export.history_entries.role IS 'role that exported, by its name at that time';
+COMMENT ON COLUMN s3_export.history_entries.role_oid IS 'role that exported, whose members see the row';
+COMMENT ON COLUMN s3_export.history_entries.application_name IS 'application_name of the session';
+COMMENT ON COLUMN s3_export.history_entries.client_address IS 'address of the client; NULL for a Unix socket, and for a job';
+COMMENT ON COLUMN s3_export.history_entries.database IS 'database that was exported from';
+COMMENT ON COLUMN s3_export.history_entries.uri IS 'location that the export wrote to';
+COMMENT ON COLUMN s3_export.history_entries.integration IS 'integration of the export, by its name at that time; NULL if the export named an AWS role inline';
+COMMENT ON COLUMN s3_export.history_entries.integration_id IS 'id of that integration';
+COMMENT ON COLUMN s3_export.history_entries.aws_role IS 'AWS role that the export named inline; NULL if the export used an integration';
+COMMENT ON COLUMN s3_export.history_entries.query_sha256 IS 'SHA-256 of the query, in hexadecimal';
+COMMENT ON COLUMN s3_export.history_entries.query IS 'query; NULL unless s3_export.history_query was on';
+COMMENT ON COLUMN s3_export.history_entries.format IS 'format of the files';
+COMMENT ON COLUMN s3_export.history_entries.compression IS 'compression of the files, or none';
+COMMENT ON COLUMN s3_export.history_entries.documents IS 'number of documents written';
+COMMENT ON COLUMN s3_export.history_entries.files IS 'number of files written';
+COMMENT ON COLUMN s3_export.history_entries.bytes IS 'number of bytes written';
+COMMENT ON COLUMN s3_export.history_entries.started_at IS 'when the export began';
+COMMENT ON COLUMN s3_export.history_entries.finished_at IS 'when all files of the export were stored';
+COMMENT ON COLUMN s3_export.history_entries.manifest IS 'URL of the manifest';
+COMMENT ON COLUMN s3_export.history_entries.manifest_sha256 IS 'SHA-256 of the bytes of the manifest, in hexadecimal';
+COMMENT ON COLUMN s3_export.history_entries.feed IS 'feed of which the export is a run; NULL: of none';
+COMMENT ON COLUMN s3_export.history_entries.feed_run IS 'number of that run';
+COMMENT ON COLUMN s3_export.history_entries.run_key IS 'option run_key of the export; NULL: none';
+COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the cluster that exported; OIDs mean something there alone';
+
+-- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
+CREATE FUNCTION s3_export.keep_history() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'only exports write the history of exports' USING ERRCODE = 'insufficient_privilege',
+        HINT = 'A superuser deletes old rows by s3_export.prune_history.';
+END
+$$;
+COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history by others than superusers';
+REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
+CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION s3_export.keep_history();
+COMMENT ON TRIGGER keep_history ON s3_export.history_entries IS 'refuses changes by others than superusers';
+
+-- A record that lasts is restored by pg_dump.
+SELECT pg_catalog.pg_extension_config_dump('s3_export.history_entries', '');
+
+-- Exports of all roles: granted to nobody; and since pg_read_all_data reads any table, row security without a policy hides every
+-- row as well.
+REVOKE ALL ON s3_export.history_entries FROM PUBLIC;
+ALTER TABLE s3_export.history_entries ENABLE ROW LEVEL SECURITY;
+
+-- In another cluster, such as that of a restore, an OID may be a stranger's: there the name must be the role's as well.
+CREATE VIEW s3_export.history WITH (security_barrier) AS
+    SELECT h.export_id, h.session_role, h.role, h.application_name, h.client_address, h.database, h.uri, h.integration,
+        h.integration_id, h.aws_role, h.query_sha256, h.query, h.format, h.compression, h.documents, h.files, h.bytes,
+        h.started_at, h.finished_at, h.manifest, h.manifest_sha256, h.feed, h.feed_run, h.run_key
+    FROM s3_export.history_entries AS h
+    WHERE (SELECT coalesce(pg_catalog.bool_or(pg_catalog.pg_has_role(r.oid, 'USAGE')), false) FROM pg_catalog.pg_roles AS r
+           WHERE r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
+          OR h.cluster OPERATOR(pg_catalog.=) (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c)
+             AND h.role_oid OPERATOR(pg_catalog.=) ANY (SELECT r.oid FROM pg_catalog.pg_roles AS r
+                                                        WHERE pg_catalog.pg_has_role(r.oid, 'USAGE'))
+          OR (h.role_oid, h.role) OPERATOR(pg_catalog.=) ANY (SELECT r.oid, r.rolname FROM pg_catalog.pg_roles AS r
+                                                              WHERE pg_catalog.pg_has_role(r.oid, 'USAGE'));
+COMMENT ON VIEW s3_export.history IS
+    'exports that have committed: those of your roles, or all for s3_export_admin and s3_export_auditor';
+COMMENT ON COLUMN s3_export.history.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.history.session_role IS 'user of the session that exported, by its name at that time';
+COMMENT ON COLUMN s3_export.history.role IS 'role that exported, by its name at that time';
+COMMENT ON COLUMN s3_export.history.application_name IS 'application_name of the session';
+COMMENT ON COLUMN s3_export.history.client_address IS 'address of the client; NULL for a Unix socket, and for a job';
+COMMENT ON COLUMN s3_export.history.database IS 'database that was exported from';
+COMMENT ON COLUMN s3_export.history.uri IS 'location that the export wrote to';
+COMMENT ON COLUMN s3_export.history.integration IS 'integration of the export, by its name at that time; NULL if the export named an AWS role inline';
+COMMENT ON COLUMN s3_export.history.integration_id IS 'id of that integration';
+COMMENT ON COLUMN s3_export.history.aws_role IS 'AWS role that the export named inline; NULL if the export used an integration';
+COMMENT ON COLUMN s3_export.history.query_sha256 IS 'SHA-256 of the query, in hexadecimal';
+COMMENT ON COLUMN s3_export.history.query IS 'query; NULL unless s3_export.history_query was on';
+COMMENT ON COLUMN s3_export.history.format IS 'format of the files';
+COMMENT ON COLUMN s3_export.history.compression IS 'compression of the files, or none';
+COMMENT ON COLUMN s3_export.history.documents IS 'number of documents written';
+COMMENT ON COLUMN s3_export.history.files IS 'number of files written';
+COMMENT ON COLUMN s3_export.history.bytes IS 'number of bytes written';
+COMMENT ON COLUMN s3_export.history.started_at IS 'when the export began';
+COMMENT ON COLUMN s3_export.history.finished_at IS 'when all files of the export were stored';
+COMMENT ON COLUMN s3_export.history.manifest IS 'URL of the manifest';
+COMMENT ON COLUMN s3_export.history.manifest_sha256 IS 'SHA-256 of the bytes of the manifest, in hexadecimal';
+COMMENT ON COLUMN s3_export.history.feed IS 'feed of which the export is a run; NULL: of none';
+COMMENT ON COLUMN s3_export.history.feed_run IS 'number of that run';
+COMMENT ON COLUMN s3_export.history.run_key IS 'option run_key of the export; NULL: none';
+REVOKE ALL ON s3_export.history FROM PUBLIC;
+
+CREATE VIEW s3_export.daily_exports WITH (security_barrier) AS
+    SELECT (h.finished_at AT TIME ZONE 'UTC')::date AS day, h.role, h.integration, pg_catalog.count(*) AS exports,
+        pg_catalog.sum(h.documents)::bigint AS documents, pg_catalog.sum(h.files)::bigint AS files,
+        pg_catalog.sum(h.bytes)::bigint AS bytes
+    FROM s3_export.history AS h
+    GROUP BY 1, 2, 3;
+COMMENT ON VIEW s3_export.daily_exports IS
+    'sums of s3_export.history: those of your roles, or all for s3_export_admin and s3_export_auditor';
+COMMENT ON COLUMN s3_export.daily_exports.day IS 'day on which the exports ended, in UTC';
+COMMENT ON COLUMN s3_export.daily_exports.role IS 'role that exported, by its name at that time';
+COMMENT ON COLUMN s3_export.daily_exports.integration IS 'integration of the exports; NULL: they named AWS roles inline';
+COMMENT ON COLUMN s3_export.daily_exports.exports IS 'number of exports';
+COMMENT ON COLUMN s3_export.daily_exports.documents IS 'number of documents written';
+COMMENT ON COLUMN s3_export.daily_exports.files IS 'number of files written';
+COMMENT ON COLUMN s3_export.daily_exports.bytes IS 'number of bytes written';
+REVOKE ALL ON s3_export.daily_exports FROM PUBLIC;
+
+CREATE FUNCTION s3_export.prune_history(older_than interval) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_prune_history';
+COMMENT ON FUNCTION s3_export.prune_history(interval) IS
+    'deletes the rows of s3_export.history that are older than older_than, which is one day at least; gives their number. For superusers';
+-- It deletes the record of all roles.
+REVOKE ALL ON FUNCTION s3_export.prune_history(interval) FROM PUBLIC;
+
+-- What runs, ran and has run ----------------------------------------------------------------------------------------
+
 CREATE FUNCTION s3_export.running(
     OUT export_id uuid,
     OUT role_oid oid,
@@ -504,7 +673,7 @@ CREATE FUNCTION s3_export.running(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_running';
 COMMENT ON FUNCTION s3_export.running() IS
-    'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin. Part of s3_export.exports';
+    'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin and s3_export_auditor. Part of s3_export.exports';
 -- It shows what its caller may see; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.running() FROM PUBLIC;
 
@@ -533,7 +702,8 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
     LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
     LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
-                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid OR r.rolname OPERATOR(pg_catalog.=) 's3_export_admin')
+                  WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid
+                         OR r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
                         AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
     UNION ALL
     SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
@@ -544,21 +714,26 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
             OPERATOR(pg_catalog./) 1000.0),
         NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
-    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id);
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
+    UNION ALL
+    SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM s3_export.history AS h
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
 COMMENT ON VIEW s3_export.exports IS
-    'jobs, whatever their status, and exports that run in sessions: those of your roles, or all for s3_export_admin';
+    'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
 COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
 COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
 COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
-COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL for an export that runs in a session';
-COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL while an export runs in a session';
+COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL while an export runs in a session';
 COMMENT ON COLUMN s3_export.exports.query IS
-    'query that is exported; NULL for an export that runs in a session: pg_stat_activity shows its statement';
-COMMENT ON COLUMN s3_export.exports.options IS 'all other arguments of s3_export_async; NULL for an export that runs in a session';
+    'query that is exported; of an export in a session, NULL while it runs, and afterwards unless s3_export.history_query was on';
+COMMENT ON COLUMN s3_export.exports.options IS 'all other arguments of s3_export_async; NULL for an export in a session';
 COMMENT ON COLUMN s3_export.exports.documents IS 'number of documents written so far';
 COMMENT ON COLUMN s3_export.exports.files IS 'number of files begun so far';
 COMMENT ON COLUMN s3_export.exports.bytes IS 'number of bytes handed to the uploads so far';
-COMMENT ON COLUMN s3_export.exports.queued_at IS 'when the job was enqueued; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.queued_at IS 'when the job was enqueued; NULL for an export in a session';
 COMMENT ON COLUMN s3_export.exports.started_at IS 'when the export began';
 COMMENT ON COLUMN s3_export.exports.finished_at IS 'when the export ended';
 COMMENT ON COLUMN s3_export.exports.manifest IS 'URL of the manifest, once the export has completed';
@@ -826,7 +1001,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes_per_day, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 
@@ -1060,12 +1235,12 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin;
+GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin, s3_export_auditor;
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
               storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
-              kms_encryption_context, bucket_key, requester_pays)
+              kms_encryption_context, bucket_key, requester_pays, max_bytes_per_day)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
@@ -1073,13 +1248,13 @@ GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
               storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
-              kms_encryption_context, bucket_key, requester_pays)
+              kms_encryption_context, bucket_key, requester_pays, max_bytes_per_day)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.
-GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin;
-GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_member, s3_export_admin;
-GRANT SELECT ON s3_export.exports TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_member, s3_export_admin, s3_export_auditor;
+GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_member, s3_export_admin, s3_export_auditor;
+GRANT SELECT ON s3_export.exports, s3_export.history, s3_export.daily_exports TO s3_export_member, s3_export_admin, s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;

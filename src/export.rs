@@ -20,7 +20,8 @@ use s3_export_core::upload;
 use s3_export_core::upload::replaced::Replaced;
 use uuid::Uuid;
 
-use crate::integration::{self, Purpose};
+use crate::history::{self, Done, Recorder};
+use crate::integration::{self, Authorized, Purpose};
 use crate::pg::limit::TimeLimit;
 use crate::pg::report;
 use crate::pg::wait::WaitFor;
@@ -75,6 +76,7 @@ pub struct Export<'a> {
     algorithm: Algorithm,
     limit: Option<TimeLimit>,
     progress: Progress,
+    recorder: Recorder,
     _running: transaction::Exporting,
 }
 
@@ -94,19 +96,21 @@ pub struct RunProperties {
 impl<'a> Export<'a> {
     /// Errors: those that an export has before its query runs.
     pub fn open(request: &'a Request, export_id: Uuid) -> Result<Self> {
+        history::tried(request, export_id);
         check_context()?;
         let running = transaction::Exporting::enter();
-        let (connection, query, destination) = check(request, export_id)?;
+        let (Authorized { connection, limits }, query, destination) = check(request, export_id)?;
+        let recorder = Recorder::begin(limits)?;
         let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
         let progress = Progress::start(export_id);
         let algorithm = connection.object.checksum;
         let store = open(connection, request.location.bucket())?;
-        Ok(Export { request, export_id, query, destination, store, algorithm, limit, progress, _running: running })
+        Ok(Export { request, export_id, query, destination, store, algorithm, limit, progress, recorder, _running: running })
     }
 
     /// Runs the query and uploads its rows; the commit writes the manifest.
     pub fn write(self, properties: RunProperties) -> Result<Outcome> {
-        let Export { request, export_id, query, destination, store, algorithm, limit, progress, _running } = self;
+        let Export { request, export_id, query, destination, store, algorithm, limit, progress, recorder, _running } = self;
         if request.existing == Existing::Error {
             refuse_existing(&store, &request.location)?;
         }
@@ -115,21 +119,23 @@ impl<'a> Export<'a> {
             Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
         };
-        let (limits, plan) = FilePlan::new(request, export_id, room())?;
+        let (limits, mut plan) = FilePlan::new(request, export_id, room())?;
+        plan.bytes_in_total = recorder.byte_limit(properties.nothing_for_nothing)?;
         let upload = transaction::begin(store, destination.clone(), plan, properties.replaced)?;
         let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
         query.run(&properties.parameters, &mut documents)?;
         let (encoded, columns) = documents.finish()?;
         upload.close();
         progress.wait_until(WaitFor::Files, upload.wake(), || Ok(upload.is_stored()?.then_some(())))?;
+        let files = upload.records()?;
+        // What is in S3, compressed or not.
+        let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+        recorder.claim_bytes(totals.bytes)?;
         if let Some(limit) = limit {
             limit.end()?;
         }
 
         warn_of_doubled_uploads(&upload.doubled_uploads());
-        let files = upload.records()?;
-        // What is in S3, compressed or not.
-        let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
         let outcome = outcome(&destination, export_id, totals);
         if properties.nothing_for_nothing && totals.documents == 0 && totals.files == 0 {
             transaction::forget(&upload);
@@ -146,7 +152,8 @@ impl<'a> Export<'a> {
             query: request.manifest_query.then(|| request.query.clone()),
             feed: properties.feed,
         };
-        transaction::ready_to_commit(&upload, manifest, &request.permission);
+        let line = recorder.record(&Done { request, manifest: &manifest, url: &outcome.manifest })?;
+        transaction::ready_to_commit(&upload, manifest, line);
         if totals.files > MANY_FILES {
             warn_of_many_files(totals.files);
         }
@@ -166,11 +173,11 @@ fn outcome(destination: &Destination, export_id: Uuid, totals: Totals) -> Outcom
 
 /// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
 /// exported.
-pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, Destination)> {
+pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, Destination)> {
     // Without s3:ListBucket a store hides that there is no object.
     let looks = request.existing == Existing::Error || request.has_own_names();
     let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
-    let connection = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
+    let authorized = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     let naming = Naming {
         in_folder: request.include_query_id,
@@ -184,7 +191,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Connection, Query, D
         success_marker: request.success_marker.clone(),
     };
     let destination = Destination::new(request.location.clone(), export_id, naming)?;
-    Ok((connection, query, destination))
+    Ok((authorized, query, destination))
 }
 
 /// An upload that nobody completes holds storage that is paid for.

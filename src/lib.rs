@@ -13,7 +13,7 @@
 //! admin · job
 //! feed
 //! export
-//! run_key · query
+//! run_key · query · history
 //! transaction · integration · progress
 //! settings · encode · stored_arguments
 //! pg
@@ -30,6 +30,7 @@ mod bench;
 mod encode;
 mod export;
 mod feed;
+mod history;
 mod integration;
 mod job;
 mod pg;

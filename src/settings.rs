@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg::{reserve_setting_prefix, to_utf8};
 
@@ -18,7 +18,9 @@ static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
-static LOG_EXPORTS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static HISTORY: GucSetting<bool> = GucSetting::<bool>::new(true);
+static HISTORY_QUERY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static LOG_EXPORTS: GucSetting<LogExportsValue> = GucSetting::<LogExportsValue>::new(LogExportsValue::Off);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -126,9 +128,25 @@ pub fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
+        c"s3_export.history",
+        c"Writes a row of s3_export.history for each export that is committed.",
+        c"On a standby and in a READ ONLY transaction the server's log has a line instead.",
+        &HISTORY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"s3_export.history_query",
+        c"Writes the text of the query into that row, which may hold personal data.",
+        c"The row has the SHA-256 of the query in any case.",
+        &HISTORY_QUERY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
         c"s3_export.log_exports",
-        c"Writes a line to the server's log for each export that was committed.",
-        c"Those that fail are in the log as any statement that fails.",
+        c"Writes a line to the server's log for each export that was committed, or for all, those that failed too.",
+        c"A line has the SHA-256 of the query, not its text.",
         &LOG_EXPORTS,
         GucContext::Suset,
         GucFlags::default(),
@@ -210,9 +228,67 @@ pub fn max_workers() -> u32 {
     MAX_WORKERS.get().unsigned_abs()
 }
 
-/// Whether the log has a line for each export.
-pub fn log_exports() -> bool {
-    LOG_EXPORTS.get()
+/// Whether each export that commits leaves a row of the history.
+pub fn history() -> bool {
+    HISTORY.get()
+}
+
+/// Whether that row has the text of the query.
+pub fn history_query() -> bool {
+    HISTORY_QUERY.get()
+}
+
+/// Exports of which the log has a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogExports {
+    /// None, but for those that nothing else records.
+    Off,
+    /// Those that were committed.
+    Committed,
+    /// Those that failed too.
+    All,
+}
+
+/// Values of `s3_export.log_exports`; those of a boolean, which it was up to 0.2.0, are hidden.
+#[derive(Debug, Clone, Copy, PostgresGucEnum)]
+enum LogExportsValue {
+    #[name = c"off"]
+    Off,
+    #[name = c"committed"]
+    Committed,
+    #[name = c"all"]
+    All,
+    #[name = c"on"]
+    #[hidden = true]
+    On,
+    #[name = c"true"]
+    #[hidden = true]
+    True,
+    #[name = c"yes"]
+    #[hidden = true]
+    Yes,
+    #[name = c"1"]
+    #[hidden = true]
+    One,
+    #[name = c"false"]
+    #[hidden = true]
+    False,
+    #[name = c"no"]
+    #[hidden = true]
+    No,
+    #[name = c"0"]
+    #[hidden = true]
+    Zero,
+}
+
+/// Exports of which the log has a line.
+pub fn log_exports() -> LogExports {
+    use LogExportsValue as Value;
+    match LOG_EXPORTS.get() {
+        Value::Off | Value::False | Value::No | Value::Zero => LogExports::Off,
+        Value::Committed | Value::On | Value::True | Value::Yes | Value::One => LogExports::Committed,
+        Value::All => LogExports::All,
+    }
 }
 
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {

@@ -13,6 +13,7 @@ use crate::admin::cleanup::{self, CleanUp};
 use crate::admin::validate;
 use crate::export;
 use crate::feed::{self, NewFeed};
+use crate::history;
 use crate::integration::{self, Kind, NewIntegration};
 use crate::job;
 use crate::pg::call::{Call, int8_datum, text_datum, uuid_datum};
@@ -30,6 +31,7 @@ sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
 sql_function!(s3_export_death, pg_finfo_s3_export_death, lost_worker);
 sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
+sql_function!(s3_export_prune_history, pg_finfo_s3_export_prune_history, prune_history);
 sql_function!(s3_export_running, pg_finfo_s3_export_running, running);
 sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
 sql_function!(s3_export_cleanup, pg_finfo_s3_export_cleanup, clean_up);
@@ -68,8 +70,7 @@ fn run_async(call: &Call) -> Result<Datum> {
 
 /// `s3_export(statement)`
 fn run_statement(call: &Call) -> Result<Datum> {
-    let (_, request) = pasted(call)?;
-    outcome(call, &request)
+    history::watched(|| outcome(call, &pasted(call)?.1))
 }
 
 /// `s3_export_async(statement)`
@@ -122,7 +123,7 @@ fn other_arguments(call: &Call, format: usize) -> Result<Arguments> {
 }
 
 fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<Datum> {
-    outcome(call, &Request::from_arguments(arguments(call, permission, query)?)?)
+    history::watched(|| outcome(call, &Request::from_arguments(arguments(call, permission, query)?)?))
 }
 
 fn outcome(call: &Call, request: &Request) -> Result<Datum> {
@@ -176,7 +177,7 @@ fn rewind_feed(call: &Call) -> Result<Datum> {
 
 /// `s3_export.run_feed(name)`
 fn run_feed(call: &Call) -> Result<Datum> {
-    let outcome = feed::run(&required("name", call.text(0))?, Uuid::now_v7())?;
+    let outcome = history::watched(|| feed::run(&required("name", call.text(0))?, Uuid::now_v7()))?;
     let (export_id, manifest) = outcome.written.unzip();
     Ok(call.row_with_nulls(vec![
         Some(int8_datum(outcome.totals.documents)),
@@ -214,6 +215,11 @@ fn cancel(call: &Call) -> Result<Datum> {
 /// `s3_export.prune(older_than)`
 fn prune(call: &Call) -> Result<Datum> {
     Ok(int8_datum(job::prune(required("older_than", call.interval(0)?)?)?))
+}
+
+/// `s3_export.prune_history(older_than)`
+fn prune_history(call: &Call) -> Result<Datum> {
+    Ok(int8_datum(history::prune(required("older_than", call.interval(0)?)?)?))
 }
 
 /// `s3_export.lost_worker(export_id)`

@@ -45,6 +45,8 @@ pub enum Code {
     OutOfMemory,
     /// 53400: a limit of S3's or of a setting is exceeded.
     Limit,
+    /// 54000: a limit of the integration's or of the request's is passed.
+    ProgramLimit,
     /// 55000: something must be set up, or must end, first.
     NotReady,
     /// 55P03: others hold a lock for too long.
@@ -84,6 +86,7 @@ impl Code {
             Code::Duplicate => "42710",
             Code::OutOfMemory => "53200",
             Code::Limit => "53400",
+            Code::ProgramLimit => "54000",
             Code::NotReady => "55000",
             Code::LockNotAvailable => "55P03",
             Code::File => "58P01",

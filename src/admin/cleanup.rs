@@ -70,7 +70,8 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
             .hint("Give force => true if you know that there is none of either."));
     }
     let permission = Permission::Integration(clean_up.integration.clone());
-    let connection = integration::authorize(&permission, &clean_up.location, Purpose::CleanUp, &ExportProperties::default())?;
+    let connection =
+        integration::authorize(&permission, &clean_up.location, Purpose::CleanUp, &ExportProperties::default())?.connection;
     let store = open(connection, clean_up.location.bucket())?;
     let policy = RetryPolicies::all(transaction::call_policy());
     let bucket = || Arc::new(Bucket::new(store.clone(), clean_up.location.bucket(), policy, Throttle::new(1)));

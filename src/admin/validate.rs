@@ -37,7 +37,8 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
         None => first_location(&name)?,
     };
     let connection =
-        integration::authorize(&Permission::Integration(name), &location, Purpose::Export, &ExportProperties::default())?;
+        integration::authorize(&Permission::Integration(name), &location, Purpose::Export, &ExportProperties::default())?
+            .connection;
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let naming = Naming { in_folder: false, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None };
     let destination = Destination::new(location, Uuid::now_v7(), naming)?;

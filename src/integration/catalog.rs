@@ -6,9 +6,8 @@
 
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::integration::objects::ADDED;
 use s3_export_core::integration::seal::Sealed;
-use s3_export_core::integration::settings::{COLUMNS, CredentialSource, Settings};
+use s3_export_core::integration::settings::{COLUMNS, CredentialSource, LATER_COLUMNS, LaterColumn, Settings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,17 +21,18 @@ pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
         "EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = i.owner_oid AND r.rolname = i.owner AND r.rolsuper)";
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
-        column if ADDED.iter().any(|(added, _)| *added == column) => format!("'{column}', {column}"),
+        // Without the table's name it is the column of `missing` where the table has none.
+        column if LATER_COLUMNS.iter().any(|later| later.name == column) => format!("'{column}', {column}"),
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
-    // A name finds the column of the inner FROM, if the table has it, and else the default.
-    let defaults: Vec<String> = ADDED.iter().map(|(column, default)| format!("'{default}'::jsonb AS {column}")).collect();
+    let missing: Vec<String> =
+        LATER_COLUMNS.iter().map(|later| format!("{}::{} AS {}", later.lacking, later.kind, later.name)).collect();
     let statement = format!(
-        "SELECT convert_to(found.settings::text, 'UTF8') FROM (SELECT {}) AS added,
-             LATERAL (SELECT jsonb_build_object({}) AS settings FROM s3_export.integrations AS i
+        "SELECT convert_to(found.members::text, 'UTF8') FROM (SELECT {}) AS missing,
+             LATERAL (SELECT jsonb_build_object({}) AS members FROM s3_export.integrations AS i
                       WHERE i.name = ($argument ->> 'name')) AS found",
-        defaults.join(", "),
+        missing.join(", "),
         members.join(", ")
     );
     read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
@@ -116,24 +116,26 @@ fn sealed(row: &Value) -> Option<Sealed> {
 }
 
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value. Errors: 42703 for one of
-/// [`ADDED`] in a database that lacks it.
+/// [`LATER_COLUMNS`] in a database that lacks it.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
-    // A column that is not given has its default, in a database that lacks the column too.
-    let given = |column: &&str| columns.get(column).is_some_and(|value| !value.is_null());
-    let added: String = ADDED.iter().map(|(column, _)| *column).filter(given).map(|column| format!(", {column}")).collect();
+    // Those that the catalog of an earlier release lacks are named only where they are given.
+    let given = LATER_COLUMNS.iter().filter(|later| columns.get(later.name).is_some_and(|value| !value.is_null()));
+    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], later| {
+        let LaterColumn { name, kind, .. } = later;
+        [format!("{names}, {name}"), format!("{values}, r.{name}"), format!("{types}, {name} {kind}")]
+    });
     let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
-             kms_key_id, storage_class, object_acl, checksum{added})
+             kms_key_id, storage_class, object_acl, checksum{names})
          SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
              r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
              coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
-             r.object_acl, coalesce(r.checksum, 'crc32'){added}
+             r.object_acl, coalesce(r.checksum, 'crc32'){values}
          FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
              credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
-             kms_key_id text, storage_class text, object_acl text, checksum text, tags jsonb, object_lock_mode text,
-             object_lock_days integer, kms_encryption_context jsonb, bucket_key boolean, requester_pays boolean)
+             kms_key_id text, storage_class text, object_acl text, checksum text{types})
          ON CONFLICT DO NOTHING
          RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')"
     );

@@ -30,6 +30,7 @@ const OPTIONS: &[&str] = &[
     "expected_bucket_owner",
     "kms_encryption_context",
     "kms_key_id",
+    "max_bytes_per_day",
     "object_acl",
     "object_lock_days",
     "object_lock_mode",

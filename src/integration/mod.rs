@@ -22,19 +22,44 @@ use s3_export_core::request::Permission;
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
 use s3_export_core::s3::properties::ExportProperties;
+use uuid::Uuid;
 
 pub use self::create::{NewIntegration, create};
 pub use self::credentials::{reseal, set_credentials, set_credentials_from_file};
 use crate::pg::{current_user, current_user_name, has_privileges_of, refuse_if_read_only, role_named};
 
-/// How to reach `location` by that permission, if the current user has it. `properties`: of the objects that will be written. Errors: 42704 when there is no such integration
-/// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
+/// What an export with a permission may write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// The integration; `None`: a role that the caller names.
+    pub integration_id: Option<Uuid>,
+    /// Most bytes of all its exports within 24 hours.
+    pub max_bytes_per_day: Option<u64>,
+}
+
+impl Limits {
+    /// The integration and its limit of bytes a day, if it has one.
+    pub fn of_day(self) -> Option<(Uuid, u64)> {
+        self.integration_id.zip(self.max_bytes_per_day)
+    }
+}
+
+/// A permission that the current user has.
+pub struct Authorized {
+    /// How to reach the location.
+    pub connection: Connection,
+    /// What may be written.
+    pub limits: Limits,
+}
+
+/// How to reach `location` by that permission, if the current user has it. `properties`: of the objects that will be written. Errors:
+/// 42704 when there is no such integration or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
 pub fn authorize(
     permission: &Permission,
     location: &Location,
     purpose: Purpose,
     properties: &ExportProperties,
-) -> Result<Connection> {
+) -> Result<Authorized> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -45,13 +70,17 @@ pub fn authorize(
             integration.check_owner(&what)?;
             integration.check_location(&what, location)?;
             let (base, external_id) = credentials::open(name, &integration)?;
-            connection(&integration, &what, base, external_id, purpose, properties)
+            let limits =
+                Limits { integration_id: integration.integration_id, max_bytes_per_day: integration.max_bytes_per_day };
+            Ok(Authorized { connection: connection(&integration, &what, base, external_id, purpose, properties)?, limits })
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
             let integration = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&integration)?;
-            connection(&integration, &format!("role {aws_role}"), base, Some(aws_external_id.clone()), purpose, properties)
+            let what = format!("role {aws_role}");
+            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose, properties)?;
+            Ok(Authorized { connection, limits: Limits::default() })
         }
     }
 }

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::export;
 use crate::feed;
+use crate::history;
 use crate::job::queue::{self, Look, Number};
 use crate::job::set_own;
 use crate::job::status::Status;
@@ -109,6 +110,7 @@ pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) 
     let server = ServerSettings::before_connection();
     let is_superuser = assignment.connect();
     caller::fix();
+    history::run_job();
     // SAFETY: the function lives as long as the library. It runs before Postgres's own callback, since that is there already.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
     let settled = if is_superuser { become_caller(&assignment, &server) } else { Ok(()) };

@@ -231,6 +231,20 @@ fn settle<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure
         .execute()
 }
 
+/// Runs `work`. What it fails with goes on after `failed` was given its SQLSTATE.
+pub fn tell_failure<T>(work: impl FnOnce() -> Result<T>, failed: impl FnOnce(&str)) -> Result<T> {
+    settle(work).map_err(|failure| match failure {
+        Failure::Ours(error) => {
+            failed(error.sqlstate());
+            error
+        }
+        Failure::Raised(caught) => {
+            failed(&Raised::of(&caught).sqlstate);
+            caught.rethrow()
+        }
+    })
+}
+
 /// Runs the body of an SQL function, and raises what it fails with.
 ///
 /// # Safety

@@ -4,6 +4,8 @@
 //! session's takes part. `$argument` in a statement is its argument; its only column, of its only row, is
 //! `convert_to(…::text, 'UTF8')` of a jsonb.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
@@ -22,7 +24,7 @@ const PINNED: [(&CStr, &CStr); 3] =
 
 /// The triggers of the extension's tables, as `pg_get_triggerdef` prints them. The condition after WHEN is code as well, and
 /// CREATE OR REPLACE TRIGGER needs no ownership: so the whole definition counts, not the name or the function.
-const OWN_TRIGGERS: [&str; 6] = [
+const OWN_TRIGGERS: &[&str] = &[
     "CREATE TRIGGER a_before_integration_update BEFORE UPDATE ON s3_export.integrations \
      FOR EACH ROW EXECUTE FUNCTION s3_export.before_integration_update()",
     "CREATE TRIGGER a_keep_what_superusers_own BEFORE DELETE OR UPDATE ON s3_export.integrations \
@@ -36,6 +38,8 @@ const OWN_TRIGGERS: [&str; 6] = [
      OR (new.sts_endpoint ~ '^http://'::text))) EXECUTE FUNCTION s3_export.keep_to_superusers()",
     "CREATE TRIGGER resolve_feed_role BEFORE INSERT OR UPDATE OF role ON s3_export.feed_definitions \
      FOR EACH ROW EXECUTE FUNCTION s3_export.resolve_feed_role()",
+    "CREATE TRIGGER keep_history BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON s3_export.history_entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION s3_export.keep_history()",
 ];
 
 /// Runs a SELECT. `None`: no row.
@@ -60,6 +64,7 @@ pub enum Table {
     Credentials,
     Jobs,
     Feeds,
+    History,
 }
 
 impl Table {
@@ -69,6 +74,7 @@ impl Table {
             Table::Credentials => "s3_export.credentials",
             Table::Jobs => "s3_export.jobs",
             Table::Feeds => "s3_export.feed_definitions",
+            Table::History => "s3_export.history_entries",
         }
     }
 }
@@ -93,6 +99,18 @@ pub fn write_latest(table: Table, statement: &str, argument: &Value) -> Result<O
     run(statement, argument, |statement, argument| run_latest(statement, argument, false, bytes))
 }
 
+/// Does the same as [`read_latest`] for a statement that each export runs: its plan is kept, since planning takes longer than
+/// running. The statement is one of a fixed number, and the current user is the superuser.
+pub fn read_often(statement: &'static str, argument: &Value) -> Result<Option<Value>> {
+    run(statement, argument, |statement, argument| run_planned(statement, argument, (true, Plan::Kept), bytes))
+}
+
+/// Does the same as [`write_latest`] for a statement that each export runs, like [`read_often`].
+pub fn write_often(table: Table, statement: &'static str, argument: &Value) -> Result<Option<Value>> {
+    refuse_foreign_code(table)?;
+    run(statement, argument, |statement, argument| run_planned(statement, argument, (false, Plan::Kept), bytes))
+}
+
 /// Does the same as [`read_latest`] for a statement whose only column is a whole row; gives the row as the result of a function that
 /// returns such a row.
 pub fn row_latest(statement: &str, argument: &Value) -> Result<Option<pg_sys::Datum>> {
@@ -112,7 +130,7 @@ fn refuse_foreign_code(table: Table) -> Result<()> {
         let lock = format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", table.name());
         spi::Spi::connect_mut(|client| client.update(lock.as_str(), None, &[]).map(drop)).map_err(|error| failed(&error))?;
     }
-    let found = read_latest(
+    let found = read_often(
         "SELECT convert_to(to_jsonb(f.what)::text, 'UTF8')
          FROM (SELECT ($argument ->> 'table')::regclass AS oid) AS the,
              LATERAL (
@@ -199,18 +217,45 @@ fn run_latest<T>(
     read_only: bool,
     take: unsafe fn(pg_sys::Datum, pg_sys::Oid) -> Result<T>,
 ) -> Result<Option<T>> {
+    run_planned(statement, argument, (read_only, Plan::New), take)
+}
+
+/// Plan of a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// Made for one run.
+    New,
+    /// Kept until the session ends.
+    Kept,
+}
+
+thread_local! {
+    /// The plans that are kept, by statement.
+    static PLANS: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::default();
+}
+
+fn run_planned<T>(
+    statement: &str,
+    argument: Vec<u8>,
+    (read_only, keep): (bool, Plan),
+    take: unsafe fn(pg_sys::Datum, pg_sys::Oid) -> Result<T>,
+) -> Result<Option<T>> {
+    let kept = PLANS.with_borrow(|plans| plans.get(statement).copied()).filter(|_| keep == Plan::Kept);
     let text = CString::new(statement).map_err(|_| Error::new(Code::Internal, "a statement holds a NUL byte"))?;
     let _snapshot = LatestSnapshot::push();
     let _spi = Spi::connect()?;
     // SAFETY: the text is NUL-terminated, with one parameter, of type bytea, as is the one value. The snapshot is registered
     // until the guard's drop. SPI frees plan and rows when it is disconnected, after they were taken. The value is of the type that
-    // its column has.
+    // its column has. A plan that is kept is never freed, and Postgres makes it anew when a table changes.
     unsafe {
         let mut types = [pg_sys::BYTEAOID];
         let mut values = [argument.into_datum().unwrap_or_else(pg_sys::Datum::null)];
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), 1, types.as_mut_ptr());
+        let plan = kept.unwrap_or_else(|| pg_sys::SPI_prepare(text.as_ptr(), 1, types.as_mut_ptr()));
         if plan.is_null() {
             return Err(failed(&"the statement could not be prepared"));
+        }
+        if keep == Plan::Kept && kept.is_none() && pg_sys::SPI_keepplan(plan) == 0 {
+            PLANS.with_borrow_mut(|plans| plans.insert(statement.to_owned(), plan));
         }
         let (snapshot, none) = (pg_sys::GetActiveSnapshot(), std::ptr::null_mut());
         let outcome =

@@ -9,6 +9,7 @@
 //! waits holds no borrow of what `pending` and `session_io` keep, so that the abort callback always finds it. The callbacks for
 //! commit and abort raise nothing and look at no catalog; the one before the commit raises, and so turns it into an abort.
 
+mod log_line;
 mod pending;
 mod session_io;
 mod undo;
@@ -22,11 +23,12 @@ use pgrx::pg_sys::XactEvent::{
 };
 use s3_export_core::error::{Code, Error, Result};
 
+pub use self::log_line::LogLine;
 use self::pending::Ending;
 pub use self::pending::{Exporting, begin, forget, has_exports, is_exporting, ready_to_commit, writes_manifest};
 pub use self::session_io::{call_policy, call_store, time_limit};
 use crate::pg::callback::contained;
-use crate::pg::errors::guard;
+use crate::pg::errors::{guard, tell_failure};
 use crate::pg::report::{Report, in_callback};
 use crate::pg::serializable::refuse_if_doomed;
 
@@ -63,7 +65,9 @@ pub fn register_callbacks(hooks: &'static Hooks) {
 unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
         // SAFETY: Postgres has called this, and nothing in it needs a drop.
-        XACT_EVENT_PRE_COMMIT => unsafe { guard(before_commit) },
+        XACT_EVENT_PRE_COMMIT => unsafe {
+            guard(|| tell_failure(before_commit, |sqlstate| in_callback(&pending::failed_lines(sqlstate))))
+        },
         // SAFETY: as above.
         XACT_EVENT_PRE_PREPARE => unsafe { guard(refuse_prepare) },
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => quietly(|| end().committed()),

@@ -14,7 +14,6 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::plan::FilePlan;
 use s3_export_core::manifest::Manifest;
 use s3_export_core::naming::keys::Destination;
-use s3_export_core::request::Permission;
 use s3_export_core::s3::client::Store;
 use s3_export_core::upload::ExportUpload;
 use s3_export_core::upload::replaced::Replaced;
@@ -26,6 +25,7 @@ use crate::pg::lock;
 use crate::pg::report::Report;
 use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
+use crate::transaction::log_line::LogLine;
 use crate::transaction::session_io::{self, SessionIo};
 use crate::transaction::undo::{self, delete_replaced, undo};
 
@@ -40,7 +40,7 @@ struct PendingExport {
 /// An export whose files are all stored.
 struct ReadyToCommit {
     manifest: Arc<Manifest>,
-    permission: Permission,
+    line: LogLine,
 }
 
 thread_local! {
@@ -106,10 +106,10 @@ pub fn begin(store: Store, destination: Destination, plan: FilePlan, replaced: O
 }
 
 /// Says that all files are stored; the commit will write `manifest`.
-pub fn ready_to_commit(upload: &Rc<ExportUpload>, manifest: Manifest, permission: &Permission) {
+pub fn ready_to_commit(upload: &Rc<ExportUpload>, manifest: Manifest, line: LogLine) {
     PENDING.with_borrow_mut(|exports| {
         if let Some(export) = exports.iter_mut().find(|export| Rc::ptr_eq(&export.upload, upload)) {
-            export.ready = Some(ReadyToCommit { manifest: Arc::new(manifest), permission: permission.clone() });
+            export.ready = Some(ReadyToCommit { manifest: Arc::new(manifest), line });
         }
     });
 }
@@ -208,13 +208,11 @@ impl Ending {
         undo(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports))
     }
 
-    /// Deletes the exports in whose place others have come; gives what is to be said of it, and one line for each export that is
-    /// committed, where the setting asks for it.
+    /// Deletes the exports in whose place others have come; gives what is to be said of it, and the lines of the exports that are
+    /// committed.
     pub fn committed(&self) -> Vec<Report> {
         let mut reports = delete_replaced(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports));
-        if settings::log_exports() {
-            reports.extend(self.exports.iter().filter_map(committed_line));
-        }
+        reports.extend(self.exports.iter().filter_map(committed_line));
         reports
     }
 }
@@ -231,15 +229,14 @@ impl Drop for Ending {
 }
 
 fn committed_line(export: &PendingExport) -> Option<Report> {
-    let ReadyToCommit { manifest, permission } = export.ready.as_ref()?;
-    let totals = manifest.totals;
-    Some(Report::Log(format!(
-        "export {} to {} by {permission}: {} documents, {} files, {} bytes, {:.3} s",
-        export.upload.export_id(),
-        manifest.destination.location(),
-        totals.documents,
-        totals.files,
-        totals.bytes,
-        export.began.elapsed().as_secs_f64(),
-    )))
+    let ReadyToCommit { manifest, line } = export.ready.as_ref()?;
+    line.committed(manifest.totals, export.began.elapsed()).map(Report::Log)
+}
+
+/// Returns the lines of the exports, whose commit has failed.
+pub fn failed_lines(sqlstate: &str) -> Vec<Report> {
+    PENDING.with_borrow(|exports| {
+        let lines = exports.iter().filter_map(|export| export.ready.as_ref()?.line.failed(sqlstate));
+        lines.map(Report::Log).collect()
+    })
 }

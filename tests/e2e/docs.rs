@@ -202,6 +202,23 @@ impl Drop for Reader {
     }
 }
 
+/// The queries of the configuration that the page on monitoring shows, as the role that it makes.
+#[test]
+fn the_queries_of_the_exporter_run() {
+    let db = Database::new("docs_monitoring");
+    db.export("SELECT 1 AS a");
+    let monitor = db.role("monitor", &["s3_export_auditor"]);
+    let page = file("docs/monitoring.md");
+    let mut queries = 0;
+    for block in page.split("query: |\n").skip(1) {
+        let lines = block.lines().take_while(|line| line.starts_with("      "));
+        db.client_as(&monitor).batch_execute(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        queries += 1;
+    }
+    assert!(queries >= 5, "{queries} queries");
+    assert_eq!(db.client_as(&monitor).text("SELECT bytes > 0 FROM s3_export.daily_exports"), "t");
+}
+
 /// Each page up to its first block that fails; all these failures are reported together.
 #[test]
 fn every_sql_block_runs() {

@@ -5,7 +5,7 @@
 
 use super::fixture::{Database, Integration, Session, StandIn, literal};
 
-const ACTIONS: [&str; 7] = ["list", "export", "inline", "create", "alter", "drop", "credentials"];
+const ACTIONS: [&str; 9] = ["list", "export", "inline", "create", "alter", "drop", "credentials", "history", "forget"];
 
 /// Outcome of each action for `client` on the integration `target`; every action is rolled back.
 fn row(db: &Database, client: &mut Session, target: &str) -> String {
@@ -29,6 +29,8 @@ fn row(db: &Database, client: &mut Session, target: &str) -> String {
             "WITH done AS (DELETE FROM s3_export.integrations WHERE name = '{target}' RETURNING name) SELECT count(*) FROM done"
         ),
         "SELECT least(count(*), 1) FROM s3_export.credentials".to_owned(),
+        "SELECT least(count(*), 1) FROM s3_export.history".to_owned(),
+        "SELECT s3_export.prune_history('1 day') + 1".to_owned(),
     ];
     let mut cells = Vec::new();
     for statement in statements {
@@ -68,6 +70,8 @@ fn each_role_may_do_exactly_what_it_was_granted() {
     let reader = db.role("reader", &["pg_read_all_data"]);
     let reading_member = db.role("reading_member", &["pg_read_all_data", "s3_export_member"]);
     let plain = db.role("plain", &[]);
+    let auditor = db.role("auditor", &["s3_export_auditor"]);
+    db.export("SELECT 1 AS a");
     let phoenix = db.role("phoenix", &["s3_export_admin", "s3_export_member"]);
     db.create(&Integration { name: "target", usage_role: &team, ..Integration::local() });
     for (name, owner) in [("of-admin", &admin), ("of-both", &both), ("of-phoenix", &phoenix)] {
@@ -76,7 +80,7 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         superuser.execute("UPDATE s3_export.integrations SET owner = $1::text::name WHERE name = $2", &[owner, &name]).unwrap();
     }
 
-    assert_eq!(row(&db, &mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501");
+    assert_eq!(row(&db, &mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501 yes 42501");
     superuser
         .batch_execute(&format!(
             "DROP ROLE {phoenix}; CREATE ROLE {phoenix} LOGIN; GRANT s3_export_admin, s3_export_member TO {phoenix}"
@@ -84,20 +88,21 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         .unwrap();
 
     for (who, role, target, expected) in [
-        //                                            list   export inline create alter  drop   credentials
-        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes"),
-        ("superuser on an admin's", "postgres", "of-both", "yes    sent   yes    yes    yes    yes    yes"),
-        ("admin on his own", &admin, "of-admin", "    yes    42501  42501  yes    yes    yes    42501"),
-        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501"),
-        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501"),
-        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501"),
-        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501"),
-        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501"),
-        ("usage, no member", &usage_only, "target", " 42501  42501  42501  42501  42501  42501  42501"),
-        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no"),
-        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no"),
-        ("plain role", &plain, "target", "            42501  42501  42501  42501  42501  42501  42501"),
-        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501"),
+        //                                            list   export inline create alter  drop   credentials history forget
+        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes yes   yes"),
+        ("superuser on an admin's", "postgres", "of-both", "yes    sent   yes    yes    yes    yes    yes yes   yes"),
+        ("admin on his own", &admin, "of-admin", "    yes    42501  42501  yes    yes    yes    42501 yes   42501"),
+        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501 yes   42501"),
+        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501 yes   42501"),
+        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501 yes   42501"),
+        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501 no   42501"),
+        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501 no   42501"),
+        ("usage, no member", &usage_only, "target", " 42501  42501  42501  42501  42501  42501  42501 42501   42501"),
+        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no no   42501"),
+        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no no   42501"),
+        ("plain role", &plain, "target", "            42501  42501  42501  42501  42501  42501  42501 42501   42501"),
+        ("auditor", &auditor, "target", "             42501  42501  42501  42501  42501  42501  42501 yes   42501"),
+        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501 yes   42501"),
     ] {
         let expected: Vec<&str> = expected.split_whitespace().collect();
         let found = row(&db, &mut db.client_as(role), target);

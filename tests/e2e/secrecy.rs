@@ -27,7 +27,8 @@ fn talkative(db: &Database) -> Session {
         .batch_execute(
             "SET log_parameter_max_length = 0; SET log_parameter_max_length_on_error = 0; SET log_min_messages = debug5;
              SET client_min_messages = debug5; SET log_statement = 'all'; SET log_min_duration_statement = 0;
-             SET log_min_error_statement = debug5; SET log_error_verbosity = verbose; SET log_executor_stats = on",
+             SET log_min_error_statement = debug5; SET log_error_verbosity = verbose; SET log_executor_stats = on;
+             SET s3_export.log_exports = 'all'; SET s3_export.history_query = on",
         )
         .unwrap();
     client
@@ -90,6 +91,12 @@ fn a_secret_shows_nowhere_after_successes_and_failures() {
     let log = logged(&db, client.pid);
     assert!(log.contains("s3_export.set_credentials") && log.contains("CommitTransaction"), "the log is not so talkative");
     assert!(!log.contains(secret), "the server's log shows the secret");
+    assert!(
+        log.contains("LOG:  00000: export ") && log.contains("an export failed (SQLSTATE "),
+        "the log has no line of an export"
+    );
+    let history = witness.text("SELECT jsonb_agg(h) FROM s3_export.history_entries AS h");
+    assert!(history.contains("generate_series") && !history.contains(secret), "{history}");
     assert!(!db.dump().contains(secret), "a dump shows the secret");
     let mut objects = 0;
     for object in prefixes.iter().flat_map(|prefix| db.bucket.list(prefix)) {
@@ -125,7 +132,8 @@ fn what_sts_gives_shows_nowhere() {
     let bucket = Bucket::of(&StandIn::ministack(), "exports");
     let objects: Vec<u8> = bucket.list(&exported.prefix).iter().flat_map(|object| bucket.get(&object.key)).collect();
     let seen = format!(
-        "{} {} {} {}",
+        "{} {} {} {} {}",
+        db.client().text("SELECT jsonb_agg(h) FROM s3_export.history_entries AS h"),
         logged(&db, client.pid),
         messages(&client.notices()),
         db.client().text("SELECT string_agg(query, ' ') FROM pg_stat_activity"),

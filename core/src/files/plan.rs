@@ -31,6 +31,17 @@ pub struct FilePlan {
     pub part: usize,
     /// Most bytes that a file may have.
     pub most_bytes: u64,
+    /// Most bytes that all files may have together; `None`: any number.
+    pub bytes_in_total: Option<ByteLimit>,
+}
+
+/// A limit to the bytes that an export writes, compressed or not.
+#[derive(Debug, Clone)]
+pub struct ByteLimit {
+    /// Most bytes.
+    pub most: u64,
+    /// Error of an export that has more.
+    pub passed: Error,
 }
 
 /// Encoding of pieces on their way into a file.
@@ -65,7 +76,7 @@ impl FilePlan {
             Cut::Chunks { documents, bytes } => (documents.unwrap_or(room.chunk_size), bytes, PART_BYTES, u64::MAX),
             Cut::SingleFile { most_bytes, .. } => (u64::MAX, None, part_of_file(most_bytes, room.buffer_memory)?, most_bytes),
         };
-        Ok((Limits { documents, bytes, part }, FilePlan { encoding, part, most_bytes }))
+        Ok((Limits { documents, bytes, part }, FilePlan { encoding, part, most_bytes, bytes_in_total: None }))
     }
 }
 

@@ -61,6 +61,7 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         &|acl| is_word(acl, |byte| byte.is_ascii_lowercase() || byte == b'-'),
         "It is the name of a canned ACL, as bucket-owner-full-control.",
     )?;
+    positive("max_bytes_per_day", columns)?;
     if let Some(key) = text("kms_key_id")? {
         if !text("sse")?.is_some_and(|sse| sse.starts_with("aws:kms")) {
             return Err(Error::new(Code::InvalidParameter, "kms_key_id needs sse aws:kms or aws:kms:dsse"));
@@ -76,6 +77,16 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         }
         (Some("profile"), Some(_)) | (_, None) => Ok(()),
         (_, Some(_)) => Err(Error::new(Code::InvalidParameter, "aws_profile goes with credential_source \"profile\" alone")),
+    }
+}
+
+/// Errors: 22023 for a number that the column does not take.
+fn positive(column: &str, columns: &Map<String, Value>) -> Result<()> {
+    let is_positive = |value: &Value| value.as_i64().is_some_and(|number| number > 0);
+    match columns.get(column) {
+        None | Some(Value::Null) => Ok(()),
+        Some(value) if is_positive(value) => Ok(()),
+        Some(value) => Err(invalid(column, &value.to_string()).hint("It is a whole number from 1 on.")),
     }
 }
 

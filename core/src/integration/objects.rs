@@ -16,16 +16,6 @@ pub const LOCK_MODES: [&str; 2] = ["GOVERNANCE", "COMPLIANCE"];
 /// Longest retention, in days: that of a bucket's default.
 const MAX_LOCK_DAYS: u32 = 36_500;
 
-/// Columns that were added after 0.2.0, each with its default as JSON: until ALTER EXTENSION UPDATE, a database lacks them.
-pub const ADDED: [(&str, &str); 6] = [
-    ("tags", "null"),
-    ("object_lock_mode", "null"),
-    ("object_lock_days", "null"),
-    ("kms_encryption_context", "null"),
-    ("bucket_key", "null"),
-    ("requester_pays", "false"),
-];
-
 /// Tells whether a column takes a value.
 type Test<'a> = &'a dyn Fn(&Value) -> bool;
 

@@ -46,7 +46,29 @@ pub const COLUMNS: &[&str] = &[
     "kms_encryption_context",
     "bucket_key",
     "requester_pays",
+    "max_bytes_per_day",
     "superuser_owns",
+];
+
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "tags", kind: "jsonb", lacking: "NULL" },
+    LaterColumn { name: "object_lock_mode", kind: "text", lacking: "NULL" },
+    LaterColumn { name: "object_lock_days", kind: "integer", lacking: "NULL" },
+    LaterColumn { name: "kms_encryption_context", kind: "jsonb", lacking: "NULL" },
+    LaterColumn { name: "bucket_key", kind: "boolean", lacking: "NULL" },
+    LaterColumn { name: "requester_pays", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
 /// Source of the credentials that sign.
@@ -105,6 +127,8 @@ pub struct Settings {
     #[serde(deserialize_with = "present")]
     pub bucket_key: Option<bool>,
     pub requester_pays: bool,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes_per_day: Option<u64>,
     pub superuser_owns: bool,
 }
 

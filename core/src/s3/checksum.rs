@@ -136,7 +136,16 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256_hex_of([bytes])
+}
+
+/// SHA-256 of bytes that come in pieces, in lower-case hexadecimal.
+pub fn sha256_hex_of<B: AsRef<[u8]>>(pieces: impl IntoIterator<Item = B>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for piece in pieces {
+        context.update(piece.as_ref());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -149,6 +158,7 @@ mod tests {
         assert_eq!(Algorithm::Sha256.of(b"").base64().as_deref(), Some("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="));
         assert_eq!(Algorithm::None.of(b"x").base64(), None);
         assert_eq!(sha256_hex(b"").get(..8), Some("e3b0c442"));
+        assert_eq!(sha256_hex_of(["ab", "c"]), sha256_hex(b"abc"));
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl FileWriter {
 
     fn count(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes as u64;
+        self.shared.count(bytes as u64)?;
         let most = self.shared.plan.most_bytes;
         if self.bytes <= most {
             return Ok(());

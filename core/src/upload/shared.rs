@@ -1,6 +1,7 @@
 //! State that the backend and the tasks of one export share: where objects go, what exists of them, and how much is on its way.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Bytes on their way.
     pub budget: Arc<Budget>,
+    /// Bytes of all files that are encoded so far.
+    encoded: AtomicU64,
     /// The export in whose place this one comes, if there is one.
     pub replaced: OnceLock<Replaced>,
     requests_to_their_end: Mutex<JoinSet<()>>,
@@ -54,9 +57,19 @@ impl Shared {
             requests,
             ledger: Ledger::default(),
             budget: Budget::new(wake),
+            encoded: AtomicU64::new(0),
             replaced: OnceLock::new(),
             requests_to_their_end: Mutex::default(),
         })
+    }
+
+    /// Counts bytes of a file. Errors: that of the plan's limit, when all files together have more.
+    pub fn count(&self, bytes: u64) -> Result<()> {
+        let encoded = self.encoded.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        match &self.plan.bytes_in_total {
+            Some(limit) if encoded > limit.most => Err(limit.passed.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only

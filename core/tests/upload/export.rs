@@ -63,7 +63,7 @@ impl Export {
     pub fn begin(connection: Connection, terms: Terms) -> Self {
         let Terms { trust, destination, concurrency, budget, policy } = terms;
         let (io, store) = open(connection, trust);
-        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX };
+        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX, bytes_in_total: None };
         let throttle = (concurrency, Throttle::new(concurrency));
         let upload = ExportUpload::start(&io, store, destination.clone(), plan, throttle, policy);
         Export { io, upload, destination, budget }

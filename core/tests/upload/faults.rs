@@ -79,7 +79,7 @@ impl Fault {
             // Final at the first answer, however late.
             Fault::Denied => GENEROUS,
             _ if !self.is_survived(times) => RetryPolicy { attempts: 3, total: Duration::from_secs(3) },
-            Fault::Hang => RetryPolicy { attempts: 9, total: Duration::from_secs(9) },
+            Fault::Hang => RetryPolicy { attempts: 9, total: Duration::from_secs(15) },
             _ => GENEROUS,
         }
     }

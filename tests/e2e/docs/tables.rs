@@ -84,7 +84,7 @@ fn the_table_of_privileges_is_what_postgres_grants() {
                count(DISTINCT may) FILTER (WHERE role = 's3_export_member') AS answers
           FROM objects JOIN pg_depend ON classid = catalog AND objid = oid AND deptype = 'e'
           JOIN pg_extension e ON refobjid = e.oid AND extname = 's3_export' JOIN pg_namespace n ON n.oid = namespace
-         CROSS JOIN unnest('{public,s3_export_admin,s3_export_member}'::text[]) AS role
+         CROSS JOIN unnest('{public,s3_export_admin,s3_export_auditor,s3_export_member}'::text[]) AS role
          CROSS JOIN LATERAL (SELECT CASE catalog WHEN 'pg_proc'::regclass THEN has_function_privilege(role, objid, 'EXECUTE')
              ELSE has_table_privilege(role, objid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                OR has_any_column_privilege(role, objid, 'SELECT') END AS may) AS granted
@@ -103,8 +103,10 @@ fn the_table_of_privileges_is_what_postgres_grants() {
         })
         .collect();
     let says = |row: &Vec<String>| {
-        let roles: BTreeSet<&str> =
-            codes(&row[1]).into_iter().filter(|code| matches!(*code, "s3_export_admin" | "s3_export_member")).collect();
+        let roles: BTreeSet<&str> = codes(&row[1])
+            .into_iter()
+            .filter(|code| matches!(*code, "s3_export_admin" | "s3_export_auditor" | "s3_export_member"))
+            .collect();
         // Such a cell may go on with roles that are needed too.
         let is_nobody = row[1].starts_with("nobody") || row[1].starts_with("superusers only");
         let roles = if is_nobody { String::new() } else { roles.into_iter().collect::<Vec<_>>().join(" ") };
