@@ -14,7 +14,7 @@ use crate::integration::aws_partition::{first_region, partition_of_arn, partitio
 use crate::integration::policy::Grant;
 use crate::naming::uri::{Allowed, Location};
 use crate::s3::checksum::Algorithm;
-use crate::s3::client::{BucketRegion, ObjectSettings};
+use crate::s3::client::{AmazonEndpoints, BucketRegion, ObjectSettings};
 use crate::s3::credentials::sts_signing_region;
 use crate::s3::network::Reach;
 use crate::s3::properties::{ExportProperties, ObjectLock, Texts, encryption_context, united_tags};
@@ -47,6 +47,8 @@ pub const COLUMNS: &[&str] = &[
     "bucket_key",
     "requester_pays",
     "max_bytes_per_day",
+    "fips",
+    "dual_stack",
     "superuser_owns",
 ];
 
@@ -68,6 +70,8 @@ pub const LATER_COLUMNS: &[LaterColumn] = &[
     LaterColumn { name: "kms_encryption_context", kind: "jsonb", lacking: "NULL" },
     LaterColumn { name: "bucket_key", kind: "boolean", lacking: "NULL" },
     LaterColumn { name: "requester_pays", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
     LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
@@ -129,6 +133,8 @@ pub struct Settings {
     pub requester_pays: bool,
     #[serde(deserialize_with = "present")]
     pub max_bytes_per_day: Option<u64>,
+    pub fips: bool,
+    pub dual_stack: bool,
     pub superuser_owns: bool,
 }
 
@@ -153,6 +159,8 @@ impl Settings {
             ("path_style", false.into()),
             ("checksum", "crc32".into()),
             ("requester_pays", false.into()),
+            ("fips", false.into()),
+            ("dual_stack", false.into()),
             ("superuser_owns", false.into()),
         ];
         let defaults = defaults.map(|(column, value): (&str, Value)| (column.to_owned(), value));
@@ -211,6 +219,11 @@ impl Settings {
     /// may well have private addresses.
     pub fn reach(&self, endpoint: Option<&str>) -> Reach {
         if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
+    }
+
+    /// Which of Amazon's endpoints are asked, where none is named.
+    pub fn amazon_endpoints(&self) -> AmazonEndpoints {
+        AmazonEndpoints { fips: self.fips, dual_stack: self.dual_stack }
     }
 
     /// The region, or where to begin to ask for it. Other servers than Amazon's are not asked.
@@ -293,6 +306,8 @@ pub(crate) mod tests {
             ("allowed_locations", json!(["s3://bucket"])),
             ("checksum", json!("sha256")),
             ("requester_pays", json!(false)),
+            ("fips", json!(true)),
+            ("dual_stack", json!(false)),
             ("superuser_owns", json!(false)),
         ] {
             row.insert(column.to_owned(), value);

@@ -11,4 +11,5 @@ mod outages;
 mod run_key;
 mod scripted;
 mod store;
+mod verify;
 mod versions;
