@@ -127,8 +127,16 @@ CREATE TABLE s3_export.integrations (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     owner_cluster bigint,
+    max_documents bigint
+        CONSTRAINT max_documents_is_positive CHECK (max_documents OPERATOR(pg_catalog.>) 0),
+    max_bytes bigint
+        CONSTRAINT max_bytes_is_positive CHECK (max_bytes OPERATOR(pg_catalog.>) 0),
     max_bytes_per_day bigint
-        CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0)
+        CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0),
+    fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack)
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -169,8 +177,14 @@ COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
+COMMENT ON COLUMN s3_export.integrations.max_documents IS 'most documents of one export; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.max_bytes IS 'most bytes of the files of one export, as they are stored; NULL: any number';
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -195,6 +209,8 @@ COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS
 COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
 COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of a canned ACL, not a list of grants';
 COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
+COMMENT ON CONSTRAINT max_documents_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT max_bytes_is_positive ON s3_export.integrations IS 'a positive number';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
@@ -410,7 +426,11 @@ CREATE TABLE s3_export.jobs (
     started_at timestamptz,
     finished_at timestamptz,
     cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
-    feed text
+    feed text,
+    verification jsonb,
+    attempts int,
+    next_attempt_at timestamptz,
+    attempt_id uuid
 );
 CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
 CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
@@ -418,7 +438,7 @@ COMMENT ON TABLE s3_export.jobs IS
     'jobs: exports that background workers run, have run or will run; granted to nobody, see s3_export.exports. Not dumped';
 COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
 COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
-COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the job, and of the export that its first attempt is';
 COMMENT ON COLUMN s3_export.jobs.status IS
     'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
 COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
@@ -447,6 +467,11 @@ COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON COLUMN s3_export.jobs.cluster IS
     'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
+COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
+COMMENT ON COLUMN s3_export.jobs.attempt_id IS
+    'id of the export that the last attempt is; that of the first attempt is the job''s';
 COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
 COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
 COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has either an integration or an AWS role named inline';
@@ -637,7 +662,7 @@ REVOKE ALL ON FUNCTION s3_export.lost_worker(uuid) FROM PUBLIC;
 
 CREATE VIEW s3_export.exports WITH (security_barrier) AS
     SELECT j.export_id,
-        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        CASE WHEN d.cause IS NULL THEN j.status WHEN d.is_retried THEN 'QUEUED' ELSE 'ERROR' END AS status,
         coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
         j.uri, j.integration, j.query, j.options,
         coalesce(j.documents, p.documents) AS documents,
@@ -647,10 +672,16 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
-        CASE WHEN d.cause IS NULL THEN j.pid END AS pid
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification,
+        coalesce(j.attempts, 0) AS attempts,
+        CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
+        coalesce(j.attempt_id, j.export_id) AS attempt_id
     FROM s3_export.jobs AS j
-    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
-    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) coalesce(j.attempt_id, j.export_id)
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause,
+            coalesce((j.options OPERATOR(pg_catalog.->) 'options' OPERATOR(pg_catalog.->>) 'retries')::int, 0)
+                OPERATOR(pg_catalog.>=) j.attempts AS is_retried) AS d ON true
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid
                          OR r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
@@ -662,17 +693,20 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, NULL, p.export_id
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
+                          WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
     FROM s3_export.history AS h
-    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.attempt_id OPERATOR(pg_catalog.=) h.export_id);
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
-COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export or job, as wait and cancel take it';
 COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
 COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
 COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL while an export runs in a session';
@@ -693,6 +727,12 @@ COMMENT ON COLUMN s3_export.exports.error_detail IS 'detail of the error that en
 COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
+COMMENT ON COLUMN s3_export.exports.attempts IS
+    'number of attempts of the job that have begun; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.next_attempt_at IS 'when the next attempt of a job is due, after one that failed';
+COMMENT ON COLUMN s3_export.exports.attempt_id IS
+    'id of the export that the last attempt is: the names of its objects contain it; that of the first attempt is export_id';
 REVOKE ALL ON s3_export.exports FROM PUBLIC;
 
 CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
@@ -951,7 +991,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes_per_day, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes, max_bytes_per_day, max_documents, object_acl, sse, storage_class, sts_endpoint';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 
@@ -1026,11 +1066,37 @@ COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
 -- It deletes.
 REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
 
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+
 CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 
@@ -1088,6 +1154,41 @@ COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
     'does the same as s3_export(statement) in a background worker, once this transaction has committed; gives the export_id';
 -- As s3_export(statement).
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.dry_run(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run';
+COMMENT ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'checks all that s3_export with the same arguments checks before its first byte, and tells estimates, names, columns and the IAM policy. Plans the query without running it, sends requests that read, and writes nothing';
+-- As s3_export.
+REVOKE ALL ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.dry_run(
+    statement text,
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run_statement';
+COMMENT ON FUNCTION s3_export.dry_run(text) IS 'does the same for a statement of Rockset''s, as s3_export(statement) takes it';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION s3_export.dry_run(text) FROM PUBLIC;
 
 CREATE FUNCTION s3_export.options(
     OUT name text,
@@ -1189,14 +1290,14 @@ GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin, s3_export_
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day)
+              storage_class, object_acl, checksum, created_at, updated_at, max_documents, max_bytes, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
 -- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day)
+              storage_class, object_acl, checksum, created_at, updated_at, max_documents, max_bytes, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.
@@ -1207,6 +1308,8 @@ GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3
 GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 -- The table's privileges and policies decide; these only keep others from trying.
 GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;
@@ -1221,6 +1324,8 @@ GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text) TO s3_export_member;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

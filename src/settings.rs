@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use s3_export_core::error::Result;
+use s3_export_core::s3::network::Proxy;
 
 use crate::pg::{reserve_setting_prefix, to_utf8};
 
@@ -18,11 +20,19 @@ static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static MAX_EXPORTS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_EXPORTS_WAIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static MAX_BANDWIDTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HISTORY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HISTORY_QUERY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LOG_EXPORTS: GucSetting<LogExportsValue> = GucSetting::<LogExportsValue>::new(LogExportsValue::Off);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static EXTRA_CA_FILES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static NO_PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static PROXY_CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// Defines them. Called once, when the library is loaded.
@@ -127,6 +137,46 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"s3_export.retry_delay",
+        c"Time between the first attempt of a job and the second.",
+        c"It doubles with each further attempt, up to ten minutes. Only jobs with the option retries have further attempts.",
+        &RETRY_DELAY,
+        1,
+        600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports",
+        c"Most transactions of the cluster that export at once; 0: any number.",
+        c"Further ones wait as s3_export.max_exports_wait says.",
+        &MAX_EXPORTS,
+        0,
+        1024,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports_wait",
+        c"Longest time that an export waits where s3_export.max_exports is reached; -1: any, 0: none.",
+        c"lock_timeout limits the wait too.",
+        &MAX_EXPORTS_WAIT,
+        -1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_bandwidth",
+        c"Most bytes of files that an export sends in a second; 0: any number.",
+        c"The query waits when it makes more.",
+        &MAX_BANDWIDTH,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
     GucRegistry::define_bool_guc(
         c"s3_export.history",
         c"Writes a row of s3_export.history for each export that is committed.",
@@ -166,6 +216,39 @@ pub fn define() {
         &CA_FILE,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.extra_ca_files",
+        c"Files of certificate authorities to trust, in PEM, beside the system's or those of ca_file.",
+        c"Paths, parted by commas.",
+        &EXTRA_CA_FILES,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // For superusers' eyes, in case that somebody writes a password into it, which is refused.
+    GucRegistry::define_string_guc(
+        c"s3_export.proxy",
+        c"HTTP proxy for S3 and STS: http://host:port.",
+        c"Every connection is a tunnel (CONNECT). Metadata services on the server's own machine are asked without it.",
+        &PROXY,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.no_proxy",
+        c"Hosts that are reached without the proxy.",
+        c"Host names, domains as .example.com, addresses and ranges of addresses, parted by commas.",
+        &NO_PROXY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.proxy_credentials_file",
+        c"File of the user and the password for the proxy.",
+        c"One line, user:password, readable by the server alone.",
+        &PROXY_CREDENTIALS_FILE,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_string_guc(
         c"s3_export.inline_roles",
@@ -226,6 +309,26 @@ pub fn progress_interval() -> Option<Duration> {
 /// Jobs that run at once in this database.
 pub fn max_workers() -> u32 {
     MAX_WORKERS.get().unsigned_abs()
+}
+
+/// Time between the first attempt of a job and the second.
+pub fn retry_delay() -> Duration {
+    milliseconds(&RETRY_DELAY)
+}
+
+/// Transactions of the cluster that export at once; zero: any number.
+pub fn max_exports() -> u32 {
+    MAX_EXPORTS.get().unsigned_abs()
+}
+
+/// How long an export waits where as many run as may. `None`: any time.
+pub fn max_exports_wait() -> Option<Duration> {
+    u64::try_from(MAX_EXPORTS_WAIT.get()).ok().map(Duration::from_millis)
+}
+
+/// Bytes a second of each export; zero: any number.
+pub fn max_bandwidth() -> u64 {
+    u64::from(MAX_BANDWIDTH.get().unsigned_abs()) * 1024
 }
 
 /// Whether each export that commits leaves a row of the history.
@@ -308,6 +411,19 @@ pub fn key_file() -> Option<PathBuf> {
 /// The path of the certificate authorities; `None` when the setting is empty.
 pub fn ca_file() -> Option<PathBuf> {
     text(&CA_FILE).map(PathBuf::from)
+}
+
+/// Paths of further certificate authorities.
+pub fn extra_ca_files() -> Vec<PathBuf> {
+    let paths = text(&EXTRA_CA_FILES).unwrap_or_default();
+    if paths.trim().is_empty() { Vec::new() } else { paths.split(',').map(|path| PathBuf::from(path.trim())).collect() }
+}
+
+/// The proxy of all requests; `None` when the setting is empty. Errors: F0000 for what is no proxy.
+pub fn proxy() -> Result<Option<Proxy>> {
+    let Some(url) = text(&PROXY) else { return Ok(None) };
+    let credentials = text(&PROXY_CREDENTIALS_FILE).map(PathBuf::from);
+    Proxy::new(&url, credentials.as_deref(), &text(&NO_PROXY).unwrap_or_default()).map(Some)
 }
 
 /// The roles that may be named inline, and where they may write: JSON; `None` when the setting is empty.

@@ -27,6 +27,8 @@ pub enum Code {
     ActiveTransaction,
     /// 28000: S3 does not accept the credentials.
     Credentials,
+    /// 40P01: transactions wait for each other.
+    Deadlock,
     /// 42501: Postgres or S3 says that this role may not.
     Privilege,
     /// 42601: the query is not one statement.
@@ -61,6 +63,8 @@ pub enum Code {
     Configuration,
     /// XX000: an invariant of this extension is broken.
     Internal,
+    /// XX001: an export in the bucket is not what its manifest says.
+    DataCorrupted,
 }
 
 impl Code {
@@ -77,6 +81,7 @@ impl Code {
             Code::InvalidParameter => "22023",
             Code::ActiveTransaction => "25001",
             Code::Credentials => "28000",
+            Code::Deadlock => "40P01",
             Code::Privilege => "42501",
             Code::Syntax => "42601",
             Code::DuplicateColumn => "42701",
@@ -94,6 +99,7 @@ impl Code {
             Code::Io => "58030",
             Code::Configuration => "F0000",
             Code::Internal => "XX000",
+            Code::DataCorrupted => "XX001",
         }
     }
 }
@@ -110,6 +116,7 @@ struct Parts {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    transient: bool,
 }
 
 /// The result of everything here that can fail.
@@ -118,7 +125,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// `message`: lower case, no full stop.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error(Box::new(Parts { code, message: message.into(), detail: None, hint: None }))
+        Error(Box::new(Parts { code, message: message.into(), detail: None, hint: None, transient: false }))
     }
 
     /// Whole sentences about the circumstances.
@@ -137,6 +144,17 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
+    }
+
+    /// Says that the same work may succeed later: the store or the network has failed, and nothing was refused.
+    pub fn transient(mut self) -> Self {
+        self.0.transient = true;
+        self
+    }
+
+    /// Whether the same work may succeed later, so that a job may start again.
+    pub fn is_transient(&self) -> bool {
+        self.0.transient
     }
 
     /// The kind of failure.

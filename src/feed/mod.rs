@@ -62,6 +62,10 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
             .hint("Run the feed in a READ COMMITTED transaction."));
     }
     let has_written = transaction_has_id();
+    let seen = table::read(name)?.filter(change::may_see).ok_or_else(|| change::unknown(name))?;
+    change::check_role(&seen)?;
+    // Before the row is locked: other runs of the feed wait for that lock.
+    transaction::take_slot()?;
     let feed = table::lock(name)?.filter(change::may_see).ok_or_else(|| change::unknown(name))?;
     change::check_role(&feed)?;
     if has_written && feed.kind == Kind::Xid {
@@ -99,6 +103,8 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
         let outcome = export.outcome_of(&summary);
         table::advance(&feed, number, &from, Some(&outcome))?;
         export.record_adopted(&summary, &stored.body)?;
+        // The commit that was to notify of the run did not happen.
+        export::notify(export.request(), &outcome, Some((&feed.name, number)))?;
         report::notice(format!("run {number} of feed \"{name}\" was written before a crash: its manifest is adopted"));
         number += 1;
     }

@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::integration::seal::Sealed;
-use s3_export_core::integration::settings::{COLUMNS, CredentialSource, LATER_COLUMNS, Settings};
+use s3_export_core::integration::settings::{COLUMNS, CredentialSource, LATER_COLUMNS, LaterColumn, Settings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,11 +22,12 @@ pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
     let member = |column: &&str| match *column {
         "superuser_owns" => format!("'superuser_owns', {SUPERUSER_OWNS}"),
         // Without the table's name it is the column of `missing` where the table has none.
-        column if LATER_COLUMNS.contains(&column) => format!("'{column}', {column}"),
+        column if LATER_COLUMNS.iter().any(|later| later.name == column) => format!("'{column}', {column}"),
         column => format!("'{column}', i.{column}"),
     };
     let members: Vec<String> = COLUMNS.iter().map(member).collect();
-    let missing: Vec<String> = LATER_COLUMNS.iter().map(|column| format!("NULL AS {column}")).collect();
+    let missing: Vec<String> =
+        LATER_COLUMNS.iter().map(|later| format!("{}::{} AS {}", later.lacking, later.kind, later.name)).collect();
     let statement = format!(
         "SELECT convert_to(found.members::text, 'UTF8') FROM (SELECT {}) AS missing,
              LATERAL (SELECT jsonb_build_object({}) AS members FROM s3_export.integrations AS i
@@ -117,26 +118,25 @@ fn sealed(row: &Value) -> Option<Sealed> {
 /// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
     // Those that the catalog of an earlier release lacks are named only where they are given.
-    let is_given = |column: &&&str| columns.get(**column).is_some_and(|value| !value.is_null());
-    let later = |prefix: &str| -> String {
-        LATER_COLUMNS.iter().filter(is_given).map(|column| format!(", {prefix}{column}")).collect()
-    };
+    let given = LATER_COLUMNS.iter().filter(|later| columns.get(later.name).is_some_and(|value| !value.is_null()));
+    let [names, values, types] = given.fold([const { String::new() }; 3], |[names, values, types], later| {
+        let LaterColumn { name, kind, .. } = later;
+        [format!("{names}, {name}"), format!("{values}, r.{name}"), format!("{types}, {name} {kind}")]
+    });
     let statement = format!(
         "INSERT INTO s3_export.integrations (integration_id, name, usage_role, enabled, credential_source, access_key_id, aws_profile,
              aws_role, aws_external_id, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse,
-             kms_key_id, storage_class, object_acl, checksum{})
+             kms_key_id, storage_class, object_acl, checksum{names})
          SELECT r.integration_id, r.name, coalesce(r.usage_role, current_user), coalesce(r.enabled, true), r.credential_source,
              r.access_key_id, r.aws_profile, r.aws_role, r.aws_external_id, r.sts_endpoint, r.region, r.endpoint,
              coalesce(r.path_style, false), r.allowed_locations, r.expected_bucket_owner, r.sse, r.kms_key_id, r.storage_class,
-             r.object_acl, coalesce(r.checksum, 'crc32'){}
+             r.object_acl, coalesce(r.checksum, 'crc32'){values}
          FROM jsonb_to_record($argument) AS r(integration_id uuid, name text, usage_role name, enabled boolean,
              credential_source text, access_key_id text, aws_profile text, aws_role text, aws_external_id text, sts_endpoint text,
              region text, endpoint text, path_style boolean, allowed_locations text[], expected_bucket_owner text, sse text,
-             kms_key_id text, storage_class text, object_acl text, checksum text, max_bytes_per_day bigint)
+             kms_key_id text, storage_class text, object_acl text, checksum text{types})
          ON CONFLICT DO NOTHING
-         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')",
-        later(""),
-        later("r."),
+         RETURNING convert_to(jsonb_build_object('integration_id', integration_id)::text, 'UTF8')"
     );
     Ok(write(Table::Integrations, &statement, columns)?.is_some())
 }

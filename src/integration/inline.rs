@@ -13,14 +13,18 @@ use serde_json::{Value, json};
 use crate::settings;
 
 /// Members of an entry of `s3_export.inline_roles`.
-const MEMBERS: [&str; 13] = [
+const MEMBERS: &[&str] = &[
     "allowed_locations",
     "aws_profile",
     "aws_role",
     "checksum",
+    "dual_stack",
     "endpoint",
     "expected_bucket_owner",
+    "fips",
     "kms_key_id",
+    "max_bytes",
+    "max_documents",
     "object_acl",
     "path_style",
     "region",
@@ -59,7 +63,7 @@ fn parse(text: &str) -> Result<Vec<Settings>> {
 fn integration(entry: Value) -> Result<Settings> {
     let Value::Object(mut members) = entry else { return Err(malformed("An entry is no JSON object.")) };
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
-        return Err(malformed(&format!("{}.", unknown_key("member", unknown, &MEMBERS).summary())));
+        return Err(malformed(&format!("{}.", unknown_key("member", unknown, MEMBERS).summary())));
     }
     if !members.get("aws_role").is_some_and(Value::is_string) {
         return Err(malformed("An entry has no aws_role."));
@@ -131,6 +135,7 @@ mod tests {
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "region": 1}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "path_style": "yes"}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "checksum": "md5"}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "max_bytes": 0}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "owner": "me"}]"#,
         ] {
             assert_eq!(code(setting, "r", "s3://bucket"), Some(Code::Configuration), "{setting}");

@@ -10,9 +10,11 @@ mod create;
 mod credentials;
 mod inline;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::limits::ExportLimits;
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
@@ -48,6 +50,8 @@ pub struct Authorized {
     pub connection: Connection,
     /// What may be written.
     pub limits: Limits,
+    /// What each export may write.
+    pub of_export: ExportLimits,
 }
 
 /// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
@@ -65,7 +69,8 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let (base, external_id) = credentials::open(name, &integration)?;
             let limits =
                 Limits { integration_id: integration.integration_id, max_bytes_per_day: integration.max_bytes_per_day };
-            Ok(Authorized { connection: connection(&integration, &what, base, external_id, purpose)?, limits })
+            let connection = connection(&integration, &what, base, external_id, purpose)?;
+            Ok(Authorized { connection, limits, of_export: of_export(&integration, what) })
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
@@ -73,8 +78,17 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let base = credentials::of_the_server(&integration)?;
             let what = format!("role {aws_role}");
             let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose)?;
-            Ok(Authorized { connection, limits: Limits::default() })
+            Ok(Authorized { connection, limits: Limits::default(), of_export: of_export(&integration, what) })
         }
+    }
+}
+
+fn of_export(integration: &Settings, setter: String) -> ExportLimits {
+    ExportLimits {
+        setter,
+        documents: integration.max_documents.map(NonZeroU64::get),
+        bytes: integration.max_bytes.map(NonZeroU64::get),
+        of_day: None,
     }
 }
 
@@ -104,6 +118,14 @@ pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
         return Err(no_role(name));
     }
     Ok(grant.iam_policy(kind))
+}
+
+/// The least policy that an export to `location` by that permission needs. Errors: as of [`authorize`].
+pub fn policy_of(permission: &Permission, location: &Location, kind: Kind) -> Result<String> {
+    match permission {
+        Permission::Integration(name) => iam_policy(name, kind),
+        Permission::Role { aws_role, .. } => Ok(inline::allowed(aws_role, location)?.grant()?.iam_policy(kind)),
+    }
 }
 
 /// Input of the trust policy of an integration's role.
@@ -160,9 +182,10 @@ fn connection(
     Ok(Connection {
         region: integration.region(),
         endpoint: integration.endpoint.clone(),
+        amazon: integration.amazon_endpoints(),
         path_style: integration.path_style,
         reach: integration.reach(integration.endpoint.as_deref()),
-        identity: Arc::new(Identity { base, role }),
+        identity: Arc::new(Identity { base, role, amazon: integration.amazon_endpoints() }),
         object: integration.object_settings(),
     })
 }

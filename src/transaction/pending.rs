@@ -27,6 +27,7 @@ use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
 use crate::transaction::log_line::LogLine;
 use crate::transaction::session_io::{self, SessionIo};
+use crate::transaction::slot;
 use crate::transaction::undo::{self, delete_replaced, undo};
 
 struct PendingExport {
@@ -146,7 +147,7 @@ pub fn write_manifests() -> Result<()> {
         let passed = "s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.";
         let failure = uploads.iter().find_map(|upload| upload.last_failure());
         let last = failure.map(|failure| format!(" A request failed before: {}", failure.summary())).unwrap_or_default();
-        Error::new(Code::Timeout, "could not write the manifests in time").detail(format!("{passed}{last}"))
+        Error::new(Code::Timeout, "could not write the manifests in time").detail(format!("{passed}{last}")).transient()
     })
 }
 
@@ -221,6 +222,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         leave_export();
         forget_transaction();
+        slot::forget();
         undo::forget_abort();
         if let Some(io) = &self.io {
             io.stop();

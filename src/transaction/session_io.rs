@@ -14,12 +14,14 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::plan::FilePlan;
 use s3_export_core::io::task::{Task, lost_task};
 use s3_export_core::io::thread::IoThread;
+use s3_export_core::io::wake::Wake;
 use s3_export_core::naming::keys::Destination;
+use s3_export_core::s3::bandwidth::Bandwidth;
 use s3_export_core::s3::client::Store;
 use s3_export_core::s3::network::{Network, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{RetryPolicies, Throttle};
-use s3_export_core::upload::ExportUpload;
+use s3_export_core::upload::{ExportUpload, Sending};
 
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::limit::TimeLimit;
@@ -46,7 +48,7 @@ thread_local! {
 }
 
 impl SessionIo {
-    /// Errors: 53200, and F0000 for the CA file.
+    /// Errors: 53200, and F0000 for the files of certificates and the proxy.
     fn start() -> Result<Self> {
         let descriptors = ExternalDescriptors::acquire(settings::upload_concurrency() + OTHER_DESCRIPTORS);
         let connections = descriptors.count().saturating_sub(OTHER_DESCRIPTORS);
@@ -55,7 +57,8 @@ impl SessionIo {
                 .detail("Postgres has no file descriptors to spare for connections to S3.")
                 .hint("Raise max_files_per_process."));
         }
-        let network = Arc::new(Network::new(Trust::load(settings::ca_file().as_deref())?));
+        let trust = Trust::load(settings::ca_file().as_deref(), &settings::extra_ca_files())?;
+        let network = Arc::new(Network::new(trust).through(settings::proxy()?)?);
         let thread = Rc::new(IoThread::start()?);
         Ok(SessionIo { thread, network, throttle: Throttle::new(connections), connections, _descriptors: descriptors })
     }
@@ -94,9 +97,16 @@ pub fn start_upload(store: Store, destination: Destination, plan: FilePlan) -> R
     let policies = retry_policies();
     IO.with_borrow(|io| {
         let io = io.get().ok_or_else(lost_task)?;
-        let concurrency = (io.connections, Arc::clone(&io.throttle));
-        Ok(ExportUpload::start(&io.thread, store, destination, plan, concurrency, policies))
+        let bandwidth = Bandwidth::new(settings::max_bandwidth());
+        let sending = Sending { concurrency: io.connections, throttle: Arc::clone(&io.throttle), bandwidth };
+        Ok(ExportUpload::start(&io.thread, store, destination, plan, sending, policies))
     })
+}
+
+/// Most connections at once.
+pub fn connections() -> Result<usize> {
+    start()?;
+    IO.with_borrow(|io| io.get().map(|io| io.connections).ok_or_else(lost_task))
 }
 
 /// Runs requests that make no object of an export, and waits for their end; whatever ends the waiting ends them.
@@ -105,9 +115,27 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let (io, network) = start()?;
-    let task = AbortOnDrop(io.spawn(work(network)));
-    wait_until(WaitFor::Answer, io.wake(), None, || task.0.take())?.ok_or_else(lost_task)?
+    let network = start()?.1;
+    call_store_and_hear(|_| work(network), || Ok(()))
+}
+
+/// Runs requests like [`call_store`], which raise the wake that `work` is given when they have news. `hear` is called after each wake,
+/// and after the end of `work`.
+pub fn call_store_and_hear<T, F>(work: impl FnOnce(Arc<Wake>) -> F, mut hear: impl FnMut() -> Result<()>) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let (io, _) = start()?;
+    let task = AbortOnDrop(io.spawn(work(Arc::clone(io.wake()))));
+    let ended = wait_until(WaitFor::Answer, io.wake(), None, || {
+        hear()?;
+        task.0.take()
+    })?;
+    let outcome = ended.ok_or_else(lost_task)??;
+    // What came between the last look and the end.
+    hear()?;
+    Ok(outcome)
 }
 
 /// A cancel that is caught, or rolled back to a savepoint, leaves the thread running, and this must not run on.

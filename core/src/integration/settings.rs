@@ -3,6 +3,8 @@
 //! A column that is missing, unknown or of another type is an error, so that a misspelt name can never be read as a permission.
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -12,7 +14,7 @@ use crate::integration::aws_partition::{first_region, partition_of_arn, partitio
 use crate::integration::policy::Grant;
 use crate::naming::uri::{Allowed, Location};
 use crate::s3::checksum::Algorithm;
-use crate::s3::client::{BucketRegion, ObjectSettings};
+use crate::s3::client::{AmazonEndpoints, BucketRegion, ObjectSettings};
 use crate::s3::credentials::sts_signing_region;
 use crate::s3::network::Reach;
 
@@ -37,12 +39,32 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_documents",
+    "max_bytes",
     "max_bytes_per_day",
+    "fips",
+    "dual_stack",
     "superuser_owns",
 ];
 
-/// Columns among [`COLUMNS`] that the catalog of an earlier release lacks.
-pub const LATER_COLUMNS: &[&str] = &["max_bytes_per_day"];
+/// A column among [`COLUMNS`] that the catalog of an earlier release lacks, until ALTER EXTENSION UPDATE.
+pub struct LaterColumn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its value where it is lacking, as SQL.
+    pub lacking: &'static str,
+}
+
+/// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
+pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_documents", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
+];
 
 /// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -90,7 +112,13 @@ pub struct Settings {
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
     #[serde(deserialize_with = "present")]
+    pub max_documents: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
     pub max_bytes_per_day: Option<u64>,
+    pub fips: bool,
+    pub dual_stack: bool,
     pub superuser_owns: bool,
 }
 
@@ -114,6 +142,8 @@ impl Settings {
             ("enabled", true.into()),
             ("path_style", false.into()),
             ("checksum", "crc32".into()),
+            ("fips", false.into()),
+            ("dual_stack", false.into()),
             ("superuser_owns", false.into()),
         ];
         let defaults = defaults.map(|(column, value): (&str, Value)| (column.to_owned(), value));
@@ -172,6 +202,11 @@ impl Settings {
     /// may well have private addresses.
     pub fn reach(&self, endpoint: Option<&str>) -> Reach {
         if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
+    }
+
+    /// Which of Amazon's endpoints are asked, where none is named.
+    pub fn amazon_endpoints(&self) -> AmazonEndpoints {
+        AmazonEndpoints { fips: self.fips, dual_stack: self.dual_stack }
     }
 
     /// The region, or where to begin to ask for it. Other servers than Amazon's are not asked.
@@ -241,6 +276,8 @@ pub(crate) mod tests {
             ("path_style", json!(true)),
             ("allowed_locations", json!(["s3://bucket"])),
             ("checksum", json!("sha256")),
+            ("fips", json!(true)),
+            ("dual_stack", json!(false)),
             ("superuser_owns", json!(false)),
         ] {
             row.insert(column.to_owned(), value);
@@ -270,6 +307,10 @@ pub(crate) mod tests {
             ("checksum", json!("md5")),
             ("credential_source", json!("Keys")),
             ("endpoint", json!(1)),
+            ("max_documents", json!(0)),
+            ("max_documents", json!("1")),
+            ("max_bytes", json!(-1)),
+            ("max_bytes", json!(1.5)),
         ] {
             let mut row = whole_row();
             row.insert(column.to_owned(), value.clone());

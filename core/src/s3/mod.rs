@@ -1,5 +1,6 @@
 //! One request to S3, from the region and the credentials that it needs to what its failure means.
 
+pub mod bandwidth;
 mod body;
 pub mod bucket;
 pub mod call;
@@ -9,6 +10,7 @@ mod claims;
 pub mod client;
 pub mod credentials;
 mod delete;
+pub mod digest;
 pub mod failure;
 pub mod get;
 pub mod head;

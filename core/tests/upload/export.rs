@@ -6,21 +6,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use s3_export_core::error::Result;
 use s3_export_core::files::chunker::{Body, Piece, Totals};
+use s3_export_core::files::limits::ExportLimits;
 use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
-use s3_export_core::manifest::Manifest;
+use s3_export_core::manifest::{FileRecord, Manifest};
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
+use s3_export_core::s3::bandwidth::Bandwidth;
 use s3_export_core::s3::checksum::Algorithm;
-use s3_export_core::s3::client::{BucketRegion, Connection, ObjectSettings, Store};
+use s3_export_core::s3::client::{AmazonEndpoints, BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
 use s3_export_core::s3::network::{Network, Reach, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use s3_export_core::secret::Secret;
-use s3_export_core::upload::{ExportUpload, RollbackReport};
+use s3_export_core::upload::{ExportUpload, RollbackReport, Sending};
 use uuid::Uuid;
 
 /// Documents of one piece.
@@ -38,11 +40,22 @@ pub struct Terms {
     /// Bytes that may be on their way.
     pub budget: usize,
     pub policy: RetryPolicies,
+    pub limits: ExportLimits,
+    /// Bytes a second; 0: any number.
+    pub bandwidth: u64,
 }
 
 impl Terms {
     pub fn new(policy: RetryPolicies) -> Self {
-        Terms { trust: Trust::System, destination: destination_of(None), concurrency: 4, budget: 1 << 30, policy }
+        Terms {
+            trust: Trust::System,
+            destination: destination_of(None),
+            concurrency: 4,
+            budget: 1 << 30,
+            policy,
+            limits: ExportLimits::default(),
+            bandwidth: 0,
+        }
     }
 }
 
@@ -54,18 +67,18 @@ pub fn terms(concurrency: usize, policy: RetryPolicy) -> Terms {
 pub struct Export {
     io: IoThread,
     pub upload: ExportUpload,
-    destination: Destination,
+    pub destination: Destination,
     budget: usize,
 }
 
 impl Export {
     /// Begins an export to the store at the other end of `connection`.
     pub fn begin(connection: Connection, terms: Terms) -> Self {
-        let Terms { trust, destination, concurrency, budget, policy } = terms;
+        let Terms { trust, destination, concurrency, budget, policy, limits, bandwidth } = terms;
         let (io, store) = open(connection, trust);
-        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX, bytes_in_total: None };
-        let throttle = (concurrency, Throttle::new(concurrency));
-        let upload = ExportUpload::start(&io, store, destination.clone(), plan, throttle, policy);
+        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX, limits };
+        let sending = Sending { concurrency, throttle: Throttle::new(concurrency), bandwidth: Bandwidth::new(bandwidth) };
+        let upload = ExportUpload::start(&io, store, destination.clone(), plan, sending, policy);
         Export { io, upload, destination, budget }
     }
 
@@ -110,6 +123,15 @@ impl Export {
         Ok(())
     }
 
+    /// Hands over one file in pieces of these lengths.
+    pub fn pieces(&self, file: u64, lengths: &[usize]) -> Result<()> {
+        for (index, length) in lengths.iter().enumerate() {
+            let documents = (index + 1 == lengths.len()).then_some(1);
+            self.upload.send(Piece { file, body: Body::Bytes(Bytes::from(vec![b'x'; *length])), room: *length, documents })?;
+        }
+        Ok(())
+    }
+
     /// Writes one file as a multipart upload of six bytes in two parts.
     pub fn two_parts(&self) -> Result<()> {
         self.file_in_pieces(1, 2)?;
@@ -136,10 +158,13 @@ impl Export {
 
     /// Writes the manifest with the text of the query, which may make it large.
     pub fn commit_with(&self, query: Option<String>) -> Result<()> {
+        let files = self.upload.records()?;
+        let sum = |count: fn(&FileRecord) -> u64| files.iter().map(count).sum();
+        let totals = Totals { documents: sum(|file| file.documents), files: files.len() as u64, bytes: sum(|file| file.bytes) };
         let manifest = Manifest {
             destination: self.destination.clone(),
-            files: self.upload.records()?,
-            totals: Totals::default(),
+            files,
+            totals,
             columns: Vec::new(),
             algorithm: Algorithm::Crc32,
             wrap_types: true,
@@ -222,9 +247,10 @@ pub fn connection(endpoint: String) -> Connection {
     Connection {
         region: BucketRegion::Known("us-east-1".to_owned()),
         endpoint: Some(endpoint),
+        amazon: AmazonEndpoints::default(),
         path_style: true,
         reach: Reach::Private,
-        identity: Arc::new(Identity { base, role: None }),
+        identity: Arc::new(Identity { base, role: None, amazon: AmazonEndpoints::default() }),
         object: ObjectSettings {
             expected_bucket_owner: None,
             sse: None,

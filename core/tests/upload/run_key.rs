@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 use s3_export_core::error::{Code, Result};
 use s3_export_core::maintenance::orphans;
@@ -220,37 +221,44 @@ fn nothing(content: &mut Content) {
 /// Another cluster's run, or a deletion: seen by the look before the write, or by the write itself.
 #[test]
 fn a_manifest_that_has_changed_is_not_overwritten() {
-    for change in [another_run as Change, nothing] {
-        for conditions in CONDITIONS {
-            for in_parts in [false, true] {
-                // Between the last look and the write only a condition that is obeyed helps.
-                for at_the_write in if conditions == Conditions::Obeyed { &[false, true][..] } else { &[false] } {
-                    let step = if in_parts { Step::Complete } else { Step::Manifest };
-                    let (store, is_armed) = armed(conditions, step, Action::After(change), 1);
-                    earlier_run(&store);
-                    let export = replacing(&store, RetryPolicies::all(POLICY));
-                    is_armed.store(*at_the_write, Ordering::SeqCst);
-                    if !at_the_write {
-                        change(&mut store.content());
+    // All cases at the same time, since each waits for most of its own.
+    thread::scope(|scope| {
+        for change in [another_run as Change, nothing] {
+            for conditions in CONDITIONS {
+                for in_parts in [false, true] {
+                    // Between the last look and the write only a condition that is obeyed helps.
+                    for &at_the_write in if conditions == Conditions::Obeyed { &[false, true][..] } else { &[false] } {
+                        scope.spawn(move || a_changed_manifest_stays(change, conditions, in_parts, at_the_write));
                     }
-                    let expected = {
-                        let mut content = Content::default();
-                        change(&mut content);
-                        content.objects.get(MANIFEST).cloned()
-                    };
-                    let what = format!("{conditions:?}, in parts: {in_parts}, at the write: {at_the_write}");
-                    let error = export.commit_with(in_parts.then(|| "x".repeat(9 << 20))).expect_err(&what);
-                    assert_eq!(error.code(), Code::Duplicate, "{what}: {error:?}");
-                    let report = export.roll_back(GENEROUS.total);
-                    assert!(report.is_empty(), "{what}: {report:?}");
-                    let content = store.content();
-                    assert_eq!(content.objects.get(MANIFEST), expected.as_ref(), "{what}");
-                    assert_eq!(content.objects.len(), 2 + usize::from(expected.is_some()), "{what}: the new files are gone");
-                    assert!(content.uploads.is_empty(), "{what}");
                 }
             }
         }
+    });
+}
+
+fn a_changed_manifest_stays(change: Change, conditions: Conditions, in_parts: bool, at_the_write: bool) {
+    let step = if in_parts { Step::Complete } else { Step::Manifest };
+    let (store, is_armed) = armed(conditions, step, Action::After(change), 1);
+    earlier_run(&store);
+    let export = replacing(&store, RetryPolicies::all(POLICY));
+    is_armed.store(at_the_write, Ordering::SeqCst);
+    if !at_the_write {
+        change(&mut store.content());
     }
+    let expected = {
+        let mut content = Content::default();
+        change(&mut content);
+        content.objects.get(MANIFEST).cloned()
+    };
+    let what = format!("{conditions:?}, in parts: {in_parts}, at the write: {at_the_write}");
+    let error = export.commit_with(in_parts.then(|| "x".repeat(9 << 20))).expect_err(&what);
+    assert_eq!(error.code(), Code::Duplicate, "{what}: {error:?}");
+    let report = export.roll_back(GENEROUS.total);
+    assert!(report.is_empty(), "{what}: {report:?}");
+    let content = store.content();
+    assert_eq!(content.objects.get(MANIFEST), expected.as_ref(), "{what}");
+    assert_eq!(content.objects.len(), 2 + usize::from(expected.is_some()), "{what}: the new files are gone");
+    assert!(content.uploads.is_empty(), "{what}");
 }
 
 /// Somebody else comes between the look of the rollback and its write.
