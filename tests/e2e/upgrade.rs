@@ -179,6 +179,8 @@ fn every_signature_of_the_first_release_answers_before_and_after_the_upgrade() {
     let mut client = db.client();
     assert_eq!(client.text("SELECT string_agg(name, ',' ORDER BY name) FROM s3_export.integrations"), "after,before,local");
     assert_eq!(client.text("SELECT count(*) FROM s3_export.exports WHERE status = 'COMPLETED' AND queued_at IS NOT NULL"), "4");
+    // Those of sessions are known from the upgrade on.
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.history"), "5");
 }
 
 /// The privileges on all that the extension has made, one a line.
