@@ -128,7 +128,11 @@ CREATE TABLE s3_export.integrations (
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     owner_cluster bigint,
     max_bytes_per_day bigint
-        CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0)
+        CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0),
+    fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack)
 );
 
 COMMENT ON TABLE s3_export.integrations IS
@@ -171,6 +175,10 @@ COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
 COMMENT ON CONSTRAINT integrations_pkey ON s3_export.integrations IS 'ids are unique: secrets are bound to them';
 COMMENT ON CONSTRAINT integrations_name_key ON s3_export.integrations IS 'names are unique';
 COMMENT ON CONSTRAINT name_is_printable ON s3_export.integrations IS '1 to 63 characters, none of them a control character';
@@ -411,6 +419,7 @@ CREATE TABLE s3_export.jobs (
     finished_at timestamptz,
     cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
     feed text,
+    verification jsonb,
     attempts int,
     next_attempt_at timestamptz,
     attempt_id uuid
@@ -450,6 +459,7 @@ COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON COLUMN s3_export.jobs.cluster IS
     'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
 COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
 COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
 COMMENT ON COLUMN s3_export.jobs.attempt_id IS
@@ -535,15 +545,8 @@ COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the
 
 -- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
 CREATE FUNCTION s3_export.keep_history() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION 'only exports write the history of exports' USING ERRCODE = 'insufficient_privilege',
-        HINT = 'A superuser deletes old rows by s3_export.prune_history.';
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_keep_history';
 COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history by others than superusers';
 REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
 CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
@@ -662,6 +665,7 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification,
         coalesce(j.attempts, 0) AS attempts,
         CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
         coalesce(j.attempt_id, j.export_id) AS attempt_id
@@ -681,14 +685,14 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, p.export_id
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, NULL, p.export_id
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
           AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
                           WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
     FROM s3_export.history AS h
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id)
           AND NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.attempt_id OPERATOR(pg_catalog.=) h.export_id);
@@ -715,6 +719,7 @@ COMMENT ON COLUMN s3_export.exports.error_detail IS 'detail of the error that en
 COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
 COMMENT ON COLUMN s3_export.exports.attempts IS
     'number of attempts of the job that have begun; NULL for an export that runs in a session';
 COMMENT ON COLUMN s3_export.exports.next_attempt_at IS 'when the next attempt of a job is due, after one that failed';
@@ -1053,11 +1058,37 @@ COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
 -- It deletes.
 REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
 
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+
 CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 
@@ -1251,14 +1282,14 @@ GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin, s3_export_
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day)
+              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
 -- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day)
+              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.
@@ -1269,6 +1300,8 @@ GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3
 GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 -- The table's privileges and policies decide; these only keep others from trying.
 GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;

@@ -115,6 +115,10 @@ COMMENT ON COLUMN s3_export.integrations.endpoint IS
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
 
+-- Which verification a job is.
+ALTER TABLE s3_export.jobs ADD COLUMN verification jsonb;
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
+
 -- A job may have several attempts, each an export of its own.
 ALTER TABLE s3_export.jobs
     ADD COLUMN attempts int,
@@ -124,6 +128,7 @@ COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun
 COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
 COMMENT ON COLUMN s3_export.jobs.attempt_id IS
     'id of the export that the last attempt is; that of the first attempt is the job''s';
+
 -- The role that sees all, and changes nothing. Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
 -- databases may be creating them at the same moment. A role that is there already may be somebody else's: whoever made it can
 -- grant it, and so every privilege that it is given here.
@@ -183,6 +188,17 @@ ALTER TABLE s3_export.integrations ADD COLUMN max_bytes_per_day bigint
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
+
+-- Amazon's further endpoints.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
 
 -- History -----------------------------------------------------------------------------------------------------------
 
@@ -256,15 +272,8 @@ COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the
 
 -- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
 CREATE FUNCTION s3_export.keep_history() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION 'only exports write the history of exports' USING ERRCODE = 'insufficient_privilege',
-        HINT = 'A superuser deletes old rows by s3_export.prune_history.';
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_keep_history';
 COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history by others than superusers';
 REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
 CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
@@ -358,6 +367,7 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification,
         coalesce(j.attempts, 0) AS attempts,
         CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
         coalesce(j.attempt_id, j.export_id) AS attempt_id
@@ -377,17 +387,18 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, p.export_id
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, NULL, p.export_id
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
           AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
                           WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
     FROM s3_export.history AS h
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id)
           AND NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.attempt_id OPERATOR(pg_catalog.=) h.export_id);
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
 COMMENT ON FUNCTION s3_export.running() IS
@@ -610,6 +621,33 @@ COMMENT ON FUNCTION s3_export.feed_setup(text, text) IS
 -- It only prints; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.feed_setup(text, text) FROM PUBLIC;
 
+-- Verification ------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
 CREATE FUNCTION s3_export.dry_run(
     uri text,
     integration text,
@@ -750,7 +788,7 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
 COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
     'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
     'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
@@ -956,10 +994,13 @@ GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
 GRANT USAGE ON SCHEMA s3_export TO s3_export_auditor;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_member;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_admin;
+GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_auditor;
 GRANT SELECT ON s3_export.history, s3_export.daily_exports TO s3_export_member, s3_export_admin, s3_export_auditor;
 GRANT SELECT ON s3_export.exports TO s3_export_auditor;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
 GRANT EXECUTE ON FUNCTION s3_export.dry_run(text) TO s3_export_member;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;

@@ -166,6 +166,12 @@ impl<'a> Export<'a> {
         self.request
     }
 
+    /// Writes down that the manifest under this export's name counts, whose own transaction has not survived. `manifest`: its bytes.
+    pub fn record_adopted(&self, summary: &Summary, manifest: &[u8]) -> Result<()> {
+        let url = self.outcome_of(summary).manifest;
+        self.recorder.record_adopted(self.request, summary, (&url, manifest))
+    }
+
     /// Returns the outcome of the export that the manifest under this export's name describes.
     pub fn outcome_of(&self, summary: &Summary) -> Outcome {
         outcome(&self.destination, summary.export_id, summary.totals)

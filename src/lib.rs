@@ -12,6 +12,7 @@
 //! sql_functions
 //! admin · job · dry_run
 //! feed
+//! verify
 //! export
 //! run_key · query · history · notification
 //! transaction · integration · progress
@@ -43,6 +44,7 @@ mod settings;
 mod sql_functions;
 mod stored_arguments;
 mod transaction;
+mod verify;
 
 pgrx::pg_module_magic!();
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use s3_export_core::error::Result;
+use s3_export_core::s3::network::Proxy;
 
 use crate::pg::{reserve_setting_prefix, to_utf8};
 
@@ -24,6 +26,10 @@ static HISTORY_QUERY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LOG_EXPORTS: GucSetting<LogExportsValue> = GucSetting::<LogExportsValue>::new(LogExportsValue::Off);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static EXTRA_CA_FILES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static NO_PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static PROXY_CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static INLINE_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// Defines them. Called once, when the library is loaded.
@@ -179,6 +185,39 @@ pub fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(
+        c"s3_export.extra_ca_files",
+        c"Files of certificate authorities to trust, in PEM, beside the system's or those of ca_file.",
+        c"Paths, parted by commas.",
+        &EXTRA_CA_FILES,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // For superusers' eyes, in case that somebody writes a password into it, which is refused.
+    GucRegistry::define_string_guc(
+        c"s3_export.proxy",
+        c"HTTP proxy for S3 and STS: http://host:port.",
+        c"Every connection is a tunnel (CONNECT). Metadata services on the server's own machine are asked without it.",
+        &PROXY,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.no_proxy",
+        c"Hosts that are reached without the proxy.",
+        c"Host names, domains as .example.com, addresses and ranges of addresses, parted by commas.",
+        &NO_PROXY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"s3_export.proxy_credentials_file",
+        c"File of the user and the password for the proxy.",
+        c"One line, user:password, readable by the server alone.",
+        &PROXY_CREDENTIALS_FILE,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
         c"s3_export.inline_roles",
         c"Roles that s3_export_with_role may assume, each with the locations it may write to.",
         c"A JSON array of objects with aws_role and allowed_locations, and if need be region, endpoint, path_style, sts_endpoint.",
@@ -324,6 +363,19 @@ pub fn key_file() -> Option<PathBuf> {
 /// The path of the certificate authorities; `None` when the setting is empty.
 pub fn ca_file() -> Option<PathBuf> {
     text(&CA_FILE).map(PathBuf::from)
+}
+
+/// Paths of further certificate authorities.
+pub fn extra_ca_files() -> Vec<PathBuf> {
+    let paths = text(&EXTRA_CA_FILES).unwrap_or_default();
+    if paths.trim().is_empty() { Vec::new() } else { paths.split(',').map(|path| PathBuf::from(path.trim())).collect() }
+}
+
+/// The proxy of all requests; `None` when the setting is empty. Errors: F0000 for what is no proxy.
+pub fn proxy() -> Result<Option<Proxy>> {
+    let Some(url) = text(&PROXY) else { return Ok(None) };
+    let credentials = text(&PROXY_CREDENTIALS_FILE).map(PathBuf::from);
+    Proxy::new(&url, credentials.as_deref(), &text(&NO_PROXY).unwrap_or_default()).map(Some)
 }
 
 /// The roles that may be named inline, and where they may write: JSON; `None` when the setting is empty.

@@ -22,6 +22,7 @@ use crate::pg::raised::raise_at;
 use crate::pg::{backslashes_escape, characters};
 use crate::progress;
 use crate::sql_function;
+use crate::verify::Verification;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
@@ -34,6 +35,7 @@ sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
 sql_function!(s3_export_death, pg_finfo_s3_export_death, lost_worker);
 sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
+sql_function!(s3_export_keep_history, pg_finfo_s3_export_keep_history, keep_history);
 sql_function!(s3_export_prune_history, pg_finfo_s3_export_prune_history, prune_history);
 sql_function!(s3_export_running, pg_finfo_s3_export_running, running);
 sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
@@ -53,6 +55,8 @@ sql_function!(s3_export_run_feed_async, pg_finfo_s3_export_run_feed_async, run_f
 sql_function!(s3_export_feed_setup, pg_finfo_s3_export_feed_setup, feed_setup);
 sql_function!(s3_export_trust_policy, pg_finfo_s3_export_trust_policy, trust_policy);
 sql_function!(s3_export_validate_integration, pg_finfo_s3_export_validate_integration, validate_integration);
+sql_function!(s3_export_verify, pg_finfo_s3_export_verify, verify);
+sql_function!(s3_export_verify_async, pg_finfo_s3_export_verify_async, verify_async);
 
 /// `s3_export(uri, integration, query, …)`
 fn run(call: &Call) -> Result<Datum> {
@@ -248,6 +252,13 @@ fn prune(call: &Call) -> Result<Datum> {
     Ok(int8_datum(job::prune(required("older_than", call.interval(0)?)?)?))
 }
 
+/// `s3_export.keep_history()`, a trigger for statements, whose result is not looked at. In C, since each export runs it, often in a
+/// session of its own, which would load PL/pgSQL for nothing else.
+fn keep_history(_call: &Call) -> Result<Datum> {
+    history::refuse_writers()?;
+    Ok(Datum::null())
+}
+
 /// `s3_export.prune_history(older_than)`
 fn prune_history(call: &Call) -> Result<Datum> {
     Ok(int8_datum(history::prune(required("older_than", call.interval(0)?)?)?))
@@ -371,6 +382,39 @@ fn clean_up(call: &Call) -> Result<Datum> {
         ]);
     }
     call.rows(rows)
+}
+
+/// `s3_export.verify(manifest, integration, deep)`
+fn verify(call: &Call) -> Result<Datum> {
+    let verification = verification(call)?;
+    let mut rows = call.row_store()?;
+    verification.run(None, |finding| {
+        rows.put(|| {
+            let problem = finding.problem.as_ref();
+            Ok(vec![
+                Some(text_datum(&finding.url)?),
+                Some(Datum::from(problem.is_none())),
+                problem.map(|(problem, _)| text_datum(problem.name())).transpose()?,
+                problem.map(|(_, sentence)| text_datum(sentence)).transpose()?,
+                finding.bytes.map(int8_datum),
+                finding.checked.name().map(text_datum).transpose()?,
+            ])
+        })
+    })?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.verify_async(manifest, integration, deep)`
+fn verify_async(call: &Call) -> Result<Datum> {
+    Ok(uuid_datum(job::enqueue_verification(&verification(call)?)?))
+}
+
+fn verification(call: &Call) -> Result<Verification> {
+    Ok(Verification {
+        manifest: required("manifest", call.text(0))?,
+        integration: required("integration", call.text(1))?,
+        deep: required("deep", call.boolean(2))?,
+    })
 }
 
 /// `s3_export.iam_policy(name, kind)`

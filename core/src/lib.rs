@@ -12,6 +12,7 @@
 //! integration · text      permission to write somewhere · how a value reads
 //! request · s3            what is asked · one request to S3
 //! naming · io             where objects go · the thread
+//! private_file            a file that nobody else may read
 //! error · format · secret · sync
 //! ```
 #![deny(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod maintenance;
 pub mod manifest;
 pub mod marks;
 pub mod naming;
+pub mod private_file;
 pub mod request;
 pub mod s3;
 pub mod secret;

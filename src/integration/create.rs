@@ -25,8 +25,10 @@ use crate::pg::{is_superuser, refuse_if_read_only};
 const OPTIONS: &[&str] = &[
     "aws_profile",
     "checksum",
+    "dual_stack",
     "enabled",
     "expected_bucket_owner",
+    "fips",
     "kms_key_id",
     "max_bytes_per_day",
     "object_acl",

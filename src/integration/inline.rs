@@ -13,13 +13,15 @@ use serde_json::{Value, json};
 use crate::settings;
 
 /// Members of an entry of `s3_export.inline_roles`.
-const MEMBERS: [&str; 13] = [
+const MEMBERS: [&str; 15] = [
     "allowed_locations",
     "aws_profile",
     "aws_role",
     "checksum",
+    "dual_stack",
     "endpoint",
     "expected_bucket_owner",
+    "fips",
     "kms_key_id",
     "object_acl",
     "path_style",

@@ -168,9 +168,10 @@ fn connection(
     Ok(Connection {
         region: integration.region(),
         endpoint: integration.endpoint.clone(),
+        amazon: integration.amazon_endpoints(),
         path_style: integration.path_style,
         reach: integration.reach(integration.endpoint.as_deref()),
-        identity: Arc::new(Identity { base, role }),
+        identity: Arc::new(Identity { base, role, amazon: integration.amazon_endpoints() }),
         object: integration.object_settings(),
     })
 }

@@ -18,6 +18,7 @@ mod process;
 mod proxy;
 mod refusal;
 mod session;
+mod tunnels;
 
 use std::cell::RefCell;
 use std::fs;
@@ -41,6 +42,7 @@ pub use self::process::{PeakMemory, descriptors, private_memory, threads};
 pub use self::proxy::{Proxy, hung_endpoint, stalling_endpoint, unreachable_endpoint};
 pub use self::refusal::{Refusal, refused};
 pub use self::session::{Running, Session, wait_for};
+pub use self::tunnels::{Tunnel, TunnelProxy};
 
 /// A database of its own; dropped with its roles, and with what its exports left in the bucket.
 pub struct Database {

@@ -88,6 +88,47 @@ fn a_ca_file_that_cannot_be_used() {
 }
 
 #[test]
+fn extra_ca_files_are_trusted_beside_the_systems_or_the_ca_file() {
+    let db = Database::new("extra_ca");
+    let gateways: Vec<_> = (0..2).map(|_| Gateway::over_tls(&Integration::local().endpoint, true)).collect();
+    let mut client = db.client();
+    let mut files = Vec::new();
+    for (number, (gateway, certificate)) in gateways.iter().enumerate() {
+        let name = format!("tls{number}");
+        Integration { name: &name, endpoint: gateway.secure_endpoint(), ..Integration::local() }.create(&mut client).unwrap();
+        files.push(ServerFile::of(&db, &format!("{number}.pem"), certificate));
+    }
+    let (first, second) = (files[0].path(), files[1].path());
+    let both = format!("{first} , {second}");
+    for (ca_file, extra, works) in
+        [("", first, [true, false]), ("", &both, [true, true]), (second, first, [true, true]), (first, "", [true, false])]
+    {
+        client
+            .batch_execute(&format!("SET s3_export.ca_file = '{ca_file}'; SET s3_export.extra_ca_files = '{extra}'"))
+            .unwrap();
+        for (number, works) in works.into_iter().enumerate() {
+            match db.export_by(&mut client, &format!("tls{number}"), "SELECT 1 AS a") {
+                Ok(exported) => assert!(works && exported.documents == 1, "{ca_file} {extra} {number}"),
+                refusal => {
+                    assert!(!works, "{ca_file} {extra} {number}: {refusal:?}");
+                    refused(refusal).sqlstate("08001").message("certificate is not trusted").hint("extra_ca_files");
+                }
+            }
+        }
+    }
+    // The file that is wrong is named, and none is passed over.
+    let (text, empty) = (ServerFile::of(&db, "text", "hello"), ServerFile::of(&db, "empty", ""));
+    let cut = ServerFile::of(&db, "cut", &gateways[0].1.replace("-----END", "!!!"));
+    client.batch_execute("SET s3_export.ca_file = ''").unwrap();
+    for path in ["/nowhere/extra.pem", text.path(), empty.path(), cut.path()] {
+        client.batch_execute(&format!("SET s3_export.extra_ca_files = '{first},{path}'")).unwrap();
+        refused(db.export_in(&mut client, "SELECT 1 AS a", "")).sqlstate("F0000").message(path).hint("extra_ca_files");
+    }
+    client.batch_execute(&format!("SET s3_export.extra_ca_files = '{first},'")).unwrap();
+    refused(db.export_in(&mut client, "SELECT 1 AS a", "")).sqlstate("F0000");
+}
+
+#[test]
 fn attack_ssrf_to_the_metadata_service() {
     let db = Database::new("ssrf");
     for endpoint in

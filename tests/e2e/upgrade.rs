@@ -178,7 +178,7 @@ fn every_signature_of_the_first_release_answers_before_and_after_the_upgrade() {
     // What was stored is as it was.
     let mut client = db.client();
     assert_eq!(client.text("SELECT string_agg(name, ',' ORDER BY name) FROM s3_export.integrations"), "after,before,local");
-    assert_eq!(client.text("SELECT count(*) FROM s3_export.exports WHERE status = 'COMPLETED'"), "4");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.jobs WHERE status = 'COMPLETED'"), "4");
 }
 
 /// The privileges on all that the extension has made, one a line.

@@ -35,6 +35,11 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
     check("aws_role", &is_role, "Write the role's ARN, as arn:aws:iam::012345678901:role/name.")?;
     check("aws_external_id", &is_external_id, "It has 2 to 1,224 letters, digits and characters of _+=,.@:/-.")?;
     let endpoint = text("endpoint")?;
+    for column in ["fips", "dual_stack"] {
+        if endpoint.is_some() && columns.get(column) == Some(&Value::Bool(true)) {
+            return Err(only_amazons(column));
+        }
+    }
     for (column, may_have_path) in [("endpoint", true), ("sts_endpoint", false)] {
         if let Some(url) = text(column)? {
             url_of_a_server(url, may_have_path).map_err(|why| invalid(column, url).detail(why).hint(ENDPOINT_HINT))?;
@@ -96,6 +101,11 @@ pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
                 .detail("The value is empty, or holds a control character or a character that is not ASCII."));
         }
     }
+    for (column, is_set) in [("fips", settings.fips), ("dual_stack", settings.dual_stack)] {
+        if is_set && settings.endpoint.is_some() {
+            return Err(only_amazons(column).detail(format!("The value belongs to {what}.")));
+        }
+    }
     for (column, url, may_have_path) in
         [("endpoint", &settings.endpoint, true), ("sts_endpoint", &settings.sts_endpoint, false)]
     {
@@ -106,6 +116,11 @@ pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn only_amazons(column: &str) -> Error {
+    Error::new(Code::InvalidParameter, format!("{column} goes without an endpoint alone"))
+        .hint("It chooses among Amazon's own endpoints. Leave out one of the two.")
 }
 
 const ENDPOINT_HINT: &str = "Write it as https://host or https://host:port.";
@@ -231,6 +246,8 @@ mod tests {
             json!({ "sse": "aws:kms", "kms_key_id": "my key", "endpoint": "https://x" }),
             json!({ "storage_class": "STANDARD_IA", "object_acl": "private", "checksum": "none", "sse": null }),
             json!({ "credential_source": "profile", "aws_profile": "x" }),
+            json!({ "fips": true, "dual_stack": true, "sts_endpoint": "https://x" }),
+            json!({ "fips": false, "endpoint": "https://x" }),
         ] {
             assert_eq!(refused(good.clone()), None, "{good}");
         }
@@ -249,6 +266,8 @@ mod tests {
             ("object_acl", json!({ "object_acl": "Public Read" })),
             ("checksum", json!({ "checksum": "md5" })),
             ("sse", json!({ "sse": 1 })),
+            ("fips", json!({ "fips": true, "endpoint": "https://x" })),
+            ("dual_stack", json!({ "dual_stack": true, "endpoint": "https://x" })),
             ("expected_bucket_owner", json!({ "expected_bucket_owner": "me" })),
             ("aws_profile", json!({ "credential_source": "profile" })),
             ("aws_profile", json!({ "credential_source": "keys", "aws_profile": "x" })),
@@ -302,5 +321,7 @@ mod tests {
             }
         }
         assert!(row(json!({ "endpoint": "https://[x" })).is_err());
+        assert!(row(json!({ "endpoint": "https://x", "fips": true })).is_err());
+        assert!(row(json!({ "endpoint": "https://x", "dual_stack": true })).is_err());
     }
 }

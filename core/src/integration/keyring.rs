@@ -6,21 +6,16 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base64_simd::STANDARD;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
+use crate::private_file;
 
 /// Bytes of an AES-256 key.
 const KEY_BYTES: usize = 32;
-/// Mode bits that nobody but the file's owner may have.
-const OTHERS: u32 = 0o077;
-/// Mode bits that nobody else may have where root owns the file: the server's group reads it.
-const OTHERS_OF_ROOT: u32 = 0o037;
 
 /// How to make a key file, for hints.
 const HOW_TO: &str = "Create one with: echo \"k1 $(openssl rand -base64 32)\" > FILE; chmod 600 FILE; \
@@ -45,14 +40,8 @@ impl KeyRing {
             return Err(Error::new(Code::NotReady, "no key file is set to seal credentials with").hint(HOW_TO));
         };
         check_place(path, data_directory)?;
-        // Opened once, so that the file whose mode is checked is the one that is read.
-        let mut file = fs::File::open(path).map_err(|error| unusable(path, &error.to_string()))?;
-        check_mode(path, &file)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(|error| unusable(path, &error.to_string()))?;
-        let keys = parse(&text);
-        text.zeroize();
-        keys.map_err(|why| unusable(path, &why))
+        let text = private_file::read(path).map_err(|why| unusable(path, &why))?;
+        parse(text.expose()).map_err(|why| unusable(path, &why))
     }
 
     /// The key that seals.
@@ -84,18 +73,6 @@ fn check_place(path: &Path, data_directory: &Path) -> Result<()> {
             path,
             "It lies in the data directory, where a base backup would copy it along with what it seals",
         ));
-    }
-    Ok(())
-}
-
-fn check_mode(path: &Path, file: &fs::File) -> Result<()> {
-    let metadata = file.metadata().map_err(|error| unusable(path, &error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(unusable(path, "It is not a file"));
-    }
-    let forbidden = if metadata.uid() == 0 { OTHERS_OF_ROOT } else { OTHERS };
-    if metadata.mode() & forbidden != 0 {
-        return Err(unusable(path, "Others than its owner may read it; it must have mode 0600, or 0640 if root owns it"));
     }
     Ok(())
 }

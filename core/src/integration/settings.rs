@@ -12,7 +12,7 @@ use crate::integration::aws_partition::{first_region, partition_of_arn, partitio
 use crate::integration::policy::Grant;
 use crate::naming::uri::{Allowed, Location};
 use crate::s3::checksum::Algorithm;
-use crate::s3::client::{BucketRegion, ObjectSettings};
+use crate::s3::client::{AmazonEndpoints, BucketRegion, ObjectSettings};
 use crate::s3::credentials::sts_signing_region;
 use crate::s3::network::Reach;
 
@@ -38,6 +38,8 @@ pub const COLUMNS: &[&str] = &[
     "object_acl",
     "checksum",
     "max_bytes_per_day",
+    "fips",
+    "dual_stack",
     "superuser_owns",
 ];
 
@@ -52,7 +54,11 @@ pub struct LaterColumn {
 }
 
 /// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
-pub const LATER_COLUMNS: &[LaterColumn] = &[LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" }];
+pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
+];
 
 /// Source of the credentials that sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -101,6 +107,8 @@ pub struct Settings {
     pub checksum: Algorithm,
     #[serde(deserialize_with = "present")]
     pub max_bytes_per_day: Option<u64>,
+    pub fips: bool,
+    pub dual_stack: bool,
     pub superuser_owns: bool,
 }
 
@@ -124,6 +132,8 @@ impl Settings {
             ("enabled", true.into()),
             ("path_style", false.into()),
             ("checksum", "crc32".into()),
+            ("fips", false.into()),
+            ("dual_stack", false.into()),
             ("superuser_owns", false.into()),
         ];
         let defaults = defaults.map(|(column, value): (&str, Value)| (column.to_owned(), value));
@@ -182,6 +192,11 @@ impl Settings {
     /// may well have private addresses.
     pub fn reach(&self, endpoint: Option<&str>) -> Reach {
         if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
+    }
+
+    /// Which of Amazon's endpoints are asked, where none is named.
+    pub fn amazon_endpoints(&self) -> AmazonEndpoints {
+        AmazonEndpoints { fips: self.fips, dual_stack: self.dual_stack }
     }
 
     /// The region, or where to begin to ask for it. Other servers than Amazon's are not asked.
@@ -251,6 +266,8 @@ pub(crate) mod tests {
             ("path_style", json!(true)),
             ("allowed_locations", json!(["s3://bucket"])),
             ("checksum", json!("sha256")),
+            ("fips", json!(true)),
+            ("dual_stack", json!(false)),
             ("superuser_owns", json!(false)),
         ] {
             row.insert(column.to_owned(), value);

@@ -23,6 +23,7 @@ use crate::s3::credentials::{Identity, Provider};
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
 use crate::s3::region;
+use crate::s3::region::Place;
 
 /// Time for a connection, name and TLS included, to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Connection {
     pub region: BucketRegion,
     /// Another server than Amazon's, as a URL.
     pub endpoint: Option<String>,
+    /// Which of Amazon's, where there is no other.
+    pub amazon: AmazonEndpoints,
     /// The bucket in the path instead of the host name.
     pub path_style: bool,
     /// How far requests may go.
@@ -42,6 +45,15 @@ pub struct Connection {
     pub identity: Arc<Identity>,
     /// Headers of every object written.
     pub object: ObjectSettings,
+}
+
+/// Which of Amazon's endpoints are asked, of S3 and of STS, where the integration names none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AmazonEndpoints {
+    /// Those with validated cryptography (FIPS 140).
+    pub fips: bool,
+    /// Those that have addresses of IPv6 beside those of IPv4.
+    pub dual_stack: bool,
 }
 
 /// The region requests are signed for.
@@ -104,7 +116,10 @@ impl Store {
     pub async fn find_region(connection: &Connection, bucket: &str, network: &Network) -> Result<String, Failure> {
         match &connection.region {
             BucketRegion::Known(region) => Ok(region.clone()),
-            BucketRegion::AskedFrom(first) => region::of_bucket(bucket, first, None, &network.within(connection.reach)).await,
+            BucketRegion::AskedFrom(first) => {
+                let place = Place { first, amazon: connection.amazon, endpoint: None };
+                region::of_bucket(bucket, place, &network.within(connection.reach)).await
+            }
         }
     }
 
@@ -114,6 +129,8 @@ impl Store {
         provider.credentials().await?;
         let mut config = plain_config(&region)
             .force_path_style(connection.path_style)
+            .use_fips(connection.amazon.fips)
+            .use_dual_stack(connection.amazon.dual_stack)
             .credentials_provider(provider.clone())
             // The provider has a cache, which outlives the export.
             .identity_cache(IdentityCache::no_cache())

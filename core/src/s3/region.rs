@@ -7,7 +7,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::SharedHttpClient;
 
 use crate::error::{Code, Error};
-use crate::s3::client::plain_config;
+use crate::s3::client::{AmazonEndpoints, plain_config};
 use crate::s3::failure::Failure;
 use crate::s3::retry::{RetryPolicy, retry};
 use crate::sync::lock;
@@ -23,14 +23,26 @@ const MAX_KNOWN: usize = 64;
 /// new session.
 static KNOWN: Mutex<Vec<((String, String), String)>> = Mutex::new(Vec::new());
 
-/// Asks in `first`, a region of the bucket's partition. `endpoint`: another server than Amazon's, for tests. Errors: 42704
-/// when there is no such bucket, 55000 when the answer names no region.
-pub async fn of_bucket(bucket: &str, first: &str, endpoint: Option<&str>, http: &SharedHttpClient) -> Result<String, Failure> {
+/// Whom to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// A region of the bucket's partition.
+    pub first: &'a str,
+    /// Which of its endpoints.
+    pub amazon: AmazonEndpoints,
+    /// Another server than Amazon's, for tests.
+    pub endpoint: Option<&'a str>,
+}
+
+/// Asks for the region of a bucket. Errors: 42704 when there is no such bucket, 55000 when the answer names no region.
+pub async fn of_bucket(bucket: &str, place: Place<'_>, http: &SharedHttpClient) -> Result<String, Failure> {
+    let Place { first, amazon, endpoint } = place;
     if let Some((_, region)) = lock(&KNOWN).iter().find(|((known, of), _)| known == bucket && of == first) {
         return Ok(region.clone());
     }
     // Unsigned, so that no credentials are needed to find out where they are needed.
     let mut config = plain_config(first).allow_no_auth().http_client(http.clone());
+    config = config.use_fips(amazon.fips).use_dual_stack(amazon.dual_stack);
     config.set_endpoint_url(endpoint.map(str::to_owned));
     config.set_force_path_style(endpoint.map(|_| true));
     let client = Client::from_conf(config.build());
@@ -100,7 +112,8 @@ mod tests {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let http = Network::new(Trust::System).within(Reach::Private);
-        let region = runtime.block_on(of_bucket(bucket, "us-east-1", Some(&endpoint), &http));
+        let place = Place { first: "us-east-1", amazon: AmazonEndpoints::default(), endpoint: Some(&endpoint) };
+        let region = runtime.block_on(of_bucket(bucket, place, &http));
         let request = server.join().unwrap();
         assert!(request.starts_with(&format!("HEAD /{bucket}")), "{request}");
         assert!(!request.to_lowercase().contains("authorization:"), "{request}");

@@ -96,7 +96,7 @@ fn each_trust() -> [Trust; 2] {
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
     let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-    [Trust::System, Trust::Only(Arc::new(tls))]
+    [Trust::System, Trust::Files(Arc::new(tls))]
 }
 
 #[test]

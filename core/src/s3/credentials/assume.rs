@@ -10,7 +10,7 @@ use aws_sdk_sts::Client;
 use aws_sdk_sts::config::{BehaviorVersion, Config, Region};
 
 use crate::error::{Code, Error};
-use crate::s3::client::{stalled_streams, timeouts};
+use crate::s3::client::{AmazonEndpoints, stalled_streams, timeouts};
 use crate::s3::credentials::{AssumedRole, Identity, Provider};
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
@@ -19,10 +19,19 @@ use crate::s3::retry::{RetryPolicy, retry};
 /// Seconds of a session that are asked for: the most that a role gives which another role assumes.
 const SESSION_SECONDS: i32 = 3600;
 
+/// Which STS is asked, where a role names no other.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its region.
+    pub region: &'a str,
+    /// Which of the region's endpoints.
+    pub amazon: AmazonEndpoints,
+}
+
 /// Temporary credentials of the role, which `base` may assume.
-pub async fn role(role: &AssumedRole, base: Credentials, region: &str, network: &Network) -> Result<Credentials, Failure> {
-    let region = role.region.as_deref().unwrap_or(region);
-    let client = client(base, region, role.endpoint.as_deref(), role.reach, network);
+pub async fn role(role: &AssumedRole, base: Credentials, place: Place<'_>, network: &Network) -> Result<Credentials, Failure> {
+    let place = Place { region: role.region.as_deref().unwrap_or(place.region), ..place };
+    let client = client(base, place, role.endpoint.as_deref(), role.reach, network);
     let step = format!("assume the role {}", role.arn);
     let unanswered = |limit| Failure::unanswered_by_sts(&step, limit);
     retry(RetryPolicy::SHORT, unanswered, || async {
@@ -46,13 +55,12 @@ pub async fn role(role: &AssumedRole, base: Credentials, region: &str, network: 
 
 /// The ARN of who asks, by the base credentials of `identity`.
 pub async fn caller(identity: &Identity, region: &str, network: Arc<Network>) -> Result<String, Failure> {
-    let base = Arc::new(Identity { base: identity.base.clone(), role: None });
-    let credentials = Provider::new(base, Arc::clone(&network), region).credentials().await?;
+    let credentials = Provider::new(Arc::new(identity.without_role()), Arc::clone(&network), region).credentials().await?;
     let (endpoint, region, reach) = match &identity.role {
         Some(role) => (role.endpoint.as_deref(), role.region.as_deref().unwrap_or(region), role.reach),
         None => (None, region, Reach::Private),
     };
-    let client = client(credentials, region, endpoint, reach, &network);
+    let client = client(credentials, Place { region, amazon: identity.amazon }, endpoint, reach, &network);
     const STEP: &str = "ask whose credentials these are";
     let unanswered = |limit| Failure::unanswered_by_sts(STEP, limit);
     retry(RetryPolicy::SHORT, unanswered, || async {
@@ -67,16 +75,19 @@ fn incomplete(what: &str) -> Failure {
     Failure::permanent(Error::new(Code::Io, format!("STS gave an incomplete answer for {what}")))
 }
 
-fn client(base: Credentials, region: &str, endpoint: Option<&str>, reach: Reach, network: &Network) -> Client {
+fn client(base: Credentials, place: Place<'_>, endpoint: Option<&str>, reach: Reach, network: &Network) -> Client {
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(region.to_owned()))
+        .region(Region::new(place.region.to_owned()))
         .credentials_provider(base)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts())
         .stalled_stream_protection(stalled_streams())
         .http_client(network.within(reach));
-    config.set_endpoint_url(endpoint.map(str::to_owned));
+    match endpoint {
+        Some(endpoint) => config.set_endpoint_url(Some(endpoint.to_owned())),
+        None => config.set_use_fips(Some(place.amazon.fips)).set_use_dual_stack(Some(place.amazon.dual_stack)),
+    };
     Client::from_conf(config.build())
 }
 

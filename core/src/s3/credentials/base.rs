@@ -14,7 +14,8 @@ use aws_credential_types::provider::ProvideCredentials;
 
 use crate::error::{Code, Error};
 use crate::s3::caught::{Panicked, caught};
-use crate::s3::credentials::Base;
+use crate::s3::client::AmazonEndpoints;
+use crate::s3::credentials::{Base, Identity};
 use crate::s3::failure::{Failure, causes};
 use crate::s3::network::Network;
 use crate::secret::Secret;
@@ -24,19 +25,20 @@ const TIME_LIMIT: Duration = Duration::from_secs(15);
 
 /// Fetches them. Errors: 28000 when the server has none of its own.
 /// `region`: the bucket's, for a profile that assumes a role and names none.
-pub async fn fetch(base: &Base, region: &str, network: &Network) -> Result<Credentials, Failure> {
-    match base {
+pub async fn fetch(identity: &Identity, region: &str, network: &Network) -> Result<Credentials, Failure> {
+    let amazon = identity.amazon;
+    match &identity.base {
         Base::Keys { access_key_id, secret_access_key, session_token } => {
             let token = session_token.as_ref().map(|token| Secret::expose(token).to_owned());
             Ok(Credentials::new(access_key_id, secret_access_key.expose(), token, None, "s3_export"))
         }
         Base::Ambient => {
-            let chain = DefaultCredentialsChain::builder().configure(surroundings(network)).build();
+            let chain = DefaultCredentialsChain::builder().configure(surroundings(network, amazon)).build();
             let fetched = within_limit(Box::pin(async { chain.await.provide_credentials().await })).await;
             fetched.map_err(|why| unavailable("the server has no AWS credentials of its own", &why))
         }
         Base::Profile(name) => {
-            let surroundings = surroundings(network);
+            let surroundings = surroundings(network, amazon);
             let named = ProfileFileRegionProvider::builder().configure(&surroundings).profile_name(name).build();
             let fetched = within_limit(Box::pin(async {
                 let region = named.region().await.unwrap_or_else(|| Region::new(region.to_owned()));
@@ -50,8 +52,11 @@ pub async fn fetch(base: &Base, region: &str, network: &Network) -> Result<Crede
     }
 }
 
-fn surroundings(network: &Network) -> ProviderConfig {
-    ProviderConfig::without_region().with_http_client(network.unchecked())
+/// What is not asked for here stays as the server's AWS files and environment have it.
+fn surroundings(network: &Network, amazon: AmazonEndpoints) -> ProviderConfig {
+    let surroundings = ProviderConfig::without_region().with_http_client(network.unchecked());
+    let surroundings = surroundings.with_use_fips(amazon.fips.then_some(true));
+    surroundings.with_use_dual_stack(amazon.dual_stack.then_some(true))
 }
 
 /// Gives the failure as the part of a sentence. Takes a box, since keys, which every request asks for, need no such large future.

@@ -24,6 +24,7 @@ pub use self::assume::{caller, sts_signing_region};
 use self::cache::Slot;
 pub use self::usable::check as check_signing;
 use self::usable::checked;
+use crate::s3::client::AmazonEndpoints;
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
 use crate::secret::Secret;
@@ -35,6 +36,15 @@ pub struct Identity {
     pub base: Base,
     /// The role to assume.
     pub role: Option<AssumedRole>,
+    /// Which of Amazon's endpoints give credentials, where no other is named.
+    pub amazon: AmazonEndpoints,
+}
+
+impl Identity {
+    /// Who asks for the role.
+    pub fn without_role(&self) -> Self {
+        Identity { base: self.base.clone(), role: None, amazon: self.amazon }
+    }
 }
 
 /// Credentials that are there to begin with.
@@ -93,29 +103,32 @@ impl Provider {
     /// Current credentials. Errors: as STS or the server's own source of credentials refuses.
     pub async fn credentials(&self) -> Result<Credentials, Failure> {
         if let (Base::Keys { .. }, None) = (&self.identity.base, &self.identity.role) {
-            return base::fetch(&self.identity.base, &self.region, &self.network).await;
+            return base::fetch(&self.identity, &self.region, &self.network).await;
         }
         self.slot.current(|| self.fetch()).await
     }
 
     async fn fetch(&self) -> Result<Credentials, Failure> {
         let Some(role) = &self.identity.role else {
-            let fetched = base::fetch(&self.identity.base, &self.region, &self.network).await?;
+            let fetched = base::fetch(&self.identity, &self.region, &self.network).await?;
             return checked(fetched, "what the server has as AWS credentials of its own");
         };
-        let asking = Identity { base: self.identity.base.clone(), role: None };
-        let asking = Provider::new(Arc::new(asking), Arc::clone(&self.network), &self.region);
+        let asking = Provider::new(Arc::new(self.identity.without_role()), Arc::clone(&self.network), &self.region);
         let base = Box::pin(asking.credentials()).await?;
         let generation = asking.generation();
-        match assume::role(role, base, &self.region, &self.network).await {
+        match assume::role(role, base, self.place(), &self.network).await {
             // The server's own keys were changed under us.
             Err(failure) if failure.expired && asking.expired(generation) => {
                 let base = Box::pin(asking.credentials()).await?;
-                assume::role(role, base, &self.region, &self.network).await
+                assume::role(role, base, self.place(), &self.network).await
             }
             answer => answer,
         }
         .and_then(|credentials| checked(credentials, "what STS gave as credentials"))
+    }
+
+    fn place(&self) -> assume::Place<'_> {
+        assume::Place { region: &self.region, amazon: self.identity.amazon }
     }
 
     /// Changes whenever other credentials are handed out.
@@ -183,6 +196,7 @@ fn fingerprint(identity: &Identity, region: &str) -> [u8; 32] {
         // What was fetched over a wider reach is not for an integration that must not go so far.
         add(Some(if role.reach == Reach::Public { "public" } else { "private" }));
     }
+    add(Some(&format!("{:?}", identity.amazon)));
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest.finish().as_ref());
     bytes
@@ -204,6 +218,7 @@ mod tests {
                 region: None,
                 reach: Reach::Public,
             }),
+            amazon: AmazonEndpoints::default(),
         }
     }
 
@@ -225,6 +240,12 @@ mod tests {
             let mut changed = identity();
             change(changed.role.as_mut().unwrap());
             assert_ne!(plain, fingerprint(&changed, "r"), "change {number}");
+        }
+        for amazon in [
+            AmazonEndpoints { fips: true, ..AmazonEndpoints::default() },
+            AmazonEndpoints { dual_stack: true, ..AmazonEndpoints::default() },
+        ] {
+            assert_ne!(plain, fingerprint(&Identity { amazon, ..identity() }, "r"));
         }
         let mut other_secret = identity();
         other_secret.base =

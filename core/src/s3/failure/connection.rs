@@ -1,9 +1,10 @@
 //! The meaning of a request without an answer: no connection came about, TLS could not be agreed on, or the server is not trusted.
 #![forbid(unsafe_code)]
 
-use super::Asked;
 use super::sdk::printable;
+use super::{Asked, Failure};
 use crate::error::{Code, Error};
+use crate::s3::network::{Fault, ProxyFailure};
 
 /// Whether no connection came about, so that nothing was sent.
 pub(super) fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -80,6 +81,48 @@ pub(super) fn unreachable_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
         .hint("Check endpoint and region of the integration, and the network of the database server.")
 }
 
+/// Returns the failure of a request whose tunnel does not stand; `None` for any other.
+pub(super) fn proxy_failure(asked: &Asked<'_>, error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    let failure = chain(error).find_map(|cause| cause.downcast_ref::<ProxyFailure>())?;
+    let ProxyFailure { proxy, fault, .. } = failure;
+    let (summary, hint) = match fault {
+        Fault::Status(407) => (
+            format!("the proxy {proxy} asks for other credentials"),
+            "The file that s3_export.proxy_credentials_file names holds user:password for the proxy.",
+        ),
+        Fault::Status(_) => (
+            format!("the proxy {proxy} refuses the {} endpoint", asked.service),
+            "Let the proxy allow CONNECT to this host and port, or name the host in s3_export.no_proxy.",
+        ),
+        Fault::UnknownHere => (
+            format!("the {} endpoint has no address that can be checked", asked.service),
+            "Only an integration that a superuser owns may name an endpoint that the proxy alone can resolve.",
+        ),
+        Fault::Unreachable(_) | Fault::Silent(_) | Fault::Broken(_) => (
+            format!("the proxy {proxy} gives no connection to the {} endpoint", asked.service),
+            "Check s3_export.proxy, the proxy itself, and the network between the database server and the proxy.",
+        ),
+        Fault::Garbage | Fault::TooLong => {
+            (format!("{proxy} is no HTTP proxy"), "Check the address in s3_export.proxy; TLS to a proxy is not spoken here.")
+        }
+    };
+    let error = Error::new(Code::Connection, format!("could not {}: {summary}", asked.step))
+        .detail(format!("{}{}.", asked.object(), causes(failure)))
+        .hint(hint);
+    // Nothing was sent to the endpoint.
+    let failure = asked.failure(error, is_passing(fault), false);
+    Some(Failure { disconnected: true, ..failure })
+}
+
+/// Whether another attempt at a tunnel may succeed.
+fn is_passing(fault: &Fault) -> bool {
+    match fault {
+        Fault::Unreachable(_) | Fault::Silent(_) | Fault::Broken(_) | Fault::UnknownHere => true,
+        Fault::Status(status) => matches!(status, 408 | 429 | 500..=599),
+        Fault::Garbage | Fault::TooLong => false,
+    }
+}
+
 pub(super) fn distrusted_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
     Error::new(
         Code::Connection,
@@ -87,7 +130,7 @@ pub(super) fn distrusted_endpoint(asked: &Asked<'_>, cause: &str) -> Error {
     )
     .detail(format!("{}{}.", asked.object(), printable(cause)))
     .hint(
-        "The setting s3_export.ca_file names the authorities of a store with its own; \
+        "The settings s3_export.ca_file and s3_export.extra_ca_files name the authorities of a store with its own; \
              others are the system's, of its package ca-certificates.",
     )
 }

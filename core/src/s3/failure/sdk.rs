@@ -9,10 +9,11 @@ use std::time::SystemTime;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
+use aws_smithy_http::endpoint::error::ResolveEndpointError;
 
 use super::answer::{OVERLOADED, is_transient, may_have_worked, meaning, sts_meaning};
 use super::connection::{
-    causes, chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, speaks_otherwise,
+    causes, chain, distrusted_endpoint, foreign_endpoint, is_connect_failure, is_distrust, proxy_failure, speaks_otherwise,
     unreachable_endpoint,
 };
 use super::dates::{pause_until, skew};
@@ -28,8 +29,14 @@ impl Failure {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        if let Some(known) = known_cause(error) {
+        if let Some(known) = known_cause(error).or_else(|| proxy_failure(asked, error)) {
             return known;
+        }
+        if chain(error).any(|cause| cause.is::<ResolveEndpointError>()) {
+            let error = Error::new(Code::InvalidParameter, format!("could not {}: Amazon has no such endpoint", asked.step))
+                .detail(format!("{}{}.", asked.object(), causes(error)))
+                .hint("Check region, fips and dual_stack of the integration.");
+            return Self::permanent(error);
         }
         match error {
             SdkError::ServiceError(service) => {

@@ -60,6 +60,17 @@ impl Reach {
     }
 }
 
+/// Whether a host is a number to some resolvers, such as `2852039166`, `0xa9fea9fe` and `169.254.43518`: its last label is one.
+pub fn is_number(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
 /// The IPv4 address that an IPv6 one stands for: mapped, compatible and translated ones, NAT64, 6to4, ISATAP and Teredo.
 fn embedded_v4(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
@@ -177,6 +188,16 @@ mod tests {
     fn the_internet_is_within_everyones_reach() {
         for address in ["52.218.0.1", "3.5.140.2", "2600:1fa0:8000::1", "172.32.0.1", "100.128.0.1"] {
             assert!(check(Reach::Public, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_no_names() {
+        for host in ["2852039166", "0xa9fea9fe", "0XA9.254", "169.254.43518", "169.254.169.254.", "0x", "a.1"] {
+            assert!(is_number(host), "{host}");
+        }
+        for host in ["s3.example.com", "1.example", "0xz", "x1", "localhost", ""] {
+            assert!(!is_number(host), "{host}");
         }
     }
 

@@ -7,9 +7,13 @@
 
 mod address;
 mod bounded;
+mod exceptions;
 mod own;
+mod proxy;
 mod resolver;
+mod route;
 mod trust;
+mod tunnel;
 
 use std::sync::Arc;
 
@@ -22,19 +26,27 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use once_cell::sync::OnceCell;
+use rustls::ClientConfig;
 
 pub use self::address::{Reach, Refused};
 use self::bounded::BoundedClient;
 pub use self::bounded::is_too_long;
 use self::own::OwnClient;
+pub use self::proxy::Proxy;
 use self::resolver::{CheckedResolver, SystemResolver};
+use self::route::Guide;
 pub use self::trust::Trust;
+use self::trust::system_tls;
+pub use self::tunnel::{Fault, ProxyFailure};
+use crate::error::Result;
 
 /// The clients of a transaction, each made when it is first asked for.
 #[derive(Debug)]
 pub struct Network {
-    trust: Trust,
+    /// `None`: as the SDK's own client has it.
+    tls: Option<Arc<ClientConfig>>,
     names: SharedDnsResolver,
+    proxy: Option<Arc<Proxy>>,
     public: OnceCell<SharedHttpClient>,
     private: OnceCell<SharedHttpClient>,
     own: OnceCell<SharedHttpClient>,
@@ -46,9 +58,24 @@ impl Network {
         Self::with_names(trust, SystemResolver::default())
     }
 
-    fn with_names(trust: Trust, names: impl ResolveDns + 'static) -> Self {
+    /// Resolves names in another way than the system's: for tests.
+    pub fn with_names(trust: Trust, names: impl ResolveDns + 'static) -> Self {
         let names = SharedDnsResolver::new(names);
-        Network { trust, names, public: OnceCell::new(), private: OnceCell::new(), own: OnceCell::new() }
+        let tls = match trust {
+            Trust::System => None,
+            Trust::Files(tls) => Some(tls),
+        };
+        Network { tls, names, proxy: None, public: OnceCell::new(), private: OnceCell::new(), own: OnceCell::new() }
+    }
+
+    /// Sends everything through the proxy, where there is one. Errors: none that is known; TLS could not be set up.
+    pub fn through(self, proxy: Option<Proxy>) -> Result<Self> {
+        let Some(proxy) = proxy else { return Ok(self) };
+        let tls = match self.tls {
+            Some(tls) => tls,
+            None => system_tls()?,
+        };
+        Ok(Network { tls: Some(tls), proxy: Some(Arc::new(proxy)), ..self })
     }
 
     /// For S3 and STS.
@@ -58,7 +85,7 @@ impl Network {
             Reach::Private => &self.private,
         };
         let make = || {
-            let http = self.client(CheckedResolver::new(self.names.clone(), reach));
+            let http = self.client(CheckedResolver::new(self.names.clone(), reach), Some(reach));
             SharedHttpClient::new(CheckedClient { http, reach })
         };
         client.get_or_init(make).clone()
@@ -66,15 +93,19 @@ impl Network {
 
     /// For the server's own credentials: what gives them is a metadata service, at an address that nobody else may name.
     pub fn unchecked(&self) -> SharedHttpClient {
-        self.own.get_or_init(|| self.client(self.names.clone())).clone()
+        self.own.get_or_init(|| self.client(self.names.clone(), None)).clone()
     }
 
-    fn client(&self, resolver: impl ResolveDns + Clone + 'static) -> SharedHttpClient {
-        let http = match &self.trust {
-            Trust::Only(tls) => SharedHttpClient::new(OwnClient::new(Arc::clone(tls), resolver)),
-            Trust::System => {
+    fn client(&self, hosts: impl ResolveDns + Clone + 'static, reach: Option<Reach>) -> SharedHttpClient {
+        let http = match &self.tls {
+            None => {
                 let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-                Builder::new().tls_provider(ring).build_with_resolver(resolver)
+                Builder::new().tls_provider(ring).build_with_resolver(hosts)
+            }
+            Some(tls) => {
+                let (hosts, system) = (SharedDnsResolver::new(hosts), self.names.clone());
+                let guide = Guide { hosts, system, reach, proxy: self.proxy.clone() };
+                SharedHttpClient::new(OwnClient::new(Arc::clone(tls), guide))
             }
         };
         SharedHttpClient::new(BoundedClient(http))

@@ -1,19 +1,16 @@
-//! The HTTP client for the certificates of `s3_export.ca_file`.
+//! The HTTP client for certificates of one's own and for a proxy.
 //!
-//! The SDK's client takes authorities and no judge of certificates of one's own, which a server's self-signed certificate needs (see
-//! `trust`). So this is the same client once more, made of the same libraries, with TLS as `trust` sets it up.
+//! The SDK's client takes no judge of certificates, which a server's self-signed certificate needs (see `trust`), and its proxy
+//! checks no host (see `route`). So this is the same client once more, made of the same libraries.
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_sdk_s3::config::RuntimeComponents;
 use aws_sdk_s3::error::BoxError;
-use aws_smithy_runtime_api::client::dns::ResolveDns;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -23,56 +20,54 @@ use aws_smithy_types::body::SdkBody;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tower_service::Service;
 
+use crate::s3::network::route::{Boxed, Guide, Route};
 use crate::sync::lock;
 
 /// Makes connectors, one for each pair of time limits, so that requests share connections.
-pub struct OwnClient<R> {
+pub struct OwnClient {
     tls: Arc<ClientConfig>,
-    names: R,
+    guide: Guide,
     made: Mutex<Vec<(Limits, SharedHttpConnector)>>,
 }
 
 /// Longest times; `None`: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limits {
-    /// Until a connection stands, name and TLS included.
+    /// Until a connection stands, name and TLS included; through a proxy, until the tunnel stands, and once more for TLS.
     connect: Option<Duration>,
     /// From a request to the head of its answer.
     read: Option<Duration>,
 }
 
-impl<R> OwnClient<R> {
-    /// `names`: resolves the names of hosts.
-    pub fn new(tls: Arc<ClientConfig>, names: R) -> Self {
-        OwnClient { tls, names, made: Mutex::default() }
+impl OwnClient {
+    /// A client whose connections go as `guide` says.
+    pub fn new(tls: Arc<ClientConfig>, guide: Guide) -> Self {
+        OwnClient { tls, guide, made: Mutex::default() }
     }
 }
 
-impl<R> fmt::Debug for OwnClient<R> {
+impl fmt::Debug for OwnClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OwnClient")
     }
 }
 
-impl<R: ResolveDns + Clone + 'static> HttpClient for OwnClient<R> {
+impl HttpClient for OwnClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, _components: &RuntimeComponents) -> SharedHttpConnector {
         let limits = Limits { connect: settings.connect_timeout(), read: settings.read_timeout() };
         let mut made = lock(&self.made);
         if let Some((_, connector)) = made.iter().find(|(known, _)| *known == limits) {
             return connector.clone();
         }
-        let mut tcp = TcpConnector::new_with_resolver(Names(self.names.clone()));
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
+        let route = Route::new(&self.guide, limits.connect);
         let tls = HttpsConnectorBuilder::new().with_tls_config(self.tls.as_ref().clone()).https_or_http();
-        let connector = Connecting { connector: tls.enable_all_versions().wrap_connector(tcp), limit: limits.connect };
+        let connector = tls.enable_all_versions().wrap_connector(route.clone());
+        let connector = Connecting { connector, route, limit: limits.connect };
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         let connector = SharedHttpConnector::new(OwnConnector { client, limit: limits.read });
         made.push((limits, connector.clone()));
@@ -80,18 +75,18 @@ impl<R: ResolveDns + Clone + 'static> HttpClient for OwnClient<R> {
     }
 }
 
-struct OwnConnector<R> {
-    client: Client<Connecting<HttpsConnector<TcpConnector<Names<R>>>>, SdkBody>,
+struct OwnConnector {
+    client: Client<Connecting<HttpsConnector<Route>>, SdkBody>,
     limit: Option<Duration>,
 }
 
-impl<R> fmt::Debug for OwnConnector<R> {
+impl fmt::Debug for OwnConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OwnConnector")
     }
 }
 
-impl<R: ResolveDns + Clone + 'static> HttpConnector for OwnConnector<R> {
+impl HttpConnector for OwnConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let request = match request.try_into_http1x() {
             Ok(request) => request,
@@ -118,10 +113,9 @@ async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Re
 #[derive(Clone)]
 struct Connecting<C> {
     connector: C,
+    route: Route,
     limit: Option<Duration>,
 }
-
-type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 impl<C> Service<Uri> for Connecting<C>
 where
@@ -137,31 +131,10 @@ where
     }
 
     fn call(&mut self, address: Uri) -> Self::Future {
-        let (connection, limit) = (self.connector.call(address), self.limit);
+        // The tunnel has a limit of its own, whose end names the proxy.
+        let times = if self.route.is_tunnel(&address) { 2 } else { 1 };
+        let limit = self.limit.map(|limit| limit * times);
+        let connection = self.connector.call(address);
         Box::pin(async move { within(limit, connection).await? })
-    }
-}
-
-/// Host names, resolved as the SDK has them resolved.
-#[derive(Clone)]
-struct Names<R>(R);
-
-impl<R: ResolveDns + Clone + 'static> Service<Name> for Names<R> {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = BoxError;
-    type Future = Boxed<Self::Response>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let names = self.0.clone();
-        Box::pin(async move {
-            let found = names.resolve_dns(name.as_str()).await?;
-            // The port is the URL's.
-            let found: Vec<SocketAddr> = found.into_iter().map(|address| SocketAddr::new(address, 0)).collect();
-            Ok(found.into_iter())
-        })
     }
 }

@@ -9,14 +9,19 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::error::BoxError;
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError, SharedDnsResolver};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
+use hyper_util::client::legacy::connect::dns::Name;
 use once_cell::sync::OnceCell;
+use tower_service::Service;
 
 use crate::s3::network::address::Reach;
 use crate::sync::lock;
@@ -95,6 +100,30 @@ impl ResolveDns for CheckedResolver {
             let addresses = self.names.resolve_dns(name).await?;
             addresses.iter().try_for_each(|address| self.reach.check(*address)).map_err(ResolveDnsError::new)?;
             Ok(addresses)
+        })
+    }
+}
+
+/// Host names, resolved as the SDK has them resolved.
+#[derive(Clone)]
+pub struct Names(pub SharedDnsResolver);
+
+impl Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let names = self.0.clone();
+        Box::pin(async move {
+            let found = names.resolve_dns(name.as_str()).await?;
+            // The port is the URL's.
+            let found: Vec<SocketAddr> = found.into_iter().map(|address| SocketAddr::new(address, 0)).collect();
+            Ok(found.into_iter())
         })
     }
 }

@@ -1,19 +1,22 @@
-//! The authorities whose certificates are believed: the system's, or those of the file that `s3_export.ca_file` names.
+//! The authorities whose certificates are believed: the system's, or those of the file that `s3_export.ca_file` names, and beside them
+//! those of `s3_export.extra_ca_files`.
 //!
 //! The certificate that `openssl req -x509` makes is at once an authority's certificate and its server's own, and the TLS library believes no
-//! authority as a server. A certificate that stands in the file itself is what its administrator trusts: it is believed as its
+//! authority as a server. A certificate that stands in a file itself is what its administrator trusts: it is believed as its
 //! server's too, for its names and within its dates.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
+};
 
 use crate::error::{Code, Error, Result};
 
@@ -23,55 +26,103 @@ pub enum Trust {
     /// The operating system's.
     #[default]
     System,
-    /// Those of a file, alone.
-    Only(Arc<ClientConfig>),
+    /// Those of files, alone or beside the system's.
+    Files(Arc<ClientConfig>),
 }
 
+/// The system's authorities, read once in a process, as the SDK reads them. What cannot be parsed is passed over.
+static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+    let mut authorities = RootCertStore::empty();
+    authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Arc::new(authorities)
+});
+
 impl Trust {
-    /// Those in the file at `path`; `None`: the system's. Errors: F0000 when it cannot be read or holds something else.
-    pub fn load(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Trust::System) };
-        let unusable = |why: String| {
-            Error::new(Code::Configuration, format!("could not use the CA file \"{}\"", path.display()))
-                .detail(format!("{why}."))
-                .hint("s3_export.ca_file names a file of certificates in PEM.")
+    /// Loads the authorities of `ca_file`, or else the system's, and those of the `extra` files. Errors: F0000 when a file cannot be read,
+    /// or holds something else.
+    pub fn load(ca_file: Option<&Path>, extra: &[PathBuf]) -> Result<Self> {
+        if ca_file.is_none() && extra.is_empty() {
+            return Ok(Trust::System);
+        }
+        let mut believed = match ca_file {
+            Some(path) => {
+                let mut believed = Believed::beside(RootCertStore::empty());
+                believed.add_file(path, "s3_export.ca_file names a file of certificates in PEM.")?;
+                believed
+            }
+            None => Believed::beside(RootCertStore::clone(&SYSTEM)),
         };
-        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-        let judge = Judge::of(&pem).map_err(unusable)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(judge))
-            .with_no_client_auth();
-        Ok(Trust::Only(Arc::new(config)))
+        for path in extra {
+            believed.add_file(path, "s3_export.extra_ca_files lists files of certificates in PEM, parted by commas.")?;
+        }
+        let unusable = |error: String| {
+            Error::new(Code::Configuration, "could not use the certificate authorities").detail(format!("{error}."))
+        };
+        let judge = believed.judge().map_err(unusable)?;
+        let config = config().map_err(unusable)?.dangerous().with_custom_certificate_verifier(Arc::new(judge));
+        Ok(Trust::Files(Arc::new(config.with_no_client_auth())))
     }
 }
 
-/// Judges a server's certificate by those of a file.
+/// Returns the system's authorities as the TLS library takes them.
+pub fn system_tls() -> Result<Arc<ClientConfig>> {
+    let config = config().map_err(|error| Error::new(Code::Internal, error))?;
+    Ok(Arc::new(config.with_root_certificates(Arc::clone(&SYSTEM)).with_no_client_auth()))
+}
+
+/// Errors: what is wrong, as a sentence without its full stop.
+fn config() -> std::result::Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())
+}
+
+/// Certificates that are gathered.
+struct Believed {
+    authorities: RootCertStore,
+    /// Those of files, each of which may be its server's own.
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Believed {
+    fn beside(authorities: RootCertStore) -> Self {
+        Believed { authorities, certificates: Vec::new() }
+    }
+
+    fn add_file(&mut self, path: &Path, hint: &str) -> Result<()> {
+        let unusable = |why: String| {
+            Error::new(Code::Configuration, format!("could not use the CA file \"{}\"", path.display()))
+                .detail(format!("{why}."))
+                .hint(hint)
+        };
+        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        self.add(&pem).map_err(unusable)
+    }
+
+    /// Errors: what is wrong with the file, as a sentence without its full stop.
+    fn add(&mut self, pem: &[u8]) -> std::result::Result<(), String> {
+        let before = self.certificates.len();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| format!("It is no PEM: {error}"))?;
+            let added = self.authorities.add(certificate.clone());
+            added.map_err(|error| format!("It holds something else than certificates: {error}"))?;
+            self.certificates.push(certificate);
+        }
+        if self.certificates.len() == before { Err("It holds no certificate".to_owned()) } else { Ok(()) }
+    }
+
+    fn judge(self) -> std::result::Result<Judge, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let by_authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(self.authorities), provider).build();
+        let by_authorities = by_authorities.map_err(|error| error.to_string())?;
+        Ok(Judge { by_authorities, certificates: self.certificates })
+    }
+}
+
+/// Judges a server's certificate by those of files.
 #[derive(Debug)]
 struct Judge {
     by_authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
-}
-
-impl Judge {
-    /// Errors: what is wrong with the file, as a sentence without its full stop.
-    fn of(pem: &[u8]) -> std::result::Result<Self, String> {
-        let (mut authorities, mut certificates) = (RootCertStore::empty(), Vec::new());
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| format!("It is no PEM: {error}"))?;
-            let added = authorities.add(certificate.clone());
-            added.map_err(|error| format!("It holds something else than certificates: {error}"))?;
-            certificates.push(certificate);
-        }
-        if authorities.is_empty() {
-            return Err("It holds no certificate".to_owned());
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let by_authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), provider).build();
-        Ok(Judge { by_authorities: by_authorities.map_err(|error| error.to_string())?, certificates })
-    }
 }
 
 impl ServerCertVerifier for Judge {
@@ -137,12 +188,23 @@ mod tests {
         for text in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             let path = std::env::temp_dir().join(format!("s3_export-ca-{}-{}", std::process::id(), text.len()));
             std::fs::write(&path, text).unwrap();
-            let refused = Trust::load(Some(&path)).err().map(|error| error.code());
+            let errors = [Trust::load(Some(&path), &[]), Trust::load(None, std::slice::from_ref(&path))];
             std::fs::remove_file(&path).unwrap();
-            assert_eq!(refused, Some(Code::Configuration), "{text}");
+            for error in errors {
+                let error = error.unwrap_err();
+                assert_eq!(error.code(), Code::Configuration, "{text}");
+                assert!(error.message().contains(path.to_str().unwrap()), "{error:?}");
+            }
         }
-        assert!(Trust::load(Some(Path::new("/nowhere/ca.pem"))).is_err());
-        assert!(matches!(Trust::load(None), Ok(Trust::System)));
+        assert!(Trust::load(Some(Path::new("/nowhere/ca.pem")), &[]).is_err());
+        assert!(Trust::load(None, &["/nowhere/ca.pem".into()]).is_err());
+        assert!(matches!(Trust::load(None, &[]), Ok(Trust::System)));
+    }
+
+    fn judge_of(pem: &str) -> Judge {
+        let mut believed = Believed::beside(RootCertStore::empty());
+        believed.add(pem.as_bytes()).unwrap();
+        believed.judge().unwrap()
     }
 
     fn params(is_authority: bool) -> CertificateParams {
@@ -164,7 +226,7 @@ mod tests {
         for is_authority in [true, false] {
             let key = KeyPair::generate().unwrap();
             let own = params(is_authority).self_signed(&key).unwrap();
-            let judge = Judge::of(own.pem().as_bytes()).unwrap();
+            let judge = judge_of(&own.pem());
             assert_eq!(judged(&judge, own.der(), "localhost", now), Ok(()), "{is_authority}");
             assert!(judged(&judge, own.der(), "elsewhere", now).unwrap_err().contains("NotValidForName"));
             // Another of the same name is not in the file.
@@ -177,7 +239,7 @@ mod tests {
         expired.not_before = rcgen::date_time_ymd(2001, 1, 1);
         expired.not_after = rcgen::date_time_ymd(2002, 1, 1);
         let expired = expired.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let judge = Judge::of(expired.pem().as_bytes()).unwrap();
+        let judge = judge_of(&expired.pem());
         assert!(judged(&judge, expired.der(), "localhost", now).unwrap_err().contains("Expired"));
         let early = UnixTime::since_unix_epoch(Duration::from_secs(900_000_000));
         assert!(judged(&judge, expired.der(), "localhost", early).unwrap_err().contains("NotValidYet"));
@@ -187,7 +249,7 @@ mod tests {
     fn an_authority_of_the_file_is_believed_of_others_and_its_like_is_not() {
         let now = UnixTime::now();
         let issuer = CertifiedIssuer::self_signed(params(true), KeyPair::generate().unwrap()).unwrap();
-        let judge = Judge::of(AsRef::<rcgen::Certificate>::as_ref(&issuer).pem().as_bytes()).unwrap();
+        let judge = judge_of(&AsRef::<rcgen::Certificate>::as_ref(&issuer).pem());
         let server = params(false).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
         assert_eq!(judged(&judge, server.der(), "localhost", now), Ok(()));
         // An authority below it that is a server: it stands in no file.
