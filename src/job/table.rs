@@ -141,8 +141,8 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
              'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
-             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed',
-             'verification', to_jsonb(j) -> 'verification', 'attempt_id', to_jsonb(j) -> 'attempt_id', {members})::text, 'UTF8')"
+             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed', 'verification', to_jsonb(j) -> 'verification',
+             'attempt_id', to_jsonb(j) -> 'attempt_id', {members})::text, 'UTF8')"
         ),
         &json!({
             "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32(),
