@@ -426,7 +426,8 @@ CREATE TABLE s3_export.jobs (
     started_at timestamptz,
     finished_at timestamptz,
     cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
-    feed text
+    feed text,
+    verification jsonb
 );
 CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
 CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
@@ -463,6 +464,7 @@ COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON COLUMN s3_export.jobs.cluster IS
     'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
 COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
 COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
 COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has either an integration or an AWS role named inline';
@@ -663,7 +665,8 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
-        CASE WHEN d.cause IS NULL THEN j.pid END AS pid
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification
     FROM s3_export.jobs AS j
     LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
     LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
@@ -678,12 +681,12 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM s3_export.history AS h
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
 COMMENT ON VIEW s3_export.exports IS
@@ -709,6 +712,7 @@ COMMENT ON COLUMN s3_export.exports.error_detail IS 'detail of the error that en
 COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
 REVOKE ALL ON s3_export.exports FROM PUBLIC;
 
 CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
@@ -1042,11 +1046,37 @@ COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
 -- It deletes.
 REVOKE ALL ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) FROM PUBLIC;
 
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+
 CREATE FUNCTION s3_export.iam_policy(name text, kind text DEFAULT 'export') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_iam_policy';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 -- Help for administrators; what it shows, the table shows too.
 REVOKE ALL ON FUNCTION s3_export.iam_policy(text, text) FROM PUBLIC;
 
@@ -1223,6 +1253,8 @@ GRANT EXECUTE ON FUNCTION s3_export.wait(uuid, interval) TO s3_export_member, s3
 GRANT EXECUTE ON FUNCTION s3_export.cancel(uuid) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.prune(interval) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.options() TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 -- The table's privileges and policies decide; these only keep others from trying.
 GRANT EXECUTE ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) TO s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.set_credentials(text, text, text, text) TO s3_export_admin;

@@ -122,20 +122,13 @@ COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, 
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
 
--- Amazon's further endpoints.
-ALTER TABLE s3_export.integrations
-    ADD COLUMN fips boolean NOT NULL DEFAULT false
-        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
-    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
-        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
-COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
-COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
-COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
-COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
-
 -- Which feed a job runs.
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
+
+-- Which verification a job is.
+ALTER TABLE s3_export.jobs ADD COLUMN verification jsonb;
+COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
 
 -- The role that sees all, and changes nothing. Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
 -- databases may be creating them at the same moment. A role that is there already may be somebody else's: whoever made it can
@@ -196,6 +189,17 @@ ALTER TABLE s3_export.integrations ADD COLUMN max_bytes_per_day bigint
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
+
+-- Amazon's further endpoints.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN fips boolean NOT NULL DEFAULT false
+        CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
+    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
+        CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
+COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
+COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
+COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';
+COMMENT ON CONSTRAINT dual_stack_goes_without_an_endpoint ON s3_export.integrations IS 'dual_stack chooses among Amazon''s own endpoints';
 
 -- History -----------------------------------------------------------------------------------------------------------
 
@@ -363,7 +367,8 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         CASE WHEN d.cause IS NULL THEN j.error_sqlstate ELSE '57P02' END AS error_sqlstate,
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
-        CASE WHEN d.cause IS NULL THEN j.pid END AS pid
+        CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
+        j.verification
     FROM s3_export.jobs AS j
     LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
     LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
@@ -378,14 +383,15 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM s3_export.history AS h
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
+COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
 COMMENT ON FUNCTION s3_export.running() IS
@@ -603,6 +609,34 @@ COMMENT ON FUNCTION s3_export.feed_setup(text, text) IS
 -- It only prints; others have no use for it.
 REVOKE ALL ON FUNCTION s3_export.feed_setup(text, text) FROM PUBLIC;
 
+-- Verification ------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION s3_export.verify(
+    manifest text,
+    integration text,
+    deep boolean DEFAULT false,
+    OUT file text,
+    OUT ok boolean,
+    OUT problem text,
+    OUT detail text,
+    OUT bytes bigint,
+    OUT checked text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify';
+COMMENT ON FUNCTION s3_export.verify(text, text, boolean) IS
+    'compares an export with its manifest: a row for the manifest, for each file that it lists, and for each file of the export that it does not list. Looks at size and checksum; deep: reads each file. Writes nothing';
+-- It reads from the bucket.
+REVOKE ALL ON FUNCTION s3_export.verify(text, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.verify_async(manifest text, integration text, deep boolean DEFAULT false) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_verify_async';
+COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
+    'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
+-- As verify.
+REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+
 -- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
 COMMENT ON TABLE s3_export.integrations IS
     'integrations: named permissions to write to S3, made by administrators; each role sees those that it may use';
@@ -708,7 +742,7 @@ COMMENT ON FUNCTION s3_export.validate_integration(text, text) IS
 COMMENT ON FUNCTION s3_export.cleanup(text, text, interval, boolean, boolean) IS
     'lists files and multipart uploads below uri whose export has no manifest, does not run in this cluster and began longer ago than older_than; deletes them unless dry_run. force: an older_than of less than a day is accepted, for when no other cluster exports there';
 COMMENT ON FUNCTION s3_export.iam_policy(text, text) IS
-    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, or base for the identity that assumes the role';
+    'smallest IAM policy for the integration''s identity or role, as JSON. kind: export, run_key for exports with that option, cleanup, verify, or base for the identity that assumes the role';
 COMMENT ON FUNCTION s3_export.trust_policy(text, text) IS
     'trust policy for the integration''s role, with its external id, as JSON. principal: ARN to trust (default: STS is asked whose the integration''s credentials are)';
 COMMENT ON FUNCTION pg_catalog.s3_export(text) IS
@@ -915,11 +949,13 @@ GRANT SELECT (max_documents, max_bytes) ON s3_export.integrations TO s3_export_m
 GRANT USAGE ON SCHEMA s3_export TO s3_export_auditor;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_member;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_admin;
+GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.running() TO s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.lost_worker(uuid) TO s3_export_auditor;
 GRANT SELECT ON s3_export.history, s3_export.daily_exports TO s3_export_member, s3_export_admin, s3_export_auditor;
 GRANT SELECT ON s3_export.exports TO s3_export_auditor;
-GRANT SELECT (fips, dual_stack) ON s3_export.integrations TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -12,6 +12,7 @@
 //! sql_functions
 //! admin · job
 //! feed
+//! verify
 //! export
 //! run_key · query · history
 //! transaction · integration · progress
@@ -41,6 +42,7 @@ mod settings;
 mod sql_functions;
 mod stored_arguments;
 mod transaction;
+mod verify;
 
 pgrx::pg_module_magic!();
 

@@ -21,6 +21,7 @@ use crate::pg::raised::raise_at;
 use crate::pg::{backslashes_escape, characters};
 use crate::progress;
 use crate::sql_function;
+use crate::verify::Verification;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
@@ -51,6 +52,8 @@ sql_function!(s3_export_run_feed_async, pg_finfo_s3_export_run_feed_async, run_f
 sql_function!(s3_export_feed_setup, pg_finfo_s3_export_feed_setup, feed_setup);
 sql_function!(s3_export_trust_policy, pg_finfo_s3_export_trust_policy, trust_policy);
 sql_function!(s3_export_validate_integration, pg_finfo_s3_export_validate_integration, validate_integration);
+sql_function!(s3_export_verify, pg_finfo_s3_export_verify, verify);
+sql_function!(s3_export_verify_async, pg_finfo_s3_export_verify_async, verify_async);
 
 /// `s3_export(uri, integration, query, …)`
 fn run(call: &Call) -> Result<Datum> {
@@ -348,6 +351,39 @@ fn clean_up(call: &Call) -> Result<Datum> {
         ]);
     }
     call.rows(rows)
+}
+
+/// `s3_export.verify(manifest, integration, deep)`
+fn verify(call: &Call) -> Result<Datum> {
+    let verification = verification(call)?;
+    let mut rows = call.row_store()?;
+    verification.run(None, |finding| {
+        rows.put(|| {
+            let problem = finding.problem.as_ref();
+            Ok(vec![
+                Some(text_datum(&finding.url)?),
+                Some(Datum::from(problem.is_none())),
+                problem.map(|(problem, _)| text_datum(problem.name())).transpose()?,
+                problem.map(|(_, sentence)| text_datum(sentence)).transpose()?,
+                finding.bytes.map(int8_datum),
+                finding.checked.name().map(text_datum).transpose()?,
+            ])
+        })
+    })?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.verify_async(manifest, integration, deep)`
+fn verify_async(call: &Call) -> Result<Datum> {
+    Ok(uuid_datum(job::enqueue_verification(&verification(call)?)?))
+}
+
+fn verification(call: &Call) -> Result<Verification> {
+    Ok(Verification {
+        manifest: required("manifest", call.text(0))?,
+        integration: required("integration", call.text(1))?,
+        deep: required("deep", call.boolean(2))?,
+    })
 }
 
 /// `s3_export.iam_policy(name, kind)`

@@ -63,6 +63,8 @@ pub enum Code {
     Configuration,
     /// XX000: an invariant of this extension is broken.
     Internal,
+    /// XX001: an export in the bucket is not what its manifest says.
+    DataCorrupted,
 }
 
 impl Code {
@@ -97,6 +99,7 @@ impl Code {
             Code::Io => "58030",
             Code::Configuration => "F0000",
             Code::Internal => "XX000",
+            Code::DataCorrupted => "XX001",
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Datum, Oid};
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::request::{Arguments, Request};
+use s3_export_core::request::{Arguments, Permission, Request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -34,6 +34,7 @@ use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
 use crate::stored_arguments;
+use crate::verify::Verification;
 
 /// Enqueues an export, which begins when the current transaction has committed; gives its id. Errors: as an export's before its
 /// query runs.
@@ -54,21 +55,47 @@ fn enqueue_export(arguments: &Arguments, request: &Request, feed: Option<&str>) 
     let export_id = Uuid::now_v7();
     let options = stored_arguments::to_options(arguments);
     export::check(request, export_id)?;
-    look_at_queue()?;
-    let mut settings = stored::of_settings(&caller::settings());
-    settings.insert(table::SESSION_USER.to_owned(), Value::String(session_user().to_u32().to_string()));
-    table::insert(&NewJob {
+    add(&NewJob {
         export_id,
         role: current_user(),
         uri: &request.location.to_string(),
         permission: &request.permission,
         query: &request.query,
         options,
-        settings: Value::Object(settings),
+        settings: settings_of_caller(),
         feed,
-    })?;
-    pending::add(export_id);
-    Ok(export_id)
+        verification: None,
+    })
+}
+
+/// Enqueues a verification, like [`enqueue`]. Errors: as of the verification before its first request.
+pub fn enqueue_verification(verification: &Verification) -> Result<Uuid> {
+    crate::pg::refuse_if_read_only(c"s3_export.verify_async()");
+    verification.check()?;
+    add(&NewJob {
+        export_id: Uuid::now_v7(),
+        role: current_user(),
+        uri: &verification.manifest,
+        permission: &Permission::Integration(verification.integration.clone()),
+        query: &verification.statement(),
+        options: json!({}),
+        settings: settings_of_caller(),
+        feed: None,
+        verification: Some(json!({ "deep": verification.deep })),
+    })
+}
+
+fn settings_of_caller() -> Value {
+    let mut settings = stored::of_settings(&caller::settings());
+    settings.insert(table::SESSION_USER.to_owned(), Value::String(session_user().to_u32().to_string()));
+    Value::Object(settings)
+}
+
+fn add(job: &NewJob<'_>) -> Result<Uuid> {
+    look_at_queue()?;
+    table::insert(job)?;
+    pending::add(job.export_id);
+    Ok(job.export_id)
 }
 
 /// Starts what has been queued for a while, as far as it may run: what was enqueued just now has its worker on the way, and a second

@@ -53,6 +53,8 @@ pub struct NewJob<'a> {
     pub settings: Value,
     /// The feed that it runs, if it runs one.
     pub feed: Option<&'a str>,
+    /// The arguments of the verification that it is, if it is one.
+    pub verification: Option<Value>,
 }
 
 /// Reaction to a row that another transaction has locked: a transaction that stays open must not hold up the queue.
@@ -71,8 +73,12 @@ pub fn insert(job: &NewJob<'_>) -> Result<()> {
         Permission::Integration(name) => (Some(name), None),
         Permission::Role { aws_role, aws_external_id } => (None, Some((aws_role, aws_external_id))),
     };
-    // The column is missing until the extension is updated, and so are the functions that run a feed.
-    let (column, value) = if job.feed.is_some() { (", feed", ", $argument ->> 'feed'") } else { ("", "") };
+    // These columns are missing until the extension is updated, and so are the functions that need them.
+    let (column, value) = match (job.feed, &job.verification) {
+        (Some(_), _) => (", feed", ", $argument ->> 'feed'"),
+        (None, Some(_)) => (", verification", ", $argument -> 'verification'"),
+        (None, None) => ("", ""),
+    };
     let statement = format!(
         "INSERT INTO s3_export.jobs (export_id, database_oid, role_oid, role, uri, integration, aws_role, aws_external_id, query,
              options, settings{column})
@@ -90,6 +96,7 @@ pub fn insert(job: &NewJob<'_>) -> Result<()> {
             "export_id": job.export_id.to_string(), "role": job.role.to_u32(), "uri": job.uri, "integration": integration,
             "aws_role": role.map(|role| role.0), "aws_external_id": role.map(|role| role.1), "query": job.query,
             "options": job.options, "settings": job.settings, "feed": job.feed,
+            "verification": job.verification,
         }),
     )?;
     inserted.map(drop).ok_or_else(|| Error::new(Code::Undefined, "the current role does not exist any more"))
@@ -105,6 +112,8 @@ pub struct Claimed {
     pub settings: Vec<(String, Carried)>,
     /// The feed that it runs, if it runs one.
     pub feed: Option<String>,
+    /// The arguments of the verification that it is, if it is one.
+    pub verification: Option<Value>,
 }
 
 /// Makes a QUEUED job this process's, RUNNING: the one of that id, or else, so that the process is not there for nothing, the oldest
@@ -125,7 +134,8 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
              'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
-             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed')::text, 'UTF8')"
+             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed',
+             'verification', to_jsonb(j) -> 'verification')::text, 'UTF8')"
         ),
         &json!({ "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32() }),
     )?;
@@ -141,6 +151,7 @@ pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> R
         options: row.get("options").cloned().unwrap_or_default(),
         settings: stored::to_settings(row.get("settings")),
         feed: text(&row, "feed"),
+        verification: row.get("verification").filter(|arguments| !arguments.is_null()).cloned(),
     }))
 }
 

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::request::Request;
+use s3_export_core::request::{PermissionArguments, Request};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::export;
@@ -41,6 +42,7 @@ use crate::pg::worker_transaction::{
 };
 use crate::pg::{ActAs, caller, role_name, to_server};
 use crate::stored_arguments;
+use crate::verify::Verification;
 
 /// Whether somebody has sent a cancel since the job was claimed: the error that follows may also be one that the query raised by itself.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
@@ -206,12 +208,13 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
 }
 
 fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
-    let (totals, manifest) = match &job.feed {
-        Some(name) => {
+    let (totals, manifest) = match (&job.feed, verification_of(&job)) {
+        (Some(name), _) => {
             let outcome = feed::run(name, id)?;
             (outcome.totals, outcome.written.map(|(_, manifest)| manifest))
         }
-        None => {
+        (None, Some(verification)) => (verification.run_as_job(id)?, Some(verification.manifest)),
+        (None, None) => {
             let arguments = stored_arguments::to_arguments(job.uri, job.permission, job.query, &job.options);
             let outcome = export::run(&Request::from_arguments(arguments)?, id)?;
             (outcome.totals, Some(outcome.manifest))
@@ -220,6 +223,13 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
     // The caller's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
     table::complete(id, totals, manifest.as_deref())
+}
+
+/// The verification that the job is, if it is one.
+fn verification_of(job: &Claimed) -> Option<Verification> {
+    let deep = job.verification.as_ref()?.get("deep").and_then(Value::as_bool).unwrap_or_default();
+    let PermissionArguments::Integration(integration) = job.permission.clone() else { return None };
+    Some(Verification { manifest: job.uri.clone(), integration: integration?, deep })
 }
 
 /// A transaction of ours.

@@ -66,3 +66,4 @@ mod statements;
 mod stores;
 mod transactions;
 mod upgrade;
+mod verify;

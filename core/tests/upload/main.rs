@@ -12,3 +12,4 @@ mod outages;
 mod run_key;
 mod scripted;
 mod store;
+mod verify;
