@@ -25,6 +25,8 @@ pub enum Lock {
     Worker(u32),
     /// The run of an export whose key has this hash; whoever holds it may export under the key.
     Run(u64),
+    /// The process that starts jobs whose next attempt is due.
+    Timer,
     /// Leave to export, for one transaction at a time; there are `s3_export.max_exports` of these locks.
     Slot(u32),
     /// The first of those who wait for a slot.
@@ -43,6 +45,8 @@ pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
 const ALLOWANCE_KIND: u16 = 0x5338;
+/// Kind of [`Lock::Timer`].
+pub const TIMER_KIND: u16 = 0x533b;
 /// Kind of [`Lock::Slot`].
 pub const SLOT_KIND: u16 = 0x5339;
 /// Kind of [`Lock::SlotQueue`].
@@ -64,6 +68,7 @@ impl Lock {
             Lock::Export(id) => (0, by_id(id), EXPORT_KIND),
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
+            Lock::Timer => (here, (0, 0), TIMER_KIND),
             Lock::Allowance(integration) => (here, by_id(integration), ALLOWANCE_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
