@@ -233,7 +233,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, D
     // Without s3:ListBucket a store hides that there is no object.
     let looks = request.existing == Existing::Error || request.has_own_names();
     let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
-    let authorized = integration::authorize(&request.permission, &request.location, purpose)?;
+    let authorized = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     notification::check(request)?;
     let naming = Naming {

@@ -17,20 +17,26 @@ const MEMBERS: &[&str] = &[
     "allowed_locations",
     "aws_profile",
     "aws_role",
+    "bucket_key",
     "checksum",
     "dual_stack",
     "endpoint",
     "expected_bucket_owner",
     "fips",
+    "kms_encryption_context",
     "kms_key_id",
     "max_bytes",
     "max_documents",
     "object_acl",
+    "object_lock_days",
+    "object_lock_mode",
     "path_style",
     "region",
+    "requester_pays",
     "sse",
     "storage_class",
     "sts_endpoint",
+    "tags",
 ];
 
 /// The entry that lets the role write there, as an integration. Errors: 42501 when none does, F0000 when the setting is
@@ -136,6 +142,7 @@ mod tests {
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "path_style": "yes"}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "checksum": "md5"}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "max_bytes": 0}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "tags": {"a": 1}}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "owner": "me"}]"#,
         ] {
             assert_eq!(code(setting, "r", "s3://bucket"), Some(Code::Configuration), "{setting}");

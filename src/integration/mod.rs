@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::limits::ExportLimits;
+use s3_export_core::integration::policy::Grant;
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
@@ -22,6 +23,7 @@ use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
+use s3_export_core::s3::properties::ExportProperties;
 use uuid::Uuid;
 
 pub use self::create::{NewIntegration, create};
@@ -54,9 +56,14 @@ pub struct Authorized {
     pub of_export: ExportLimits,
 }
 
-/// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
-/// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
-pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Authorized> {
+/// How to reach `location` by that permission, if the current user has it. `properties`: of the objects that will be written. Errors:
+/// 42704 when there is no such integration or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
+pub fn authorize(
+    permission: &Permission,
+    location: &Location,
+    purpose: Purpose,
+    properties: &ExportProperties,
+) -> Result<Authorized> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -69,7 +76,7 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let (base, external_id) = credentials::open(name, &integration)?;
             let limits =
                 Limits { integration_id: integration.integration_id, max_bytes_per_day: integration.max_bytes_per_day };
-            let connection = connection(&integration, &what, base, external_id, purpose)?;
+            let connection = connection(&integration, &what, base, external_id, purpose, properties)?;
             Ok(Authorized { connection, limits, of_export: of_export(&integration, what) })
         }
         Permission::Role { aws_role, aws_external_id } => {
@@ -77,7 +84,7 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let integration = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&integration)?;
             let what = format!("role {aws_role}");
-            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose)?;
+            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose, properties)?;
             Ok(Authorized { connection, limits: Limits::default(), of_export: of_export(&integration, what) })
         }
     }
@@ -148,7 +155,7 @@ pub fn trusted(name: &str) -> Result<Trusted> {
         return Err(no_role(name));
     }
     let (base, _) = credentials::open(name, &integration)?;
-    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export)?;
+    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export, &ExportProperties::default())?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
 }
@@ -173,10 +180,13 @@ fn connection(
     base: Base,
     external_id: Option<String>,
     purpose: Purpose,
+    properties: &ExportProperties,
 ) -> Result<Connection> {
     check::requests_can_carry(integration, what)?;
+    let object = integration.object_settings(properties.clone())?;
+    let has_tags = !object.all_tags().is_empty();
     let role = match integration.aws_role.as_deref() {
-        Some(arn) => Some(assumed_role(integration, what, arn, external_id, purpose)?),
+        Some(arn) => Some(assumed_role(integration, what, arn, external_id, (purpose, has_tags))?),
         None => None,
     };
     Ok(Connection {
@@ -186,7 +196,7 @@ fn connection(
         path_style: integration.path_style,
         reach: integration.reach(integration.endpoint.as_deref()),
         identity: Arc::new(Identity { base, role, amazon: integration.amazon_endpoints() }),
-        object: integration.object_settings(),
+        object,
     })
 }
 
@@ -195,7 +205,7 @@ fn assumed_role(
     what: &str,
     arn: &str,
     external_id: Option<String>,
-    purpose: Purpose,
+    (purpose, has_tags): (Purpose, bool),
 ) -> Result<AssumedRole> {
     let endpoint = integration.sts_endpoint.clone();
     if endpoint.is_none() && integration.endpoint.is_some() {
@@ -207,7 +217,7 @@ fn assumed_role(
         arn: arn.to_owned(),
         external_id,
         session_name: session_name::session_name(&current_user_name()),
-        session_policy: integration.grant()?.session_policy(purpose)?,
+        session_policy: Grant { tags: has_tags, ..integration.grant()? }.session_policy(purpose)?,
         endpoint,
         region: integration.sts_region(),
         reach: integration.reach(integration.sts_endpoint.as_deref()),

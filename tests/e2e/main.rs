@@ -45,6 +45,7 @@ mod listings;
 mod manifest;
 mod network;
 mod notify;
+mod objects;
 mod own_names;
 mod parquet;
 mod partitions;

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Error, Result};
+use crate::integration::objects;
 use crate::integration::settings::Settings;
 use crate::s3::checksum::Algorithm;
 
@@ -76,6 +77,7 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
             "Write the key's ARN, which policies can name, and no alias; with an endpoint, what the store calls its key.";
         check("kms_key_id", &|_| is_sent(key) && (endpoint.is_some() || is_key(key)), hint)?;
     }
+    objects::kinds(columns)?;
     match (text("credential_source")?, text("aws_profile")?) {
         (Some("profile"), None) => {
             Err(Error::new(Code::InvalidParameter, "credential_source \"profile\" needs the option aws_profile"))
@@ -117,7 +119,7 @@ pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
             })?;
         }
     }
-    Ok(())
+    objects::check(settings, what)
 }
 
 fn only_amazons(column: &str) -> Error {

@@ -13,6 +13,7 @@
 mod budget;
 mod commit;
 mod commit_objects;
+mod deletion;
 mod file;
 mod ledger;
 mod leftovers;

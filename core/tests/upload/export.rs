@@ -251,13 +251,6 @@ pub fn connection(endpoint: String) -> Connection {
         path_style: true,
         reach: Reach::Private,
         identity: Arc::new(Identity { base, role: None, amazon: AmazonEndpoints::default() }),
-        object: ObjectSettings {
-            expected_bucket_owner: None,
-            sse: None,
-            kms_key_id: None,
-            storage_class: None,
-            acl: None,
-            checksum: Algorithm::Crc32,
-        },
+        object: ObjectSettings::default(),
     }
 }

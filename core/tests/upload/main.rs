@@ -13,3 +13,4 @@ mod run_key;
 mod scripted;
 mod store;
 mod verify;
+mod versions;
