@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use s3_export_core::error::Result;
-use s3_export_core::files::chunker::Piece;
+use s3_export_core::files::chunker::{Piece, Totals};
 use s3_export_core::io::wake::Wake;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -26,6 +26,7 @@ use crate::settings;
 enum Parameter {
     // Those that COPY has as well, which `pg_stat_progress_copy` shows.
     Bytes = 0,
+    BytesTotal = 1,
     Documents = 2,
     Command = 4,
     Type = 5,
@@ -56,15 +57,24 @@ const CALLBACK: u64 = 4;
 /// Tells an export from a COPY.
 const EXPORT_MARK: u64 = u64::from_be_bytes(*b"s3export");
 
+/// Work that is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// The export of that id.
+    Export(Uuid),
+    /// A verification, which `s3_export.exports` shows only as a job of that id.
+    Verification(Option<Uuid>),
+}
+
 // SAFETY: declared as Postgres declares it.
 unsafe extern "C-unwind" {
     /// Postgres's own, undecorated: it only stores a number and cannot raise, and it is called for each row.
     fn pgstat_progress_update_param(index: c_int, value: i64);
 }
 
-/// The report of one export, until it is dropped.
+/// The report of one export, or of one verification, until it is dropped.
 pub struct Progress {
-    export_id: Uuid,
+    work: Work,
     began: Instant,
     documents: Cell<u64>,
     /// Number of documents at which there is something to do.
@@ -78,11 +88,20 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins the report.
+    /// Begins the report of an export.
     pub fn start(export_id: Uuid) -> Self {
+        Self::of_work(Work::Export(export_id))
+    }
+
+    /// Begins the report of a verification.
+    pub fn of_verification(job: Option<Uuid>) -> Self {
+        Self::of_work(Work::Verification(job))
+    }
+
+    fn of_work(work: Work) -> Self {
         let (began, interval) = (Instant::now(), settings::progress_interval());
         let progress = Progress {
-            export_id,
+            work,
             began,
             documents: Cell::default(),
             next_step: Cell::default(),
@@ -137,6 +156,24 @@ impl Progress {
         }
     }
 
+    /// Takes the number of bytes that the files of a verification have.
+    pub fn expect_bytes(&self, bytes: u64) {
+        update(Parameter::BytesTotal, bytes);
+    }
+
+    /// Shows what a verification has looked at so far.
+    pub fn looked_at(&self, totals: Totals) {
+        self.documents.set(totals.documents);
+        self.files.set(totals.files);
+        self.bytes.set(totals.bytes);
+        update_together([
+            (Parameter::Documents, totals.documents),
+            (Parameter::Files, totals.files),
+            (Parameter::Bytes, totals.bytes),
+        ]);
+        self.notice_when_due();
+    }
+
     /// Waits like [`wait_until`], with notices meanwhile.
     pub fn wait_until<T>(&self, what: WaitFor, wake: &Wake, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         loop {
@@ -148,7 +185,11 @@ impl Progress {
     }
 
     fn begin_report(&self) {
-        let (high, low) = self.export_id.as_u64_pair();
+        let (id, mark) = match self.work {
+            Work::Export(id) | Work::Verification(Some(id)) => (id, EXPORT_MARK),
+            Work::Verification(None) => (Uuid::nil(), 0),
+        };
+        let (high, low) = id.as_u64_pair();
         // SAFETY: stores numbers in the backend's own entry, if it has one.
         let role = unsafe {
             pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, pg_sys::InvalidOid);
@@ -163,7 +204,7 @@ impl Progress {
             (Parameter::Documents, self.documents.get()),
             (Parameter::Files, self.files.get()),
             (Parameter::Bytes, self.bytes.get()),
-            (Parameter::Mark, EXPORT_MARK),
+            (Parameter::Mark, mark),
         ]);
     }
 
@@ -180,9 +221,12 @@ impl Progress {
         let (documents, bytes) = (self.documents.get(), self.bytes.get());
         let seconds = now.duration_since(self.began).as_secs_f64();
         let percent = percent(documents, self.expected.get()).map(|percent| format!(", about {percent} %")).unwrap_or_default();
+        let work = match self.work {
+            Work::Export(id) => format!("export {id}"),
+            Work::Verification(_) => "verification".to_owned(),
+        };
         format!(
-            "export {}: {documents} documents, {} files, {}, {}/s{percent}",
-            self.export_id,
+            "{work}: {documents} documents, {} files, {}, {}/s{percent}",
             self.files.get(),
             size(bytes as f64),
             size(bytes as f64 / seconds),

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::admin::cleanup::{self, CleanUp};
 use crate::admin::validate;
+use crate::dry_run;
 use crate::export;
 use crate::feed::{self, NewFeed};
 use crate::history;
@@ -21,16 +22,20 @@ use crate::pg::raised::raise_at;
 use crate::pg::{backslashes_escape, characters};
 use crate::progress;
 use crate::sql_function;
+use crate::verify::Verification;
 
 sql_function!(s3_export_run, pg_finfo_s3_export_run, run);
 sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_with_role);
 sql_function!(s3_export_run_async, pg_finfo_s3_export_run_async, run_async);
 sql_function!(s3_export_run_statement, pg_finfo_s3_export_run_statement, run_statement);
 sql_function!(s3_export_run_statement_async, pg_finfo_s3_export_run_statement_async, run_statement_async);
+sql_function!(s3_export_dry_run, pg_finfo_s3_export_dry_run, dry_run_arguments);
+sql_function!(s3_export_dry_run_statement, pg_finfo_s3_export_dry_run_statement, dry_run_statement);
 sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
 sql_function!(s3_export_death, pg_finfo_s3_export_death, lost_worker);
 sql_function!(s3_export_prune, pg_finfo_s3_export_prune, prune);
+sql_function!(s3_export_keep_history, pg_finfo_s3_export_keep_history, keep_history);
 sql_function!(s3_export_prune_history, pg_finfo_s3_export_prune_history, prune_history);
 sql_function!(s3_export_running, pg_finfo_s3_export_running, running);
 sql_function!(s3_export_wait, pg_finfo_s3_export_wait, wait);
@@ -50,6 +55,8 @@ sql_function!(s3_export_run_feed_async, pg_finfo_s3_export_run_feed_async, run_f
 sql_function!(s3_export_feed_setup, pg_finfo_s3_export_feed_setup, feed_setup);
 sql_function!(s3_export_trust_policy, pg_finfo_s3_export_trust_policy, trust_policy);
 sql_function!(s3_export_validate_integration, pg_finfo_s3_export_validate_integration, validate_integration);
+sql_function!(s3_export_verify, pg_finfo_s3_export_verify, verify);
+sql_function!(s3_export_verify_async, pg_finfo_s3_export_verify_async, verify_async);
 
 /// `s3_export(uri, integration, query, …)`
 fn run(call: &Call) -> Result<Datum> {
@@ -77,6 +84,30 @@ fn run_statement(call: &Call) -> Result<Datum> {
 fn run_statement_async(call: &Call) -> Result<Datum> {
     let (arguments, request) = pasted(call)?;
     Ok(uuid_datum(job::enqueue(&arguments, &request)?))
+}
+
+/// `s3_export.dry_run(uri, integration, query, …)`
+fn dry_run_arguments(call: &Call) -> Result<Datum> {
+    dry_run(call, &Request::from_arguments(arguments(call, PermissionArguments::Integration(call.text(1)), 2)?)?)
+}
+
+/// `s3_export.dry_run(statement)`
+fn dry_run_statement(call: &Call) -> Result<Datum> {
+    let (_, request) = pasted(call)?;
+    dry_run(call, &request)
+}
+
+fn dry_run(call: &Call, request: &Request) -> Result<Datum> {
+    let findings = dry_run::run(request)?;
+    let mut rows = Vec::with_capacity(findings.len());
+    for finding in &findings {
+        rows.push(vec![
+            Some(text_datum(finding.item)?),
+            Some(text_datum(&finding.value)?),
+            Some(text_datum(&finding.meaning)?),
+        ]);
+    }
+    call.rows(rows)
 }
 
 /// A statement's request. Raises a syntax error that points into it.
@@ -127,6 +158,10 @@ fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<
 }
 
 fn outcome(call: &Call, request: &Request) -> Result<Datum> {
+    if request.retries.is_some() {
+        return Err(Error::new(Code::InvalidParameter, "option \"retries\" goes with s3_export_async and feeds only")
+            .hint("A session sees the error of its export, and can call s3_export again."));
+    }
     let outcome = export::run(request, Uuid::now_v7())?;
     Ok(call.row(vec![
         int8_datum(outcome.totals.documents),
@@ -215,6 +250,13 @@ fn cancel(call: &Call) -> Result<Datum> {
 /// `s3_export.prune(older_than)`
 fn prune(call: &Call) -> Result<Datum> {
     Ok(int8_datum(job::prune(required("older_than", call.interval(0)?)?)?))
+}
+
+/// `s3_export.keep_history()`, a trigger for statements, whose result is not looked at. In C, since each export runs it, often in a
+/// session of its own, which would load PL/pgSQL for nothing else.
+fn keep_history(_call: &Call) -> Result<Datum> {
+    history::refuse_writers()?;
+    Ok(Datum::null())
 }
 
 /// `s3_export.prune_history(older_than)`
@@ -340,6 +382,39 @@ fn clean_up(call: &Call) -> Result<Datum> {
         ]);
     }
     call.rows(rows)
+}
+
+/// `s3_export.verify(manifest, integration, deep)`
+fn verify(call: &Call) -> Result<Datum> {
+    let verification = verification(call)?;
+    let mut rows = call.row_store()?;
+    verification.run(None, |finding| {
+        rows.put(|| {
+            let problem = finding.problem.as_ref();
+            Ok(vec![
+                Some(text_datum(&finding.url)?),
+                Some(Datum::from(problem.is_none())),
+                problem.map(|(problem, _)| text_datum(problem.name())).transpose()?,
+                problem.map(|(_, sentence)| text_datum(sentence)).transpose()?,
+                finding.bytes.map(int8_datum),
+                finding.checked.name().map(text_datum).transpose()?,
+            ])
+        })
+    })?;
+    Ok(Datum::null())
+}
+
+/// `s3_export.verify_async(manifest, integration, deep)`
+fn verify_async(call: &Call) -> Result<Datum> {
+    Ok(uuid_datum(job::enqueue_verification(&verification(call)?)?))
+}
+
+fn verification(call: &Call) -> Result<Verification> {
+    Ok(Verification {
+        manifest: required("manifest", call.text(0))?,
+        integration: required("integration", call.text(1))?,
+        deep: required("deep", call.boolean(2))?,
+    })
 }
 
 /// `s3_export.iam_policy(name, kind)`

@@ -14,8 +14,10 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::chunker::Totals;
 use s3_export_core::files::plan::ByteLimit;
-use s3_export_core::manifest::Manifest;
+use s3_export_core::manifest::stored::Summary;
+use s3_export_core::manifest::{FeedRun, Manifest};
 use s3_export_core::request::{Permission, Request};
 use s3_export_core::s3::checksum::{sha256_hex, sha256_hex_of};
 use serde_json::{Map, Value, json};
@@ -129,22 +131,9 @@ impl Recorder {
         // The bytes that the commit will write.
         let hash = || sha256_hex_of(manifest.blocks(HASHED_AT_ONCE).inspect(|_| check_interrupts()));
         let mut columns = columns_of(request, destination.export_id(), manifest.query_sha256.clone());
-        for (column, value) in [
-            ("documents", json!(manifest.totals.documents)),
-            ("files", json!(manifest.totals.files)),
-            ("bytes", json!(manifest.totals.bytes)),
-            ("manifest", json!(url)),
-            ("manifest_sha256", json!(is_told.then(hash))),
-            ("feed", json!(manifest.feed.as_ref().map(|run| &run.name))),
-            ("feed_run", json!(manifest.feed.as_ref().map(|run| run.run))),
-        ] {
-            columns.insert(column.to_owned(), value);
-        }
-        if self.place == Place::Table {
-            let mut row = columns.clone();
-            row.insert("integration_id".to_owned(), json!(self.limits.integration_id.map(|id| id.to_string())));
-            row.insert("query".to_owned(), json!(settings::history_query().then_some(&request.query)));
-            table::insert(&self.who, &row)?;
+        columns.extend(columns_of_result(manifest.totals, url, is_told.then(hash), manifest.feed.as_ref()));
+        if !self.write(request, &columns)? {
+            return Err(Error::new(Code::Internal, "the export has a row of the history already"));
         }
         let mut fields = self.who.fields();
         fields.extend(columns);
@@ -154,6 +143,25 @@ impl Recorder {
             is_only_record: self.place == Place::Log,
             tells_failure: !RUNS_JOB.get(),
         })
+    }
+
+    /// Writes the row of an export whose own transaction has not survived, and whose manifest counts all the same. `manifest`: its URL and
+    /// its bytes.
+    pub fn record_adopted(&self, request: &Request, summary: &Summary, (url, manifest): (&str, &[u8])) -> Result<()> {
+        let mut columns = columns_of(request, summary.export_id, summary.query_sha256.clone());
+        columns.extend(columns_of_result(summary.totals, url, Some(sha256_hex(manifest)), summary.feed.as_ref()));
+        self.write(request, &columns).map(drop)
+    }
+
+    /// Writes the row, where there is a table for it; `false`: the export has one already.
+    fn write(&self, request: &Request, columns: &Map<String, Value>) -> Result<bool> {
+        if self.place != Place::Table {
+            return Ok(true);
+        }
+        let mut row = columns.clone();
+        row.insert("integration_id".to_owned(), json!(self.limits.integration_id.map(|id| id.to_string())));
+        row.insert("query".to_owned(), json!(settings::history_query().then_some(&request.query)));
+        table::insert(&self.who, &row)
     }
 }
 
@@ -177,6 +185,20 @@ fn columns_of(request: &Request, export_id: Uuid, query_sha256: String) -> Map<S
         Value::Object(columns) => columns,
         _ => Map::new(),
     }
+}
+
+/// Columns of an export's result.
+fn columns_of_result(totals: Totals, url: &str, sha256: Option<String>, feed: Option<&FeedRun>) -> Vec<(String, Value)> {
+    let columns = [
+        ("documents", json!(totals.documents)),
+        ("files", json!(totals.files)),
+        ("bytes", json!(totals.bytes)),
+        ("manifest", json!(url)),
+        ("manifest_sha256", json!(sha256)),
+        ("feed", json!(feed.map(|run| &run.name))),
+        ("feed_run", json!(feed.map(|run| run.run))),
+    ];
+    columns.map(|(column, value)| (column.to_owned(), value)).into()
 }
 
 fn passed(most: u64, used: u64) -> Error {
@@ -208,6 +230,15 @@ pub fn tried(request: &Request, export_id: Uuid) {
         let columns = columns_of(request, export_id, sha256_hex(request.query.as_bytes()));
         TRIED.with_borrow_mut(|tried| tried.fields.extend(columns));
     }
+}
+
+/// Errors: 42501 for a current user who is no superuser, as which exports write the history.
+pub fn refuse_writers() -> Result<()> {
+    if is_superuser() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Privilege, "only exports write the history of exports")
+        .hint("A superuser deletes old rows by s3_export.prune_history."))
 }
 
 /// Deletes rows of exports that ended so long ago; gives how many. Errors: 22023 for less than a day, 25006, 42501 for who is no

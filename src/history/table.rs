@@ -75,20 +75,19 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
 const INSERT: &str = "INSERT INTO s3_export.history_entries (export_id, session_role, session_role_oid, role, role_oid,
          application_name, client_address, database, uri, integration, integration_id, aws_role, query_sha256, query, format,
          compression, documents, files, bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key)
-     SELECT e.export_id, coalesce(s.rolname, e.session_role), e.session_role_oid, coalesce(r.rolname, e.role), e.role_oid,
+     SELECT e.export_id, pg_get_userbyid(e.session_role_oid), e.session_role_oid, pg_get_userbyid(e.role_oid), e.role_oid,
          e.application_name, inet_client_addr(), current_database(), e.uri, e.integration, e.integration_id, e.aws_role,
          e.query_sha256, e.query, e.format, e.compression, e.documents, e.files, e.bytes, e.started_at, clock_timestamp(), e.manifest,
          e.manifest_sha256, e.feed, e.feed_run, e.run_key
-     FROM jsonb_to_record($argument) AS e (export_id uuid, session_role name, session_role_oid oid, role name, role_oid oid,
+     FROM jsonb_to_record($argument) AS e (export_id uuid, session_role_oid oid, role_oid oid,
              application_name text, uri text, integration text, integration_id uuid, aws_role text, query_sha256 text, query text,
              format text, compression text, documents bigint, files bigint, bytes bigint, started_at timestamptz, manifest text,
              manifest_sha256 text, feed text, feed_run bigint, run_key text)
-         LEFT JOIN pg_authid AS s ON s.oid = e.session_role_oid LEFT JOIN pg_authid AS r ON r.oid = e.role_oid
-     RETURNING convert_to('{}', 'UTF8')";
+     ON CONFLICT (export_id) DO NOTHING RETURNING convert_to('{}', 'UTF8')";
 
-/// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write. `columns`: of the export,
-/// by name.
-pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<()> {
+/// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write; `false`: the export has
+/// one already. `columns`: of the export, by name.
+pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<bool> {
     let _superuser = ActAs::superuser();
     // A job's settings may make every transaction READ ONLY.
     let _writable = Writable::begin();
@@ -97,10 +96,7 @@ pub fn insert(who: &Who, columns: &Map<String, Value>) -> Result<()> {
     argument.insert("started_at".to_owned(), who.at.clone());
     argument.insert("session_role_oid".to_owned(), json!(who.session_role.0.to_u32()));
     argument.insert("role_oid".to_owned(), json!(who.role.0.to_u32()));
-    match write_often(Table::History, INSERT, &Value::Object(argument))? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(Code::Internal, "the history took no row")),
-    }
+    Ok(write_often(Table::History, INSERT, &Value::Object(argument))?.is_some())
 }
 
 /// Returns the bytes that exports with the integration have written within the last 24 hours, as far as they have committed or are

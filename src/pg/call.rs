@@ -10,6 +10,7 @@ use pgrx::{IntoDatum, pg_sys};
 use s3_export_core::error::{Code, Error, Result};
 use uuid::Uuid;
 
+use crate::pg::Memory;
 use crate::pg::is_server_text;
 use crate::pg::raised::Raised;
 use crate::pg::report;
@@ -121,10 +122,19 @@ impl Call {
         Ok(Some(texts))
     }
 
-    /// The result of a function that returns a table: these rows, `None` for NULL, in a tuplestore. Errors: 0A000 where the caller takes none.
+    /// The result of a function that returns a table: these rows, `None` for NULL. Errors: 0A000 where the caller takes none.
     pub fn rows(&self, rows: Vec<Vec<Option<pg_sys::Datum>>>) -> Result<pg_sys::Datum> {
+        let mut store = self.row_store()?;
+        for row in rows {
+            store.put(|| Ok(row))?;
+        }
+        Ok(pg_sys::Datum::null())
+    }
+
+    /// The result of a function that returns a table, as a store that takes its rows one by one. Errors: 0A000 where the caller takes none.
+    pub fn row_store(&self) -> Result<RowStore> {
         // SAFETY: the result info, where Postgres passes one, outlives the call. The store is made in the memory of the query
-        // that reads it, and the function is declared with as many columns as each row has values, of their types.
+        // that reads it.
         unsafe {
             let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let takes_store = !result.is_null()
@@ -142,14 +152,8 @@ impl Call {
             (*result).setResult = store;
             (*result).setDesc = shape;
             pg_sys::MemoryContextSwitchTo(before);
-            for row in rows {
-                let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
-                let mut values: Vec<pg_sys::Datum> =
-                    row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
-                pg_sys::tuplestore_putvalues(store, shape, values.as_mut_ptr(), nulls.as_mut_ptr());
-            }
+            Ok(RowStore { store, shape, memory: Memory::new(c"s3_export row") })
         }
-        Ok(pg_sys::Datum::null())
     }
 
     /// The result of a function with OUT parameters: one row.
@@ -168,6 +172,30 @@ impl Call {
             let tuple = pg_sys::heap_form_tuple(pg_sys::BlessTupleDesc(shape), values.as_mut_ptr(), nulls.as_mut_ptr());
             pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
         }
+    }
+}
+
+/// The rows that a function returns, which Postgres moves to disk beyond `work_mem`.
+pub struct RowStore {
+    store: *mut pg_sys::Tuplestorestate,
+    shape: pg_sys::TupleDesc,
+    /// Memory of one row's values.
+    memory: Memory,
+}
+
+impl RowStore {
+    /// Adds the row that `make` gives, `None` for NULL; the memory of its values is free afterwards.
+    pub fn put(&mut self, make: impl FnOnce() -> Result<Vec<Option<pg_sys::Datum>>>) -> Result<()> {
+        let current = self.memory.enter();
+        let row = make()?;
+        let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+        let mut values: Vec<pg_sys::Datum> = row.into_iter().map(|value| value.unwrap_or_else(pg_sys::Datum::null)).collect();
+        // SAFETY: store and shape live until the query that reads the rows has ended, and the store copies the values. The function is
+        // declared with as many columns as each row has values, of their types.
+        unsafe { pg_sys::tuplestore_putvalues(self.store, self.shape, values.as_mut_ptr(), nulls.as_mut_ptr()) }
+        drop(current);
+        self.memory.reset();
+        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ use s3_export_core::error::{Code, Error, Result};
 pub use self::log_line::LogLine;
 use self::pending::Ending;
 pub use self::pending::{Exporting, begin, forget, has_exports, is_exporting, ready_to_commit, writes_manifest};
-pub use self::session_io::{call_policy, call_store, time_limit};
+pub use self::session_io::{call_policy, call_store, call_store_and_hear, connections, time_limit};
 use crate::pg::callback::contained;
 use crate::pg::errors::{guard, tell_failure};
 use crate::pg::report::{Report, in_callback};

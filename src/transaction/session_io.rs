@@ -14,6 +14,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::plan::FilePlan;
 use s3_export_core::io::task::{Task, lost_task};
 use s3_export_core::io::thread::IoThread;
+use s3_export_core::io::wake::Wake;
 use s3_export_core::naming::keys::Destination;
 use s3_export_core::s3::client::Store;
 use s3_export_core::s3::network::{Network, Trust};
@@ -100,15 +101,39 @@ pub fn start_upload(store: Store, destination: Destination, plan: FilePlan) -> R
     })
 }
 
+/// Most connections at once.
+pub fn connections() -> Result<usize> {
+    start()?;
+    IO.with_borrow(|io| io.get().map(|io| io.connections).ok_or_else(lost_task))
+}
+
 /// Runs requests that make no object of an export, and waits for their end; whatever ends the waiting ends them.
 pub fn call_store<T, F>(work: impl FnOnce(Arc<Network>) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let (io, network) = start()?;
-    let task = AbortOnDrop(io.spawn(work(network)));
-    wait_until(WaitFor::Answer, io.wake(), None, || task.0.take())?.ok_or_else(lost_task)?
+    let network = start()?.1;
+    call_store_and_hear(|_| work(network), || Ok(()))
+}
+
+/// Runs requests like [`call_store`], which raise the wake that `work` is given when they have news. `hear` is called after each wake,
+/// and after the end of `work`.
+pub fn call_store_and_hear<T, F>(work: impl FnOnce(Arc<Wake>) -> F, mut hear: impl FnMut() -> Result<()>) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let (io, _) = start()?;
+    let task = AbortOnDrop(io.spawn(work(Arc::clone(io.wake()))));
+    let ended = wait_until(WaitFor::Answer, io.wake(), None, || {
+        hear()?;
+        task.0.take()
+    })?;
+    let outcome = ended.ok_or_else(lost_task)??;
+    // What came between the last look and the end.
+    hear()?;
+    Ok(outcome)
 }
 
 /// A cancel that is caught, or rolled back to a savepoint, leaves the thread running, and this must not run on.

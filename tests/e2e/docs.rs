@@ -143,7 +143,10 @@ impl Reader {
             ("'AKIA…'", key),
             (ASSUMES, assumed),
             ("s3://analyticsdata", self.db.bucket.uri(&self.db.name)),
-            ("'01a20fdb-b929-…'", "(SELECT export_id FROM s3_export.exports ORDER BY queued_at DESC LIMIT 1)".to_owned()),
+            (
+                "'01a20fdb-b929-…'",
+                "(SELECT export_id FROM s3_export.exports ORDER BY queued_at DESC NULLS LAST LIMIT 1)".to_owned(),
+            ),
             ("'/run/secrets/lake'", literal(self.key_file.path())),
             ("INTEGRATION = 's3export'", "INTEGRATION = 'lake'".to_owned()),
             ("<account>", "account".to_owned()),

@@ -76,6 +76,9 @@ fn the_manifest_of_a_server_that_was_killed_before_the_commit_is_adopted() {
             "SELECT run = 1 AND documents = 1 AND manifest LIKE '%-0000000001.manifest' FROM s3_export.feeds WHERE name = '{mark}'"
         );
         assert_eq!(client.text(&row), "t", "{mark}");
+        let history =
+            "SELECT documents = 1 AND files = 1 AND manifest LIKE '%-0000000001.manifest' AND length(manifest_sha256) = 64";
+        assert_eq!(client.text(&format!("{history} FROM s3_export.history WHERE feed = '{mark}' AND feed_run = 1")), "t");
 
         // ... or has.
         client.batch_execute("INSERT INTO orders (a) VALUES (2)").unwrap();

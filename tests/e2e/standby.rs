@@ -13,6 +13,8 @@ fn an_export_on_a_hot_standby() {
     let exported = db.export_in(&mut client, "TABLE t", "").unwrap();
     assert_eq!((exported.documents, exported.files), (2500, 3));
     super::manifest::checked(&db, &exported);
+    // The log of that server has the only record.
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.history"), "0");
 
     let prefix = db.prefix();
     client.batch_execute("BEGIN").unwrap();

@@ -20,6 +20,8 @@ pub enum Purpose {
     ExportAfterALook,
     /// Finding and deleting what a crash has left.
     CleanUp,
+    /// Comparing an export with its manifest, which writes nothing.
+    Verify,
 }
 
 /// Input of an integration's policies.
@@ -40,6 +42,11 @@ pub struct Grant<'a> {
     pub acl: bool,
 }
 
+/// Actions on the key of who writes objects; a multipart upload is completed with the second.
+const WRITES_WITH_KEY: [&str; 2] = ["kms:GenerateDataKey", "kms:Decrypt"];
+/// Actions on the key of who reads objects, or their checksums.
+const READS_WITH_KEY: [&str; 1] = ["kms:Decrypt"];
+
 /// The policies that `s3_export.iam_policy` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -49,6 +56,8 @@ pub enum Kind {
     RunKey,
     /// For `s3_export.cleanup`.
     CleanUp,
+    /// For `s3_export.verify`.
+    Verify,
     /// For the identity that assumes the role.
     Base,
 }
@@ -60,8 +69,9 @@ impl Kind {
             "export" => Ok(Kind::Export),
             "run_key" => Ok(Kind::RunKey),
             "cleanup" => Ok(Kind::CleanUp),
+            "verify" => Ok(Kind::Verify),
             "base" => Ok(Kind::Base),
-            other => Err(unknown_key("kind of policy", other, &["export", "run_key", "cleanup", "base"])),
+            other => Err(unknown_key("kind of policy", other, &["export", "run_key", "cleanup", "verify", "base"])),
         }
     }
 }
@@ -69,22 +79,31 @@ impl Kind {
 impl Grant<'_> {
     /// For AssumeRole: the role can do no more than this in the session. Errors: 53400 when STS would not take it.
     pub fn session_policy(&self, purpose: Purpose) -> Result<String> {
-        let mut actions = vec!["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject"];
-        if purpose != Purpose::CleanUp {
+        let mut actions = vec!["s3:GetObject"];
+        // To find an upload whose id was lost with an answer.
+        let mut lists = vec!["s3:ListBucketMultipartUploads"];
+        match purpose {
+            Purpose::Verify => lists.clear(),
+            Purpose::CleanUp | Purpose::Export | Purpose::ExportAfterALook => {
+                actions.splice(0..0, ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion"]);
+            }
+        }
+        let writes = matches!(purpose, Purpose::Export | Purpose::ExportAfterALook);
+        if writes {
             actions.push("s3:PutObject");
             if self.acl {
                 actions.push("s3:PutObjectAcl");
             }
         }
         let mut statements = vec![json!({ "Effect": "Allow", "Action": actions, "Resource": self.objects() })];
-        // To find an upload whose id was lost with an answer.
-        let mut lists = vec!["s3:ListBucketMultipartUploads"];
         if purpose != Purpose::Export {
             lists.push("s3:ListBucket");
         }
         statements.push(json!({ "Effect": "Allow", "Action": lists, "Resource": self.buckets() }));
-        if purpose != Purpose::CleanUp {
-            statements.extend(self.kms_statement(None));
+        match purpose {
+            Purpose::CleanUp => {}
+            Purpose::Verify => statements.extend(self.kms_statement(None, &READS_WITH_KEY)),
+            Purpose::Export | Purpose::ExportAfterALook => statements.extend(self.kms_statement(None, &WRITES_WITH_KEY)),
         }
         let policy = ascii(&json!({ "Version": VERSION, "Statement": statements }).to_string());
         let length = policy.len();
@@ -113,7 +132,8 @@ impl Grant<'_> {
                     on_objects("DeleteItByVersionInAVersionedBucket", "s3:DeleteObjectVersion"),
                 ]);
                 if self.kms {
-                    statements.extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads")));
+                    statements
+                        .extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads"), &WRITES_WITH_KEY));
                 }
                 if kind == Kind::RunKey {
                     statements.push(self.on_manifests("ReadTheManifestOfAnEarlierRun"));
@@ -123,6 +143,13 @@ impl Grant<'_> {
             Kind::Base => statements.extend(self.role.map(
                 |role| json!({ "Sid": "AssumeTheRole", "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": role }),
             )),
+            Kind::Verify => {
+                statements.push(on_objects("ReadManifestsAndLookAtFiles", "s3:GetObject"));
+                statements.extend(self.listing("FindFilesThatNoManifestLists", "s3:ListBucket", true));
+                if self.kms {
+                    statements.extend(self.kms_statement(Some("ReadWhatTheKeyEncrypts"), &READS_WITH_KEY));
+                }
+            }
             Kind::CleanUp => {
                 statements.extend(self.listing("FindFilesWithoutAManifest", "s3:ListBucket", true));
                 statements.push(self.on_manifests("LookWhetherThereIsNoManifest"));
@@ -177,8 +204,8 @@ impl Grant<'_> {
         self.locations.iter().zip(1..).map(statement).collect()
     }
 
-    fn kms_statement(&self, sid: Option<&str>) -> Option<Value> {
-        let mut statement = json!({ "Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"] });
+    fn kms_statement(&self, sid: Option<&str>, actions: &[&str]) -> Option<Value> {
+        let mut statement = json!({ "Effect": "Allow", "Action": actions });
         match self.kms_key {
             Some(arn) if arn.starts_with("arn:") => insert(&mut statement, "Resource", json!(arn)),
             // Another server's name for a key, or another server: its policies know no KMS.
@@ -290,6 +317,10 @@ mod tests {
         assert!(!policy.contains("s3:ListBucket\"") && !policy.contains("kms"));
         let clean_up = grant(&["s3://bucket/a"]).session_policy(Purpose::CleanUp).unwrap();
         assert!(clean_up.contains("s3:ListBucketMultipartUploads") && !clean_up.contains("PutObject"));
+        let verify = grant(&["s3://bucket/a"]).session_policy(Purpose::Verify).unwrap();
+        let verify: Value = serde_json::from_str(&verify).unwrap();
+        let actions = |statement: usize| verify["Statement"][statement]["Action"].clone();
+        assert_eq!((actions(0), actions(1), actions(2)), (json!(["s3:GetObject"]), json!(["s3:ListBucket"]), Value::Null));
         let china = Grant { partition: "aws-cn", ..grant(&["s3://"]) };
         assert_eq!(resources(&china.session_policy(Purpose::Export).unwrap()), ["arn:aws-cn:s3:::*"]);
     }
@@ -315,6 +346,11 @@ mod tests {
         let policy: Value = serde_json::from_str(&keyed.session_policy(Purpose::Export).unwrap()).unwrap();
         assert_eq!(policy["Statement"][2]["Resource"], key);
         assert!(policy["Statement"][0]["Action"].as_array().unwrap().contains(&json!("s3:PutObjectAcl")));
+        let policy: Value = serde_json::from_str(&keyed.session_policy(Purpose::Verify).unwrap()).unwrap();
+        assert_eq!(
+            (&policy["Statement"][2]["Action"], &policy["Statement"][2]["Resource"]),
+            (&json!(["kms:Decrypt"]), &json!(key))
+        );
         let own = Grant { amazon: true, ..grant(&["s3://bucket"]) };
         let policy: Value = serde_json::from_str(&own.session_policy(Purpose::Export).unwrap()).unwrap();
         assert_eq!(policy["Statement"][2]["Condition"]["StringLike"]["kms:ViaService"], "s3.*");
@@ -337,7 +373,7 @@ mod tests {
             let grant = Grant { kms, acl, amazon: kms, ..grant(&["s3://bucket"]) };
             let length = |purpose| grant.session_policy(purpose).unwrap().len();
             let longest = length(Purpose::ExportAfterALook);
-            assert!(longest > length(Purpose::Export) && longest > length(Purpose::CleanUp));
+            assert!([Purpose::Export, Purpose::CleanUp, Purpose::Verify].iter().all(|&purpose| longest > length(purpose)));
         }
     }
 
@@ -359,6 +395,7 @@ mod tests {
             ),
             (Kind::RunKey, &["s3:PutObject", "s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "kms:Decrypt"]),
             (Kind::CleanUp, &["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:DeleteObject"]),
+            (Kind::Verify, &["s3:GetObject", "s3:ListBucket", "kms:Decrypt"]),
         ] {
             let policy = keyed.iam_policy(kind);
             for action in actions {

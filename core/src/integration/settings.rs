@@ -55,9 +55,9 @@ pub struct LaterColumn {
 
 /// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
 pub const LATER_COLUMNS: &[LaterColumn] = &[
-    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
-    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
     LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
 /// Source of the credentials that sign.

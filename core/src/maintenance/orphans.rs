@@ -15,11 +15,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::error::{Code, Error};
-use crate::io::task::lost_task;
+use crate::maintenance::{LOOKS, look_at_each};
 use crate::manifest::stored::Summary;
 use crate::naming::keys::{ObjectKind, ObjectName, may_be_manifest_of_run, started};
 use crate::naming::uri::Location;
@@ -133,13 +132,7 @@ impl Bucket {
     }
 
     async fn is_there(&self, key: &str) -> Result<bool, Failure> {
-        let mut listed = false;
-        let visit = |object: crate::s3::listing::Listed| {
-            listed = object.key == *key;
-            if listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        self.each_object(key, PAGE, visit).await?;
-        Ok(listed || self.head(key).await.map_err(denied)?.is_some())
+        Ok(self.listed_bytes(key).await?.is_some() || self.head(key).await.map_err(denied)?.is_some())
     }
 
     /// Returns the export whose manifest has that key; none where there is no such object, or the object is no manifest. Of a manifest
@@ -159,28 +152,24 @@ impl Bucket {
     }
 }
 
-/// Looks at manifests of runs at once, at most.
-const LOOKS: usize = 16;
 /// Most bytes of a manifest that is read where nothing but its text tells of which export it is.
 const MOST_BYTES: u64 = 256 << 20;
 
 /// Returns the exports whose manifests have these keys.
 async fn exports_of(bucket: &Arc<Bucket>, keys: Vec<String>, before: u64) -> Result<HashSet<Uuid>, Failure> {
-    let (mut keys, mut looks, mut exports) = (keys.into_iter(), JoinSet::new(), HashSet::new());
+    let mut exports = HashSet::new();
     // Whole manifests are in memory one at a time.
     let reads = Arc::new(Mutex::new(()));
-    loop {
-        while looks.len() < LOOKS
-            && let Some(key) = keys.next()
-        {
-            let (bucket, reads) = (Arc::clone(bucket), Arc::clone(&reads));
-            looks.spawn(async move { bucket.exports_of(&key, before, &reads).await });
-        }
-        match looks.join_next().await {
-            None => return Ok(exports),
-            Some(look) => exports.extend(look.map_err(|_| Failure::permanent(lost_task()))??),
-        }
-    }
+    let look = |key: String| {
+        let (bucket, reads) = (Arc::clone(bucket), Arc::clone(&reads));
+        async move { bucket.exports_of(&key, before, &reads).await }
+    };
+    let visit = |ids: Vec<Uuid>| {
+        exports.extend(ids);
+        ControlFlow::Continue(())
+    };
+    look_at_each(keys, LOOKS, look, visit).await?;
+    Ok(exports)
 }
 
 /// Returns the exports whose manifests have names of runs and lie in the folder itself. `None`: the folder may not be listed.

@@ -5,46 +5,28 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
-use crate::io::task::lost_task;
+use crate::maintenance::{LOOKS, look_at_each};
 use crate::manifest::stored::StoredFile;
 use crate::s3::bucket::Bucket;
 use crate::s3::failure::Failure;
-use crate::s3::listing::Listed;
-
-/// Looks at files at once, at most.
-const LOOKS: usize = 16;
 
 /// Returns the URL of a file that is not there, or has another size than the manifest says; `None`: all are there.
 pub async fn missing(bucket: &Arc<Bucket>, files: Vec<StoredFile>) -> Result<Option<String>, Failure> {
-    let (mut files, mut looks) = (files.into_iter(), JoinSet::new());
-    loop {
-        while looks.len() < LOOKS
-            && let Some(file) = files.next()
-        {
-            let bucket = Arc::clone(bucket);
-            looks.spawn(async move { is_missing(&bucket, &file).await.map(|is_missing| is_missing.then_some(file.url)) });
-        }
-        match looks.join_next().await {
-            None => return Ok(None),
-            Some(look) => {
-                if let Some(url) = look.map_err(|_| Failure::permanent(lost_task()))?? {
-                    return Ok(Some(url));
-                }
-            }
-        }
-    }
+    let mut first = None;
+    let look = |file: StoredFile| {
+        let bucket = Arc::clone(bucket);
+        async move { Ok(is_missing(&bucket, &file).await?.then_some(file.url)) }
+    };
+    let visit = |missing| {
+        first = missing;
+        if first.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    look_at_each(files, LOOKS, look, visit).await?;
+    Ok(first)
 }
 
 async fn is_missing(bucket: &Bucket, file: &StoredFile) -> Result<bool, Failure> {
     let Some(key) = file.url.strip_prefix(&bucket.url("")) else { return Ok(true) };
-    let mut is_there = false;
-    // By the right to list: whoever exports may have no right to read files. The key comes first of all that begin with it.
-    let visit = |object: Listed| {
-        is_there = object.key == key && object.bytes == file.bytes;
-        ControlFlow::Break(())
-    };
-    bucket.each_object(key, 1, visit).await?;
-    Ok(!is_there)
+    // By the right to list: whoever exports may have no right to read files.
+    Ok(bucket.listed_bytes(key).await? != Some(file.bytes))
 }

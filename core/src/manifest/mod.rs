@@ -5,6 +5,8 @@
 //! million files make 200 MB of it.
 #![forbid(unsafe_code)]
 
+pub mod contents;
+pub mod notification;
 pub mod stored;
 
 use serde::{Deserialize, Serialize};

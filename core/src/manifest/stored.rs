@@ -64,7 +64,7 @@ pub struct StoredFile {
 impl Summary {
     /// Reads the manifest at `url`. Errors: 55000 when the object is no manifest of this extension's.
     pub fn parse(url: &str, body: &[u8]) -> Result<Self> {
-        let Document { entries: IgnoredAny, s3_export: ours } = parse(url, body)?;
+        let Document::<IgnoredAny> { s3_export: ours, .. } = parse(url, body)?;
         let totals = Totals { documents: ours.num_docs_inserted, files: ours.num_files_written, bytes: ours.num_bytes_written };
         let Ours { export_id, query_sha256, run_key, feed, .. } = ours;
         Ok(Summary { export_id, totals, query_sha256, run_key, feed })
@@ -90,7 +90,8 @@ pub fn files(url: &str, body: &[u8]) -> Result<Vec<StoredFile>> {
     Ok(document.entries.into_iter().map(file).collect())
 }
 
-fn parse<'a, E: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<Document<E>> {
+/// Reads what the manifest at `url` says. Errors: 55000 when the object is no manifest of this extension's.
+pub(super) fn parse<'a, D: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<D> {
     serde_json::from_slice(body).map_err(|error| {
         Error::new(Code::NotReady, format!("{url} is no manifest of s3_export"))
             .detail(format!("At line {}, column {}, the object is not what a manifest has.", error.line(), error.column()))

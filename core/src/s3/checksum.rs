@@ -42,6 +42,16 @@ impl Algorithm {
         }
     }
 
+    /// Reads [`Checksum::base64`]; `None`: the text is no checksum of that kind.
+    pub fn read(self, base64: &str) -> Option<Checksum> {
+        let bytes = STANDARD.decode_to_vec(base64).ok()?;
+        match self {
+            Algorithm::Crc32 => Some(Checksum::Crc32(u32::from_be_bytes(bytes.try_into().ok()?))),
+            Algorithm::Sha256 => Some(Checksum::Sha256(Box::new(bytes.try_into().ok()?))),
+            Algorithm::None => None,
+        }
+    }
+
     /// Returns the checksum of `bytes`.
     pub fn of(self, bytes: &[u8]) -> Checksum {
         match self {
@@ -81,6 +91,7 @@ impl Checksum {
 }
 
 /// A checksum of bytes that come in pieces.
+#[derive(Clone)]
 pub enum Running {
     /// CRC-32.
     Crc32(crc32fast::Hasher),
@@ -114,6 +125,15 @@ impl Running {
                 Algorithm::Sha256.of(bytes)
             }
             Running::None => Checksum::None,
+        }
+    }
+
+    /// Adds `bytes`, whose own checksum nobody needs.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Running::Crc32(hasher) => hasher.update(bytes),
+            Running::Sha256(context) => context.update(bytes),
+            Running::None => {}
         }
     }
 
@@ -156,6 +176,12 @@ mod tests {
         assert_eq!(Algorithm::Crc32.of(b"123456789").base64().as_deref(), Some("y/Q5Jg=="));
         assert_eq!(Algorithm::Sha256.of(b"").base64().as_deref(), Some("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="));
         assert_eq!(Algorithm::None.of(b"x").base64(), None);
+        for algorithm in [Algorithm::Crc32, Algorithm::Sha256] {
+            let checksum = algorithm.of(b"x");
+            assert_eq!(algorithm.read(&checksum.base64().unwrap()), Some(checksum));
+            assert!(["", "x", "y/Q5Jg==-2", "y/Q5"].iter().all(|text| algorithm.read(text).is_none()));
+        }
+        assert_eq!(Algorithm::None.read(""), None);
         assert_eq!(sha256_hex(b"").get(..8), Some("e3b0c442"));
         assert_eq!(sha256_hex_of(["ab", "c"]), sha256_hex(b"abc"));
     }
@@ -166,7 +192,10 @@ mod tests {
             let mut running = Running::new(algorithm);
             assert_eq!(running.add(b"1234"), algorithm.of(b"1234"));
             assert_eq!(running.add(b"56789"), algorithm.of(b"56789"));
+            let mut updated = running.clone();
             assert_eq!(running.finish(), algorithm.of(b"123456789"));
+            updated.update(b"x");
+            assert_eq!(updated.finish(), algorithm.of(b"123456789x"));
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
         }
     }

@@ -1,7 +1,8 @@
 //! GET: a small object whole, such as a manifest.
 #![forbid(unsafe_code)]
 
-use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use bytes::Bytes;
 
 use crate::error::{Code, Error};
@@ -24,6 +25,11 @@ pub struct Stored {
     pub export_id: Option<String>,
 }
 
+/// Whether the answer means that there is no such object. Without the bucket, nobody knows of the object.
+pub(super) fn is_absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) && error.code() != Some("NoSuchBucket")
+}
+
 impl Bucket {
     /// Reads an object; `None`: there is none. Errors: 53400 when it has more than `most_bytes`, 53200.
     pub async fn get(&self, key: &str, most_bytes: u64) -> Result<Option<Stored>, Failure> {
@@ -33,10 +39,7 @@ impl Bucket {
             let mut output = match request.send().await {
                 Ok(output) => output,
                 Err(error) => {
-                    // Without the bucket, nobody knows of the object.
-                    let is_absent = error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404)
-                        && error.code() != Some("NoSuchBucket");
-                    return if is_absent { Ok(None) } else { Err(call.failure(&error)) };
+                    return if is_absent(&error) { Ok(None) } else { Err(call.failure(&error)) };
                 }
             };
             let announced = output.content_length.and_then(|length| u64::try_from(length).ok());

@@ -9,6 +9,7 @@ mod claims;
 pub mod client;
 pub mod credentials;
 mod delete;
+pub mod digest;
 pub mod failure;
 pub mod get;
 pub mod head;

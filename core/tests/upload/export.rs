@@ -10,7 +10,7 @@ use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
 use s3_export_core::io::thread::IoThread;
-use s3_export_core::manifest::Manifest;
+use s3_export_core::manifest::{FileRecord, Manifest};
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::s3::checksum::Algorithm;
@@ -54,7 +54,7 @@ pub fn terms(concurrency: usize, policy: RetryPolicy) -> Terms {
 pub struct Export {
     io: IoThread,
     pub upload: ExportUpload,
-    destination: Destination,
+    pub destination: Destination,
     budget: usize,
 }
 
@@ -136,10 +136,13 @@ impl Export {
 
     /// Writes the manifest with the text of the query, which may make it large.
     pub fn commit_with(&self, query: Option<String>) -> Result<()> {
+        let files = self.upload.records()?;
+        let sum = |count: fn(&FileRecord) -> u64| files.iter().map(count).sum();
+        let totals = Totals { documents: sum(|file| file.documents), files: files.len() as u64, bytes: sum(|file| file.bytes) };
         let manifest = Manifest {
             destination: self.destination.clone(),
-            files: self.upload.records()?,
-            totals: Totals::default(),
+            files,
+            totals,
             columns: Vec::new(),
             algorithm: Algorithm::Crc32,
             wrap_types: true,

@@ -11,3 +11,4 @@ mod outages;
 mod run_key;
 mod scripted;
 mod store;
+mod verify;

@@ -62,6 +62,8 @@ pub struct Content {
     pub objects: BTreeMap<String, Vec<u8>>,
     /// The export that has marked the object as its own, by key.
     pub marks: BTreeMap<String, String>,
+    /// CRC-32 of objects that came whole, in base64, by key.
+    pub checksums: BTreeMap<String, String>,
     /// The export in whose place that one has come, by key.
     predecessors: BTreeMap<String, String>,
     /// The mark that the object of a multipart upload will have, by upload id.
@@ -117,6 +119,9 @@ struct Request {
     if_match: Option<String>,
     mark: Option<String>,
     predecessor: Option<String>,
+    checksum: Option<String>,
+    asks_for_checksum: bool,
+    range: Option<String>,
     body: Vec<u8>,
 }
 
@@ -210,6 +215,8 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
     let (if_none_match, if_match) = (header("if-none-match").is_some(), header("if-match").map(str::to_owned));
     let mark = header("x-amz-meta-s3-export-id").map(str::to_owned);
     let predecessor = header("x-amz-meta-s3-export-replaces").map(str::to_owned);
+    let (checksum, range) = (header("x-amz-checksum-crc32").map(str::to_owned), header("range").map(str::to_owned));
+    let asks_for_checksum = header("x-amz-checksum-mode") == Some("ENABLED");
     let length: usize = header("content-length").map_or(0, |value| value.parse().unwrap());
     if header("expect").is_some() {
         client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
@@ -234,6 +241,9 @@ fn read(client: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
         if_match,
         mark,
         predecessor,
+        checksum,
+        asks_for_checksum,
+        range,
         body,
     })
 }
@@ -249,6 +259,7 @@ fn act(request: &Request, content: &Mutex<Content>, conditions: Conditions) -> S
     match request.step() {
         Step::Put | Step::Manifest => {
             content.store(&request.key, request.body.clone(), request.mark.clone());
+            content.checksums.extend(request.checksum.clone().map(|checksum| (request.key.clone(), checksum)));
             content.predecessors.extend(request.predecessor.clone().map(|predecessor| (request.key.clone(), predecessor)));
             answer(&stored(&request.body), "")
         }
@@ -313,8 +324,10 @@ fn act(request: &Request, content: &Mutex<Content>, conditions: Conditions) -> S
         Step::Head => match content.objects.get(&request.key) {
             Some(body) => {
                 let length = body.len();
+                let checksum = content.checksums.get(&request.key).filter(|_| request.asks_for_checksum);
+                let checksum = checksum.map(|checksum| format!("\r\nx-amz-checksum-crc32: {checksum}")).unwrap_or_default();
                 format!(
-                    "HTTP/1.1 200 OK\r\netag: {}{}\r\ncontent-length: {length}\r\n\r\n",
+                    "HTTP/1.1 200 OK\r\netag: {}{}{checksum}\r\ncontent-length: {length}\r\n\r\n",
                     etag_of(body),
                     content.mark_of(&request.key)
                 )
@@ -323,8 +336,14 @@ fn act(request: &Request, content: &Mutex<Content>, conditions: Conditions) -> S
         },
         Step::Get => match content.objects.get(&request.key) {
             Some(body) => {
-                let head = format!("{}{}", stored(body), content.mark_of(&request.key));
-                answer(&head, std::str::from_utf8(body).unwrap())
+                let Some(range) = &request.range else {
+                    let head = format!("{}{}", stored(body), content.mark_of(&request.key));
+                    return answer(&head, std::str::from_utf8(body).unwrap());
+                };
+                let (start, end) = range.trim_start_matches("bytes=").split_once('-').unwrap();
+                let part = &body[start.parse().unwrap()..=end.parse().unwrap()];
+                let head = format!("206 Partial Content\r\ncontent-range: bytes {start}-{end}/{}", body.len());
+                answer(&head, std::str::from_utf8(part).unwrap())
             }
             None => no_such_key(),
         },
@@ -344,6 +363,7 @@ impl Content {
     /// Stores an object, marked or not.
     pub fn store(&mut self, key: &str, body: Vec<u8>, mark: Option<String>) {
         self.marks.remove(key);
+        self.checksums.remove(key);
         self.predecessors.remove(key);
         self.marks.extend(mark.map(|mark| (key.to_owned(), mark)));
         self.objects.insert(key.to_owned(), body);
