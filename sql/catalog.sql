@@ -127,6 +127,34 @@ CREATE TABLE s3_export.integrations (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     owner_cluster bigint,
+    max_documents bigint
+        CONSTRAINT max_documents_is_positive CHECK (max_documents OPERATOR(pg_catalog.>) 0),
+    max_bytes bigint
+        CONSTRAINT max_bytes_is_positive CHECK (max_bytes OPERATOR(pg_catalog.>) 0),
+    tags jsonb
+        CONSTRAINT tags_are_texts
+        CHECK (pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(tags, '$.* ? (@.type() <> "string")', '{}', true)),
+    object_lock_mode text
+        CONSTRAINT object_lock_mode_is_known
+        CHECK (object_lock_mode OPERATOR(pg_catalog.=) ANY (ARRAY['GOVERNANCE', 'COMPLIANCE']))
+        CONSTRAINT object_lock_mode_needs_a_checksum
+        CHECK (object_lock_mode IS NULL OR checksum OPERATOR(pg_catalog.<>) 'none'),
+    object_lock_days integer
+        CONSTRAINT object_lock_days_are_days
+        CHECK (object_lock_days OPERATOR(pg_catalog.>=) 1 AND object_lock_days OPERATOR(pg_catalog.<=) 36500)
+        CONSTRAINT object_lock_days_go_with_the_mode
+        CHECK ((object_lock_days IS NULL) OPERATOR(pg_catalog.=) (object_lock_mode IS NULL)),
+    kms_encryption_context jsonb
+        CONSTRAINT kms_encryption_context_is_texts
+        CHECK (pg_catalog.jsonb_typeof(kms_encryption_context) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(kms_encryption_context, '$.* ? (@.type() <> "string")', '{}', true))
+        CONSTRAINT kms_encryption_context_goes_with_kms
+        CHECK (kms_encryption_context IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
+    bucket_key boolean
+        CONSTRAINT bucket_key_goes_with_kms
+        CHECK (bucket_key IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.=) 'aws:kms')),
+    requester_pays boolean NOT NULL DEFAULT false,
     max_bytes_per_day bigint
         CONSTRAINT max_bytes_per_day_is_positive CHECK (max_bytes_per_day OPERATOR(pg_catalog.>) 0),
     fips boolean NOT NULL DEFAULT false
@@ -173,6 +201,18 @@ COMMENT ON COLUMN s3_export.integrations.created_at IS 'when the integration was
 COMMENT ON COLUMN s3_export.integrations.updated_at IS 'when the integration was last changed';
 COMMENT ON COLUMN s3_export.integrations.owner_cluster IS
     'system identifier of the cluster that owner_oid was set in; reclaim_integrations trusts the OID in that cluster alone';
+COMMENT ON COLUMN s3_export.integrations.max_documents IS 'most documents of one export; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.max_bytes IS 'most bytes of the files of one export, as they are stored; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.tags IS
+    'tags of every object, an object of texts; the option tags adds more, up to 10 in all';
+COMMENT ON COLUMN s3_export.integrations.object_lock_mode IS 'Object Lock of every object: GOVERNANCE or COMPLIANCE';
+COMMENT ON COLUMN s3_export.integrations.object_lock_days IS
+    'days for which Object Lock keeps every object, from the beginning of the export';
+COMMENT ON COLUMN s3_export.integrations.kms_encryption_context IS
+    'encryption context of KMS, an object of texts, for sse aws:kms and aws:kms:dsse; no secret: CloudTrail shows it';
+COMMENT ON COLUMN s3_export.integrations.bucket_key IS
+    'for sse aws:kms, whether S3 Bucket Keys spare requests to KMS; NULL: they do';
+COMMENT ON COLUMN s3_export.integrations.requester_pays IS 'true: every request says that the requester pays, which Requester Pays buckets ask for';
 COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
@@ -203,6 +243,17 @@ COMMENT ON CONSTRAINT kms_key_id_is_an_arn ON s3_export.integrations IS
 COMMENT ON CONSTRAINT storage_class_is_a_name ON s3_export.integrations IS 'capital letters and underscores';
 COMMENT ON CONSTRAINT object_acl_is_canned ON s3_export.integrations IS 'the name of a canned ACL, not a list of grants';
 COMMENT ON CONSTRAINT checksum_is_known ON s3_export.integrations IS 'crc32, sha256 or none';
+COMMENT ON CONSTRAINT max_documents_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT max_bytes_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT tags_are_texts ON s3_export.integrations IS 'an object whose values are texts; each use checks what S3 takes';
+COMMENT ON CONSTRAINT object_lock_mode_is_known ON s3_export.integrations IS 'GOVERNANCE or COMPLIANCE';
+COMMENT ON CONSTRAINT object_lock_mode_needs_a_checksum ON s3_export.integrations IS 'S3 locks no object without a checksum';
+COMMENT ON CONSTRAINT object_lock_days_are_days ON s3_export.integrations IS '1 to 36,500 days';
+COMMENT ON CONSTRAINT object_lock_days_go_with_the_mode ON s3_export.integrations IS 'mode and days are both given, or neither';
+COMMENT ON CONSTRAINT kms_encryption_context_is_texts ON s3_export.integrations IS 'an object whose values are texts';
+COMMENT ON CONSTRAINT kms_encryption_context_goes_with_kms ON s3_export.integrations IS
+    'an encryption context goes only with sse aws:kms and aws:kms:dsse';
+COMMENT ON CONSTRAINT bucket_key_goes_with_kms ON s3_export.integrations IS 'a choice about bucket keys goes only with sse aws:kms';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
 
 CREATE FUNCTION s3_export.before_integration_update() RETURNS trigger
@@ -983,7 +1034,7 @@ CREATE FUNCTION s3_export.create_integration(
     LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
     AS 'MODULE_PATHNAME', 's3_export_create_integration';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes_per_day, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, bucket_key, checksum, dual_stack, enabled, expected_bucket_owner, fips, kms_encryption_context, kms_key_id, max_bytes, max_bytes_per_day, max_documents, object_acl, object_lock_days, object_lock_mode, requester_pays, sse, storage_class, sts_endpoint, tags';
 -- Inserting is the table's privilege; this only keeps others from trying.
 REVOKE ALL ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) FROM PUBLIC;
 
@@ -1282,14 +1333,16 @@ GRANT USAGE ON SCHEMA s3_export TO s3_export_member, s3_export_admin, s3_export_
 -- Members read what they need to export and to see what they may use: neither access_key_id nor aws_external_id.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day, fips, dual_stack)
+              storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
+              kms_encryption_context, bucket_key, requester_pays, max_documents, max_bytes, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_member;
 GRANT INSERT, UPDATE, DELETE ON s3_export.integrations TO s3_export_admin;
 -- No more than members: an administrator that is a member as well sees rows that it does not own, and a grant on columns cannot
 -- tell these rows from its own. The view s3_export.owned_identifiers shows an administrator its own identifiers.
 GRANT SELECT (integration_id, name, owner, owner_oid, usage_role, usage_role_oid, enabled, credential_source, aws_profile,
               aws_role, sts_endpoint, region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id,
-              storage_class, object_acl, checksum, created_at, updated_at, max_bytes_per_day, fips, dual_stack)
+              storage_class, object_acl, checksum, created_at, updated_at, tags, object_lock_mode, object_lock_days,
+              kms_encryption_context, bucket_key, requester_pays, max_documents, max_bytes, max_bytes_per_day, fips, dual_stack)
     ON s3_export.integrations TO s3_export_admin;
 GRANT SELECT ON s3_export.owned_identifiers TO s3_export_admin;
 -- Each shows, or acts on, what its caller may see.

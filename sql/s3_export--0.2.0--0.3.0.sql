@@ -43,6 +43,17 @@ UPDATE ONLY s3_export.integrations AS i SET owner_cluster = s.system_identifier
     WHERE r.oid OPERATOR(pg_catalog.=) i.owner_oid AND r.rolname OPERATOR(pg_catalog.=) i.owner;
 SET LOCAL session_replication_role = 'origin';
 
+-- How much a grant can move at once.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN max_documents bigint
+        CONSTRAINT max_documents_is_positive CHECK (max_documents OPERATOR(pg_catalog.>) 0),
+    ADD COLUMN max_bytes bigint
+        CONSTRAINT max_bytes_is_positive CHECK (max_bytes OPERATOR(pg_catalog.>) 0);
+COMMENT ON COLUMN s3_export.integrations.max_documents IS 'most documents of one export; NULL: any number';
+COMMENT ON COLUMN s3_export.integrations.max_bytes IS 'most bytes of the files of one export, as they are stored; NULL: any number';
+COMMENT ON CONSTRAINT max_documents_is_positive ON s3_export.integrations IS 'a positive number';
+COMMENT ON CONSTRAINT max_bytes_is_positive ON s3_export.integrations IS 'a positive number';
+
 CREATE OR REPLACE FUNCTION s3_export.before_integration_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -110,6 +121,59 @@ COMMENT ON CONSTRAINT region_is_a_name ON s3_export.integrations IS 'lower-case 
 COMMENT ON CONSTRAINT endpoint_is_a_url ON s3_export.integrations IS 'a scheme, a host, and perhaps a path';
 COMMENT ON COLUMN s3_export.integrations.endpoint IS
     'another server than Amazon''s, https://host[:port][/path]. Changing it voids the sealed credentials; http needs a superuser';
+
+-- What objects carry.
+ALTER TABLE s3_export.integrations
+    ADD COLUMN tags jsonb
+        CONSTRAINT tags_are_texts
+        CHECK (pg_catalog.jsonb_typeof(tags) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(tags, '$.* ? (@.type() <> "string")', '{}', true)),
+    ADD COLUMN object_lock_mode text
+        CONSTRAINT object_lock_mode_is_known
+        CHECK (object_lock_mode OPERATOR(pg_catalog.=) ANY (ARRAY['GOVERNANCE', 'COMPLIANCE']))
+        CONSTRAINT object_lock_mode_needs_a_checksum
+        CHECK (object_lock_mode IS NULL OR checksum OPERATOR(pg_catalog.<>) 'none'),
+    ADD COLUMN object_lock_days integer
+        CONSTRAINT object_lock_days_are_days
+        CHECK (object_lock_days OPERATOR(pg_catalog.>=) 1 AND object_lock_days OPERATOR(pg_catalog.<=) 36500)
+        CONSTRAINT object_lock_days_go_with_the_mode
+        CHECK ((object_lock_days IS NULL) OPERATOR(pg_catalog.=) (object_lock_mode IS NULL)),
+    ADD COLUMN kms_encryption_context jsonb
+        CONSTRAINT kms_encryption_context_is_texts
+        CHECK (pg_catalog.jsonb_typeof(kms_encryption_context) OPERATOR(pg_catalog.=) 'object'
+               AND NOT pg_catalog.jsonb_path_exists(kms_encryption_context, '$.* ? (@.type() <> "string")', '{}', true))
+        CONSTRAINT kms_encryption_context_goes_with_kms
+        CHECK (kms_encryption_context IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.~) '^aws:kms')),
+    ADD COLUMN bucket_key boolean
+        CONSTRAINT bucket_key_goes_with_kms
+        CHECK (bucket_key IS NULL OR (sse IS NOT NULL AND sse OPERATOR(pg_catalog.=) 'aws:kms')),
+    ADD COLUMN requester_pays boolean;
+-- As a new table has it: a default that is added with its column would stay in the catalog as the value of older rows.
+SET LOCAL session_replication_role = 'replica';
+UPDATE ONLY s3_export.integrations SET requester_pays = false;
+SET LOCAL session_replication_role = 'origin';
+ALTER TABLE s3_export.integrations
+    ALTER COLUMN requester_pays SET DEFAULT false,
+    ALTER COLUMN requester_pays SET NOT NULL;
+COMMENT ON COLUMN s3_export.integrations.tags IS
+    'tags of every object, an object of texts; the option tags adds more, up to 10 in all';
+COMMENT ON COLUMN s3_export.integrations.object_lock_mode IS 'Object Lock of every object: GOVERNANCE or COMPLIANCE';
+COMMENT ON COLUMN s3_export.integrations.object_lock_days IS
+    'days for which Object Lock keeps every object, from the beginning of the export';
+COMMENT ON COLUMN s3_export.integrations.kms_encryption_context IS
+    'encryption context of KMS, an object of texts, for sse aws:kms and aws:kms:dsse; no secret: CloudTrail shows it';
+COMMENT ON COLUMN s3_export.integrations.bucket_key IS
+    'for sse aws:kms, whether S3 Bucket Keys spare requests to KMS; NULL: they do';
+COMMENT ON COLUMN s3_export.integrations.requester_pays IS 'true: every request says that the requester pays, which Requester Pays buckets ask for';
+COMMENT ON CONSTRAINT tags_are_texts ON s3_export.integrations IS 'an object whose values are texts; each use checks what S3 takes';
+COMMENT ON CONSTRAINT object_lock_mode_is_known ON s3_export.integrations IS 'GOVERNANCE or COMPLIANCE';
+COMMENT ON CONSTRAINT object_lock_mode_needs_a_checksum ON s3_export.integrations IS 'S3 locks no object without a checksum';
+COMMENT ON CONSTRAINT object_lock_days_are_days ON s3_export.integrations IS '1 to 36,500 days';
+COMMENT ON CONSTRAINT object_lock_days_go_with_the_mode ON s3_export.integrations IS 'mode and days are both given, or neither';
+COMMENT ON CONSTRAINT kms_encryption_context_is_texts ON s3_export.integrations IS 'an object whose values are texts';
+COMMENT ON CONSTRAINT kms_encryption_context_goes_with_kms ON s3_export.integrations IS
+    'an encryption context goes only with sse aws:kms and aws:kms:dsse';
+COMMENT ON CONSTRAINT bucket_key_goes_with_kms ON s3_export.integrations IS 'a choice about bucket keys goes only with sse aws:kms';
 
 -- Which feed a job runs.
 ALTER TABLE s3_export.jobs ADD COLUMN feed text;
@@ -777,7 +841,7 @@ COMMENT ON FUNCTION s3_export.cancel(uuid) IS
 COMMENT ON FUNCTION s3_export.prune(interval) IS
     'forgets jobs that ended longer ago than older_than: those of your roles, or all for s3_export_admin; gives their number. Touches nothing in S3';
 COMMENT ON FUNCTION s3_export.create_integration(text, text, text, text, text, text, text, text, text, boolean, text[], name, jsonb) IS
-    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, checksum, enabled, expected_bucket_owner, kms_key_id, max_bytes_per_day, object_acl, sse, storage_class, sts_endpoint';
+    'makes an integration and seals its secret; gives its id. usage_role: role whose members may use the integration (default: you; public: everyone). An aws_role without aws_external_id gets a new external id. options: aws_profile, bucket_key, checksum, dual_stack, enabled, expected_bucket_owner, fips, kms_encryption_context, kms_key_id, max_bytes, max_bytes_per_day, max_documents, object_acl, object_lock_days, object_lock_mode, requester_pays, sse, storage_class, sts_endpoint, tags';
 COMMENT ON FUNCTION s3_export.set_credentials(text, text, text, text) IS
     'seals other credentials and stores them in an integration that you may change';
 COMMENT ON FUNCTION s3_export.set_credentials_from_file(text, text) IS
@@ -992,6 +1056,11 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION s3_export.reclaim_integrations() TO s3_export_admin;
+GRANT SELECT (max_documents, max_bytes) ON s3_export.integrations TO s3_export_member, s3_export_admin;
+GRANT SELECT (tags, object_lock_mode, object_lock_days, kms_encryption_context, bucket_key, requester_pays)
+    ON s3_export.integrations TO s3_export_member;
+GRANT SELECT (tags, object_lock_mode, object_lock_days, kms_encryption_context, bucket_key, requester_pays)
+    ON s3_export.integrations TO s3_export_admin;
 GRANT USAGE ON SCHEMA s3_export TO s3_export_auditor;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_member;
 GRANT SELECT (max_bytes_per_day) ON s3_export.integrations TO s3_export_admin;

@@ -46,7 +46,7 @@ impl Finding {
 pub fn run(request: &Request) -> Result<Vec<Finding>> {
     export::check_context()?;
     let export_id = Uuid::now_v7();
-    let (Authorized { connection, limits }, query, destination) = export::check(request, export_id)?;
+    let (Authorized { connection, limits, of_export }, query, destination) = export::check(request, export_id)?;
     let recorder = Recorder::begin(limits)?;
     let store = export::open(connection, request.location.bucket())?;
     let existing = match request.run_key {
@@ -57,7 +57,7 @@ pub fn run(request: &Request) -> Result<Vec<Finding>> {
     if !is_returned {
         export::look(request, &store, &destination)?;
     }
-    FilePlan::new(request, export_id, export::room())?;
+    FilePlan::new(request, export_id, export::room(), of_export)?;
     if !is_returned {
         recorder.byte_limit(false)?;
     }

@@ -5,6 +5,7 @@
 
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
+use s3_export_core::files::limits::ExportLimits;
 use s3_export_core::files::plan::{FilePlan, Room};
 use s3_export_core::format::{Format, Wrapping};
 use s3_export_core::manifest::notification::Notification;
@@ -76,7 +77,8 @@ pub struct Export<'a> {
     /// Store of the destination.
     pub store: Store,
     algorithm: Algorithm,
-    limit: Option<TimeLimit>,
+    limits: ExportLimits,
+    time_limit: Option<TimeLimit>,
     progress: Progress,
     recorder: Recorder,
     _running: transaction::Exporting,
@@ -101,27 +103,54 @@ impl<'a> Export<'a> {
         history::tried(request, export_id);
         check_context()?;
         let running = transaction::Exporting::enter();
-        let (Authorized { connection, limits }, query, destination) = check(request, export_id)?;
+        let (Authorized { connection, limits, of_export }, query, destination) = check(request, export_id)?;
         let recorder = Recorder::begin(limits)?;
-        let limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
-        let progress = Progress::start(export_id);
+        // Before whatever takes memory, connections or locks.
+        transaction::take_slot()?;
+        let time_limit = transaction::time_limit(request.timeout.unwrap_or_else(settings::timeout))?;
+        let progress = Progress::start(export_id, of_export.clone());
         let algorithm = connection.object.checksum;
         let store = open(connection, request.location.bucket())?;
-        Ok(Export { request, export_id, query, destination, store, algorithm, limit, progress, recorder, _running: running })
+        let limits = of_export;
+        Ok(Export {
+            request,
+            export_id,
+            query,
+            destination,
+            store,
+            algorithm,
+            limits,
+            time_limit,
+            progress,
+            recorder,
+            _running: running,
+        })
     }
 
     /// Runs the query and uploads its rows; the commit writes the manifest.
     pub fn write(self, properties: RunProperties) -> Result<Outcome> {
-        let Export { request, export_id, query, destination, store, algorithm, limit, progress, recorder, _running } = self;
+        let Export {
+            request,
+            export_id,
+            query,
+            destination,
+            store,
+            algorithm,
+            limits,
+            time_limit,
+            progress,
+            recorder,
+            _running,
+        } = self;
         look(request, &store, &destination)?;
         let destination = match &properties.replaced {
             Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
         };
-        let (limits, mut plan) = FilePlan::new(request, export_id, room())?;
-        plan.bytes_in_total = recorder.byte_limit(properties.nothing_for_nothing)?;
+        let limits = ExportLimits { of_day: recorder.byte_limit(properties.nothing_for_nothing)?, ..limits };
+        let (cut, plan) = FilePlan::new(request, export_id, room(), limits.clone())?;
         let upload = transaction::begin(store, destination.clone(), plan, properties.replaced)?;
-        let mut documents = Documents::new(request, &destination, limits, &upload, &progress);
+        let mut documents = Documents::new(request, &destination, cut, &upload, &progress);
         query.run(&properties.parameters, &mut documents)?;
         let (encoded, columns) = documents.finish()?;
         upload.close();
@@ -129,9 +158,10 @@ impl<'a> Export<'a> {
         let files = upload.records()?;
         // What is in S3, compressed or not.
         let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
+        limits.check(&totals)?;
         recorder.claim_bytes(totals.bytes)?;
-        if let Some(limit) = limit {
-            limit.end()?;
+        if let Some(time_limit) = time_limit {
+            time_limit.end()?;
         }
 
         warn_of_doubled_uploads(&upload.doubled_uploads());
@@ -203,7 +233,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, D
     // Without s3:ListBucket a store hides that there is no object.
     let looks = request.existing == Existing::Error || request.has_own_names();
     let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
-    let authorized = integration::authorize(&request.permission, &request.location, purpose)?;
+    let authorized = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     notification::check(request)?;
     let naming = Naming {

@@ -1,4 +1,5 @@
-//! How far an export is: for everybody in `pg_stat_progress_copy`, for its own client in NOTICEs.
+//! How far an export is: for everybody in `pg_stat_progress_copy`, for its own client in NOTICEs. The count of documents is held to
+//! the export's limit here, where it costs nothing.
 //!
 //! Postgres has no progress command of ours, so an export shows as a COPY TO with a callback, which it resembles. Parameters
 //! that COPY leaves unused say which export it is; `s3_export.exports` reads them. A query may itself run commands that report
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use s3_export_core::error::Result;
 use s3_export_core::files::chunker::{Piece, Totals};
+use s3_export_core::files::limits::ExportLimits;
 use s3_export_core::io::wake::Wake;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -77,6 +79,7 @@ pub struct Progress {
     work: Work,
     began: Instant,
     documents: Cell<u64>,
+    limits: ExportLimits,
     /// Number of documents at which there is something to do.
     next_step: Cell<u64>,
     files: Cell<u64>,
@@ -88,22 +91,23 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins the report of an export.
-    pub fn start(export_id: Uuid) -> Self {
-        Self::of_work(Work::Export(export_id))
+    /// Begins the report of an export within `limits`.
+    pub fn start(export_id: Uuid, limits: ExportLimits) -> Self {
+        Self::of_work(Work::Export(export_id), limits)
     }
 
     /// Begins the report of a verification.
     pub fn of_verification(job: Option<Uuid>) -> Self {
-        Self::of_work(Work::Verification(job))
+        Self::of_work(Work::Verification(job), ExportLimits::default())
     }
 
-    fn of_work(work: Work) -> Self {
+    fn of_work(work: Work, limits: ExportLimits) -> Self {
         let (began, interval) = (Instant::now(), settings::progress_interval());
         let progress = Progress {
             work,
             began,
             documents: Cell::default(),
+            limits,
             next_step: Cell::default(),
             files: Cell::default(),
             bytes: Cell::default(),
@@ -120,25 +124,27 @@ impl Progress {
         self.expected.set(Some(rows));
     }
 
-    /// Counts a document.
+    /// Counts a document. Errors: 54000 for the first that is too many.
     #[inline(always)]
-    pub fn document(&self) {
+    pub fn document(&self) -> Result<()> {
         let documents = self.documents.get() + 1;
         self.documents.set(documents);
-        if documents >= self.next_step.get() {
-            self.step(documents);
-        }
+        if documents >= self.next_step.get() { self.step(documents) } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn step(&self, documents: u64) {
+    fn step(&self, documents: u64) -> Result<()> {
+        self.limits.check_documents(documents)?;
         // Whoever wants notices has the clock asked for each document.
         let apart = if documents < EACH_IS_SHOWN || self.interval.is_some() { 1 } else { STEP };
-        self.next_step.set(documents + apart);
+        // The first document that is too many is a step, whatever lies between.
+        let most = self.limits.documents.unwrap_or(u64::MAX);
+        self.next_step.set((documents + apart).min(most.saturating_add(1)));
         if is_ours() {
             update(Parameter::Documents, documents);
         }
         self.notice_when_due();
+        Ok(())
     }
 
     /// Counts a piece that is about to be handed over.

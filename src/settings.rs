@@ -21,6 +21,9 @@ static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static MAX_EXPORTS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_EXPORTS_WAIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static MAX_BANDWIDTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HISTORY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HISTORY_QUERY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LOG_EXPORTS: GucSetting<LogExportsValue> = GucSetting::<LogExportsValue>::new(LogExportsValue::Off);
@@ -143,6 +146,36 @@ pub fn define() {
         600_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports",
+        c"Most transactions of the cluster that export at once; 0: any number.",
+        c"Further ones wait as s3_export.max_exports_wait says.",
+        &MAX_EXPORTS,
+        0,
+        1024,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_exports_wait",
+        c"Longest time that an export waits where s3_export.max_exports is reached; -1: any, 0: none.",
+        c"lock_timeout limits the wait too.",
+        &MAX_EXPORTS_WAIT,
+        -1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.max_bandwidth",
+        c"Most bytes of files that an export sends in a second; 0: any number.",
+        c"The query waits when it makes more.",
+        &MAX_BANDWIDTH,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
     );
     GucRegistry::define_bool_guc(
         c"s3_export.history",
@@ -281,6 +314,21 @@ pub fn max_workers() -> u32 {
 /// Time between the first attempt of a job and the second.
 pub fn retry_delay() -> Duration {
     milliseconds(&RETRY_DELAY)
+}
+
+/// Transactions of the cluster that export at once; zero: any number.
+pub fn max_exports() -> u32 {
+    MAX_EXPORTS.get().unsigned_abs()
+}
+
+/// How long an export waits where as many run as may. `None`: any time.
+pub fn max_exports_wait() -> Option<Duration> {
+    u64::try_from(MAX_EXPORTS_WAIT.get()).ok().map(Duration::from_millis)
+}
+
+/// Bytes a second of each export; zero: any number.
+pub fn max_bandwidth() -> u64 {
+    u64::from(MAX_BANDWIDTH.get().unsigned_abs()) * 1024
 }
 
 /// Whether each export that commits leaves a row of the history.

@@ -11,6 +11,7 @@ use s3_export_core::files::chunker::Totals;
 use s3_export_core::maintenance::verify::{self, Checked, Event, Finding, ManifestPlace, Reporter, Terms};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::Connection;
+use s3_export_core::s3::properties::ExportProperties;
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use uuid::Uuid;
 
@@ -37,7 +38,8 @@ impl Verification {
         check_context()?;
         let place = ManifestPlace::parse(&self.manifest)?;
         let permission = Permission::Integration(self.integration.clone());
-        let connection = integration::authorize(&permission, &place.location, Purpose::Verify)?.connection;
+        let connection =
+            integration::authorize(&permission, &place.location, Purpose::Verify, &ExportProperties::default())?.connection;
         Ok((place, connection))
     }
 

@@ -27,6 +27,8 @@ pub enum Code {
     ActiveTransaction,
     /// 28000: S3 does not accept the credentials.
     Credentials,
+    /// 40P01: transactions wait for each other.
+    Deadlock,
     /// 42501: Postgres or S3 says that this role may not.
     Privilege,
     /// 42601: the query is not one statement.
@@ -79,6 +81,7 @@ impl Code {
             Code::InvalidParameter => "22023",
             Code::ActiveTransaction => "25001",
             Code::Credentials => "28000",
+            Code::Deadlock => "40P01",
             Code::Privilege => "42501",
             Code::Syntax => "42601",
             Code::DuplicateColumn => "42701",

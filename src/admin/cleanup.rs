@@ -14,6 +14,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::maintenance::orphans::{self, Orphan, What};
 use s3_export_core::naming::uri::Location;
 use s3_export_core::request::Permission;
+use s3_export_core::s3::properties::ExportProperties;
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use uuid::Uuid;
 
@@ -69,7 +70,8 @@ pub fn run(clean_up: &CleanUp) -> Result<Vec<Finding>> {
             .hint("Give force => true if you know that there is none of either."));
     }
     let permission = Permission::Integration(clean_up.integration.clone());
-    let connection = integration::authorize(&permission, &clean_up.location, Purpose::CleanUp)?.connection;
+    let connection =
+        integration::authorize(&permission, &clean_up.location, Purpose::CleanUp, &ExportProperties::default())?.connection;
     let store = open(connection, clean_up.location.bucket())?;
     let policy = RetryPolicies::all(transaction::call_policy());
     let bucket = || Arc::new(Bucket::new(store.clone(), clean_up.location.bucket(), policy, Throttle::new(1)));

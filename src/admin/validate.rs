@@ -7,6 +7,7 @@ use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::credentials::caller;
+use s3_export_core::s3::properties::ExportProperties;
 use uuid::Uuid;
 
 use crate::export::check_context;
@@ -35,7 +36,9 @@ pub fn run(name: String, uri: Option<&str>) -> Result<Vec<Finding>> {
         Some(uri) => Location::parse(uri)?,
         None => first_location(&name)?,
     };
-    let connection = integration::authorize(&Permission::Integration(name), &location, Purpose::Export)?.connection;
+    let connection =
+        integration::authorize(&Permission::Integration(name), &location, Purpose::Export, &ExportProperties::default())?
+            .connection;
     let file_type = FileType::of(&Format::Json(Wrapping::Rockset), None);
     let naming = Naming { in_folder: false, file_type, file: None, run_key: None, manifest_copy: None, success_marker: None };
     let destination = Destination::new(location, Uuid::now_v7(), naming)?;
@@ -128,7 +131,7 @@ fn words(step: Step) -> (&'static str, &'static str, &'static str) {
         }
         Step::Delete => (
             "delete",
-            "An aborted export leaves nothing behind.",
+            "Readers see nothing of an aborted export.",
             "An aborted export leaves files without a manifest, and so did this probe: s3:DeleteObject is needed.",
         ),
     }

@@ -62,6 +62,10 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
             .hint("Run the feed in a READ COMMITTED transaction."));
     }
     let has_written = transaction_has_id();
+    let seen = table::read(name)?.filter(change::may_see).ok_or_else(|| change::unknown(name))?;
+    change::check_role(&seen)?;
+    // Before the row is locked: other runs of the feed wait for that lock.
+    transaction::take_slot()?;
     let feed = table::lock(name)?.filter(change::may_see).ok_or_else(|| change::unknown(name))?;
     change::check_role(&feed)?;
     if has_written && feed.kind == Kind::Xid {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
-use s3_export_core::files::plan::ByteLimit;
+use s3_export_core::files::limits::ByteLimit;
 use s3_export_core::manifest::stored::Summary;
 use s3_export_core::manifest::{FeedRun, Manifest};
 use s3_export_core::request::{Permission, Request};

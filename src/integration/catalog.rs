@@ -115,7 +115,8 @@ fn sealed(row: &Value) -> Option<Sealed> {
     Some(Sealed { key_id: text(row, "key_id")?, blob: decode_hex(&text(row, "sealed")?)? })
 }
 
-/// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value.
+/// Inserts a row; `false`: the name is taken. `columns` has a member for each column that is given a value. Errors: 42703 for one of
+/// [`LATER_COLUMNS`] in a database that lacks it.
 pub fn insert_integration(columns: &Value) -> Result<bool> {
     // Those that the catalog of an earlier release lacks are named only where they are given.
     let given = LATER_COLUMNS.iter().filter(|later| columns.get(later.name).is_some_and(|value| !value.is_null()));

@@ -6,10 +6,10 @@
 
 use s3_export_core::error::unknown_key;
 use s3_export_core::error::{Code, Error, Result};
-use s3_export_core::integration::check;
-use s3_export_core::integration::policy::Purpose;
+use s3_export_core::integration::policy::{Grant, Purpose};
 use s3_export_core::integration::seal::{Credentials, Place, seal};
 use s3_export_core::integration::settings::Settings;
+use s3_export_core::integration::{check, objects};
 use s3_export_core::naming::uri::Allowed;
 use s3_export_core::request::{json_object, required};
 use s3_export_core::s3::credentials::check_signing;
@@ -24,17 +24,25 @@ use crate::pg::{is_superuser, refuse_if_read_only};
 /// Columns that `options` may set.
 const OPTIONS: &[&str] = &[
     "aws_profile",
+    "bucket_key",
     "checksum",
     "dual_stack",
     "enabled",
     "expected_bucket_owner",
     "fips",
+    "kms_encryption_context",
     "kms_key_id",
+    "max_bytes",
     "max_bytes_per_day",
+    "max_documents",
     "object_acl",
+    "object_lock_days",
+    "object_lock_mode",
+    "requester_pays",
     "sse",
     "storage_class",
     "sts_endpoint",
+    "tags",
 ];
 
 /// Columns of an integration that say nothing about requests to its store.
@@ -105,9 +113,10 @@ pub fn create(new: NewIntegration) -> Result<Uuid> {
     let mut settings = columns.clone();
     settings.retain(|column, _| !OTHER_COLUMNS.contains(&column.as_str()));
     let integration = Settings::from_given(&settings)?;
+    objects::check(&integration, &format!("integration \"{name}\""))?;
     if new.aws_role.is_some() {
         // The longest of the integration's session policies: what is too long for STS is told now.
-        integration.grant()?.session_policy(Purpose::ExportAfterALook)?;
+        Grant { tags: true, ..integration.grant()? }.session_policy(Purpose::ExportAfterALook)?;
     }
     let place =
         Place { integration_id, endpoint: integration.endpoint.as_deref(), sts_endpoint: integration.sts_endpoint.as_deref() };

@@ -13,22 +13,30 @@ use serde_json::{Value, json};
 use crate::settings;
 
 /// Members of an entry of `s3_export.inline_roles`.
-const MEMBERS: [&str; 15] = [
+const MEMBERS: &[&str] = &[
     "allowed_locations",
     "aws_profile",
     "aws_role",
+    "bucket_key",
     "checksum",
     "dual_stack",
     "endpoint",
     "expected_bucket_owner",
     "fips",
+    "kms_encryption_context",
     "kms_key_id",
+    "max_bytes",
+    "max_documents",
     "object_acl",
+    "object_lock_days",
+    "object_lock_mode",
     "path_style",
     "region",
+    "requester_pays",
     "sse",
     "storage_class",
     "sts_endpoint",
+    "tags",
 ];
 
 /// The entry that lets the role write there, as an integration. Errors: 42501 when none does, F0000 when the setting is
@@ -61,7 +69,7 @@ fn parse(text: &str) -> Result<Vec<Settings>> {
 fn integration(entry: Value) -> Result<Settings> {
     let Value::Object(mut members) = entry else { return Err(malformed("An entry is no JSON object.")) };
     if let Some(unknown) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
-        return Err(malformed(&format!("{}.", unknown_key("member", unknown, &MEMBERS).summary())));
+        return Err(malformed(&format!("{}.", unknown_key("member", unknown, MEMBERS).summary())));
     }
     if !members.get("aws_role").is_some_and(Value::is_string) {
         return Err(malformed("An entry has no aws_role."));
@@ -133,6 +141,8 @@ mod tests {
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "region": 1}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "path_style": "yes"}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "checksum": "md5"}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "max_bytes": 0}]"#,
+            r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "tags": {"a": 1}}]"#,
             r#"[{"aws_role": "r", "allowed_locations": ["s3://bucket"], "owner": "me"}]"#,
         ] {
             assert_eq!(code(setting, "r", "s3://bucket"), Some(Code::Configuration), "{setting}");

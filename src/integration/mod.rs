@@ -10,9 +10,12 @@ mod create;
 mod credentials;
 mod inline;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use s3_export_core::error::{Code, Error, Result};
+use s3_export_core::files::limits::ExportLimits;
+use s3_export_core::integration::policy::Grant;
 pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller, trust_policy};
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
@@ -20,6 +23,7 @@ use s3_export_core::naming::uri::{Allowed, Location};
 use s3_export_core::request::Permission;
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
+use s3_export_core::s3::properties::ExportProperties;
 use uuid::Uuid;
 
 pub use self::create::{NewIntegration, create};
@@ -48,11 +52,18 @@ pub struct Authorized {
     pub connection: Connection,
     /// What may be written.
     pub limits: Limits,
+    /// What each export may write.
+    pub of_export: ExportLimits,
 }
 
-/// How to reach `location` by that permission, if the current user has it. Errors: 42704 when there is no such integration
-/// or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
-pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose) -> Result<Authorized> {
+/// How to reach `location` by that permission, if the current user has it. `properties`: of the objects that will be written. Errors:
+/// 42704 when there is no such integration or the user does not see it, 42501 when it does not allow the location, 55000 when it is disabled or lacks credentials.
+pub fn authorize(
+    permission: &Permission,
+    location: &Location,
+    purpose: Purpose,
+    properties: &ExportProperties,
+) -> Result<Authorized> {
     match permission {
         Permission::Integration(name) => {
             let integration = visible(name)?;
@@ -65,16 +76,26 @@ pub fn authorize(permission: &Permission, location: &Location, purpose: Purpose)
             let (base, external_id) = credentials::open(name, &integration)?;
             let limits =
                 Limits { integration_id: integration.integration_id, max_bytes_per_day: integration.max_bytes_per_day };
-            Ok(Authorized { connection: connection(&integration, &what, base, external_id, purpose)?, limits })
+            let connection = connection(&integration, &what, base, external_id, purpose, properties)?;
+            Ok(Authorized { connection, limits, of_export: of_export(&integration, what) })
         }
         Permission::Role { aws_role, aws_external_id } => {
             check_inline_privilege()?;
             let integration = inline::allowed(aws_role, location)?;
             let base = credentials::of_the_server(&integration)?;
             let what = format!("role {aws_role}");
-            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose)?;
-            Ok(Authorized { connection, limits: Limits::default() })
+            let connection = connection(&integration, &what, base, Some(aws_external_id.clone()), purpose, properties)?;
+            Ok(Authorized { connection, limits: Limits::default(), of_export: of_export(&integration, what) })
         }
+    }
+}
+
+fn of_export(integration: &Settings, setter: String) -> ExportLimits {
+    ExportLimits {
+        setter,
+        documents: integration.max_documents.map(NonZeroU64::get),
+        bytes: integration.max_bytes.map(NonZeroU64::get),
+        of_day: None,
     }
 }
 
@@ -134,7 +155,7 @@ pub fn trusted(name: &str) -> Result<Trusted> {
         return Err(no_role(name));
     }
     let (base, _) = credentials::open(name, &integration)?;
-    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export)?;
+    let connection = connection(&integration, &what, base, external_id.clone(), Purpose::Export, &ExportProperties::default())?;
     let (BucketRegion::Known(region) | BucketRegion::AskedFrom(region)) = connection.region;
     Ok(Trusted { external_id, identity: Arc::unwrap_or_clone(connection.identity), region })
 }
@@ -159,10 +180,13 @@ fn connection(
     base: Base,
     external_id: Option<String>,
     purpose: Purpose,
+    properties: &ExportProperties,
 ) -> Result<Connection> {
     check::requests_can_carry(integration, what)?;
+    let object = integration.object_settings(properties.clone())?;
+    let has_tags = !object.all_tags().is_empty();
     let role = match integration.aws_role.as_deref() {
-        Some(arn) => Some(assumed_role(integration, what, arn, external_id, purpose)?),
+        Some(arn) => Some(assumed_role(integration, what, arn, external_id, (purpose, has_tags))?),
         None => None,
     };
     Ok(Connection {
@@ -172,7 +196,7 @@ fn connection(
         path_style: integration.path_style,
         reach: integration.reach(integration.endpoint.as_deref()),
         identity: Arc::new(Identity { base, role, amazon: integration.amazon_endpoints() }),
-        object: integration.object_settings(),
+        object,
     })
 }
 
@@ -181,7 +205,7 @@ fn assumed_role(
     what: &str,
     arn: &str,
     external_id: Option<String>,
-    purpose: Purpose,
+    (purpose, has_tags): (Purpose, bool),
 ) -> Result<AssumedRole> {
     let endpoint = integration.sts_endpoint.clone();
     if endpoint.is_none() && integration.endpoint.is_some() {
@@ -193,7 +217,7 @@ fn assumed_role(
         arn: arn.to_owned(),
         external_id,
         session_name: session_name::session_name(&current_user_name()),
-        session_policy: integration.grant()?.session_policy(purpose)?,
+        session_policy: Grant { tags: has_tags, ..integration.grant()? }.session_policy(purpose)?,
         endpoint,
         region: integration.sts_region(),
         reach: integration.reach(integration.sts_endpoint.as_deref()),

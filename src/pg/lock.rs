@@ -5,7 +5,10 @@
 //! The locks are advisory locks of kinds that no SQL function takes, so no user can hold one by accident. Standbys have such locks
 //! too.
 
-use pgrx::pg_sys;
+use std::time::Duration;
+
+use pgrx::pg_sys::pg_try::PgTryBuilder;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use uuid::Uuid;
 
 /// Exports of one transaction that have a lock of their own, at most: all sessions share the table of locks.
@@ -24,6 +27,10 @@ pub enum Lock {
     Run(u64),
     /// The process that starts jobs whose next attempt is due.
     Timer,
+    /// Leave to export, for one transaction at a time; there are `s3_export.max_exports` of these locks.
+    Slot(u32),
+    /// The first of those who wait for a slot.
+    SlotQueue,
     /// The bytes that an integration may still write today; whoever holds it may count and add to them.
     Allowance(Uuid),
     /// Shared by those who commit jobs and rely on a living worker to find them.
@@ -39,7 +46,11 @@ const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
 const ALLOWANCE_KIND: u16 = 0x5338;
 /// Kind of [`Lock::Timer`].
-pub const TIMER_KIND: u16 = 0x533a;
+pub const TIMER_KIND: u16 = 0x533b;
+/// Kind of [`Lock::Slot`].
+pub const SLOT_KIND: u16 = 0x5339;
+/// Kind of [`Lock::SlotQueue`].
+pub const SLOT_QUEUE_KIND: u16 = 0x533a;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -62,6 +73,9 @@ impl Lock {
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
             Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),
+            // They share the server's memory and its network.
+            Lock::Slot(number) => (0, (number, 0), SLOT_KIND),
+            Lock::SlotQueue => (0, (0, 0), SLOT_QUEUE_KIND),
         };
         pg_sys::LOCKTAG {
             locktag_field1: database,
@@ -104,6 +118,18 @@ impl Lock {
     pub fn hold_alone(self) {
         let _owner = ResourceOwner::transaction();
         take(self, ALONE, Owner::Transaction, Wait::Yes);
+    }
+
+    /// Holds the lock like [`Self::hold_alone`], unless another transaction has it; `false`: one has.
+    pub fn try_hold_alone(self) -> bool {
+        let _owner = ResourceOwner::transaction();
+        take(self, ALONE, Owner::Transaction, Wait::No)
+    }
+
+    /// Ends [`Self::hold_alone`] and [`Self::try_hold_alone`] before their time.
+    pub fn let_go_alone(self) {
+        let _owner = ResourceOwner::transaction();
+        release(self, ALONE, Owner::Transaction);
     }
 
     /// Ends [`Self::hold`] before its time.
@@ -178,6 +204,36 @@ impl Drop for SessionLock {
     fn drop(&mut self) {
         release(self.lock, self.mode, Owner::Session);
     }
+}
+
+/// Held against everybody else until the drop. An error that leaves the scope ends the lock with the (sub)transaction.
+#[derive(Debug)]
+pub struct ScopedLock(Lock);
+
+impl ScopedLock {
+    /// Waits for whoever has it, in the order of those who wait. `None`: `lock_timeout` has passed.
+    pub fn wait_for(lock: Lock) -> Option<Self> {
+        PgTryBuilder::new(|| Some(take(lock, ALONE, Owner::Transaction, Wait::Yes)))
+            .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| None)
+            .execute()
+            .map(|_| ScopedLock(lock))
+    }
+}
+
+impl Drop for ScopedLock {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            release(self.0, ALONE, Owner::Transaction);
+        }
+    }
+}
+
+/// The session's `lock_timeout`, if it has one, and `deadlock_timeout`.
+pub fn timeouts() -> (Option<Duration>, Duration) {
+    // SAFETY: reads the session's settings, which this thread alone changes.
+    let milliseconds = unsafe { [pg_sys::LockTimeout, pg_sys::DeadlockTimeout] };
+    let [lock, deadlock] = milliseconds.map(|time| Duration::from_millis(u64::from(time.unsigned_abs())));
+    (Some(lock).filter(|time| !time.is_zero()), deadlock)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,8 @@ pub enum WaitFor {
     Manifests,
     /// Another request to S3 or STS.
     Answer,
+    /// Another export to end, where `s3_export.max_exports` run.
+    Slot,
     /// A job to end, or a worker to have room.
     Job,
     /// The next attempt of a job to be due.
@@ -33,7 +35,7 @@ pub enum WaitFor {
 
 #[cfg(since_pg17)]
 thread_local! {
-    static EVENTS: std::cell::RefCell<[Option<u32>; 8]> = const { std::cell::RefCell::new([None; 8]) };
+    static EVENTS: std::cell::RefCell<[Option<u32>; 9]> = const { std::cell::RefCell::new([None; 9]) };
 }
 
 impl WaitFor {
@@ -70,6 +72,7 @@ impl WaitFor {
             WaitFor::CleanUp => (5, c"S3ExportCleanUp"),
             WaitFor::Writers => (6, c"S3ExportWriters"),
             WaitFor::Retry => (7, c"S3ExportRetry"),
+            WaitFor::Slot => (8, c"S3ExportSlot"),
         }
     }
 

@@ -184,14 +184,13 @@ impl RowSink for Documents<'_> {
     #[inline(always)]
     fn fixed_layout_row(&mut self, row: &FixedLayoutRow<'_>) -> Option<Result<()>> {
         let (Output::Lines(lines), None) = (&mut self.output, &self.sorter) else { return None };
-        self.progress.document();
-        Some(lines.row(row))
+        Some(self.progress.document().and_then(|()| lines.row(row)))
     }
 
     #[inline(always)]
     fn row(&mut self, row: &Values<'_>) -> Result<()> {
         // First, so that a file that ends with it does not show before it.
-        self.progress.document();
+        self.progress.document()?;
         match (&mut self.output, &mut self.sorter) {
             (Output::Lines(lines), None) => lines.row(row),
             (Output::Lines(lines), Some(sorter)) => lines.row_of_partition(row, sorter),

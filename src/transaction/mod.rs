@@ -12,6 +12,7 @@
 mod log_line;
 mod pending;
 mod session_io;
+mod slot;
 mod undo;
 
 use std::cell::Cell;
@@ -27,6 +28,7 @@ pub use self::log_line::LogLine;
 use self::pending::Ending;
 pub use self::pending::{Exporting, begin, forget, has_exports, is_exporting, ready_to_commit, writes_manifest};
 pub use self::session_io::{call_policy, call_store, call_store_and_hear, connections, time_limit};
+pub use self::slot::take as take_slot;
 use crate::pg::callback::contained;
 use crate::pg::errors::{guard, tell_failure};
 use crate::pg::report::{Report, in_callback};
@@ -118,7 +120,10 @@ fn refuse_prepare() -> Result<()> {
     if has_exports() {
         return Err(cannot_prepare("exported to S3", "Its manifests are written when it commits"));
     }
-    HOOKS.get().map_or(Ok(()), |hooks| (hooks.before_prepare)())
+    HOOKS.get().map_or(Ok(()), |hooks| (hooks.before_prepare)())?;
+    // Its exports were rolled back, and a prepared transaction may live for days.
+    slot::let_go();
+    Ok(())
 }
 
 /// The error of a PREPARE of a transaction that has `done` what waits for its commit.

@@ -27,6 +27,7 @@ use crate::pg::wait::{WaitFor, wait_until};
 use crate::settings;
 use crate::transaction::log_line::LogLine;
 use crate::transaction::session_io::{self, SessionIo};
+use crate::transaction::slot;
 use crate::transaction::undo::{self, delete_replaced, undo};
 
 struct PendingExport {
@@ -221,6 +222,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         leave_export();
         forget_transaction();
+        slot::forget();
         undo::forget_abort();
         if let Some(io) = &self.io {
             io.stop();

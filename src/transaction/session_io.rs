@@ -16,11 +16,12 @@ use s3_export_core::io::task::{Task, lost_task};
 use s3_export_core::io::thread::IoThread;
 use s3_export_core::io::wake::Wake;
 use s3_export_core::naming::keys::Destination;
+use s3_export_core::s3::bandwidth::Bandwidth;
 use s3_export_core::s3::client::Store;
 use s3_export_core::s3::network::{Network, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{RetryPolicies, Throttle};
-use s3_export_core::upload::ExportUpload;
+use s3_export_core::upload::{ExportUpload, Sending};
 
 use crate::pg::descriptors::ExternalDescriptors;
 use crate::pg::limit::TimeLimit;
@@ -96,8 +97,9 @@ pub fn start_upload(store: Store, destination: Destination, plan: FilePlan) -> R
     let policies = retry_policies();
     IO.with_borrow(|io| {
         let io = io.get().ok_or_else(lost_task)?;
-        let concurrency = (io.connections, Arc::clone(&io.throttle));
-        Ok(ExportUpload::start(&io.thread, store, destination, plan, concurrency, policies))
+        let bandwidth = Bandwidth::new(settings::max_bandwidth());
+        let sending = Sending { concurrency: io.connections, throttle: Arc::clone(&io.throttle), bandwidth };
+        Ok(ExportUpload::start(&io.thread, store, destination, plan, sending, policies))
     })
 }
 

@@ -38,17 +38,17 @@ fn create_integration_stores_what_it_is_given() {
         r#"session_token => 'T', region => 'eu-central-1', endpoint => 'https://s3.example.com:9000', path_style => true,
            allowed_locations => '{s3://a-bucket,s3://b-bucket/x}', usage_role => 'public',
            options => '{"checksum": "sha256", "enabled": false, "expected_bucket_owner": "012345678901", "sse": "aws:kms",
-                        "kms_key_id": "my-key", "object_acl": "bucket-owner-full-control", "storage_class": "STANDARD_IA"}'"#,
+                        "kms_key_id": "my-key", "max_documents": 10, "max_bytes": 9223372036854775807, "object_acl": "bucket-owner-full-control", "storage_class": "STANDARD_IA"}'"#,
     )
     .unwrap();
     let mut client = db.client();
     assert_eq!(
         client.text(
             "SELECT (name, owner, usage_role, enabled, credential_source, access_key_id, region, endpoint, path_style, allowed_locations,
-                     expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum)::text
+                     expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum, max_documents, max_bytes)::text
              FROM s3_export.integrations WHERE name = 'new'"
         ),
-        r#"(new,postgres,public,f,keys,K,eu-central-1,https://s3.example.com:9000,t,"{s3://a-bucket,s3://b-bucket/x}",012345678901,aws:kms,my-key,STANDARD_IA,bucket-owner-full-control,sha256)"#
+        r#"(new,postgres,public,f,keys,K,eu-central-1,https://s3.example.com:9000,t,"{s3://a-bucket,s3://b-bucket/x}",012345678901,aws:kms,my-key,STANDARD_IA,bucket-owner-full-control,sha256,10,9223372036854775807)"#
     );
     let sealed = "SELECT key_id, encode(sealed, 'escape') AS sealed FROM s3_export.credentials JOIN s3_export.integrations
                   USING (integration_id) WHERE name = 'new'";
@@ -164,6 +164,10 @@ fn values_that_make_no_sense_are_refused() {
         (r#"options => '{"storage_class": "cheap"}'"#, "22023", "storage_class"),
         (r#"options => '{"object_acl": "Public Read"}'"#, "22023", "object_acl"),
         (r#"options => '{"expected_bucket_owner": "me"}'"#, "22023", "expected_bucket_owner"),
+        (r#"options => '{"max_documents": 0}'"#, "22023", "invalid max_documents"),
+        (r#"options => '{"max_documents": "10"}'"#, "22023", "max_documents"),
+        (r#"options => '{"max_bytes": -1}'"#, "22023", "invalid max_bytes"),
+        (r#"options => '{"max_bytes": 9223372036854775808}'"#, "22023", "max_bytes"),
     ] {
         let refusal = refuse(&db, arguments);
         refusal.sqlstate(sqlstate);
@@ -189,6 +193,8 @@ fn the_tables_own_constraints_refuse_the_same_in_plain_statements() {
         "endpoint = 'x'",
         "region = 'a b'",
         "checksum = 'x'",
+        "max_documents = 0",
+        "max_bytes = -1",
     ] {
         refused(client.batch_execute(&format!("UPDATE s3_export.integrations SET {change}"))).sqlstate("23514");
     }

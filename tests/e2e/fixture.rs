@@ -9,6 +9,7 @@
 //! Databases, roles and keys carry a random suffix, so tests run side by side, and a killed run disturbs none after it.
 
 mod bucket;
+mod carried;
 mod cluster;
 mod download;
 mod environment;
@@ -33,6 +34,7 @@ use postgres::{Client, Row};
 use uuid::Uuid;
 
 pub use self::bucket::{Bucket, lines};
+pub use self::carried::Carried;
 pub use self::cluster::{Cluster, free_port};
 pub use self::download::{Download, cell};
 pub use self::environment::{Environment, StandIn};

@@ -75,7 +75,8 @@ fn members_read_no_key_ids_and_change_nothing() {
     }
     let others = "SELECT integration_id::text, name, owner::text, owner_oid, usage_role::text, usage_role_oid, enabled, credential_source, aws_profile, aws_role, sts_endpoint,
         region, endpoint, path_style, allowed_locations, expected_bucket_owner, sse, kms_key_id, storage_class, object_acl, checksum,
-        created_at::text, updated_at::text, fips, dual_stack FROM s3_export.integrations";
+        created_at::text, updated_at::text, tags::text, object_lock_mode, object_lock_days, kms_encryption_context::text, bucket_key,
+        requester_pays, max_documents, max_bytes, max_bytes_per_day, fips, dual_stack FROM s3_export.integrations";
     assert_eq!(client.query(others, &[]).unwrap().len(), 1);
     for statement in [
         "UPDATE s3_export.integrations SET enabled = false",

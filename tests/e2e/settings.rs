@@ -16,6 +16,9 @@ fn each_setting_has_its_default_and_its_bounds() {
         ("upload_concurrency", "160", "1", "0", "1025"),
         ("cleanup_timeout", "5s", "0", "-1", "25d"),
         ("commit_timeout", "1min", "1ms", "0", "25d"),
+        ("max_exports", "0", "0", "-1", "1025"),
+        ("max_exports_wait", "-1", "-1", "-2", "25d"),
+        ("max_bandwidth", "0", "0", "-1", "3TB"),
     ] {
         let show = format!("SHOW s3_export.{name}");
         assert_eq!(client.text(&show), default);

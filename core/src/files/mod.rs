@@ -3,5 +3,6 @@
 pub mod batcher;
 pub mod chunker;
 pub mod compress;
+pub mod limits;
 pub mod parquet;
 pub mod plan;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::error::{Code, Error, Result};
 use crate::files::chunker::Limits;
 use crate::files::compress::most_encoders;
+use crate::files::limits::ExportLimits;
 use crate::files::parquet;
 use crate::format::{Compression, Format, ParquetStyle};
 use crate::request::{Cut, Request};
@@ -31,17 +32,8 @@ pub struct FilePlan {
     pub part: usize,
     /// Most bytes that a file may have.
     pub most_bytes: u64,
-    /// Most bytes that all files may have together; `None`: any number.
-    pub bytes_in_total: Option<ByteLimit>,
-}
-
-/// A limit to the bytes that an export writes, compressed or not.
-#[derive(Debug, Clone)]
-pub struct ByteLimit {
-    /// Most bytes.
-    pub most: u64,
-    /// Error of an export that has more.
-    pub passed: Error,
+    /// Limits of all files together.
+    pub limits: ExportLimits,
 }
 
 /// Encoding of pieces on their way into a file.
@@ -67,7 +59,7 @@ pub struct Room {
 impl FilePlan {
     /// The plan for a request, and the limits by which its documents are cut. Errors: 53400 when parts of a single file, or row groups,
     /// do not fit into the memory.
-    pub fn new(request: &Request, export_id: Uuid, room: Room) -> Result<(Limits, Self)> {
+    pub fn new(request: &Request, export_id: Uuid, room: Room, limits: ExportLimits) -> Result<(Limits, Self)> {
         let encoding = FileEncoding::new(&request.format, request.compression, export_id, room.buffer_memory)?;
         let (documents, bytes, part, most_bytes) = match request.cut {
             Cut::Chunks { documents: None, bytes } if matches!(encoding, FileEncoding::Parquet(_)) => {
@@ -76,7 +68,7 @@ impl FilePlan {
             Cut::Chunks { documents, bytes } => (documents.unwrap_or(room.chunk_size), bytes, PART_BYTES, u64::MAX),
             Cut::SingleFile { most_bytes, .. } => (u64::MAX, None, part_of_file(most_bytes, room.buffer_memory)?, most_bytes),
         };
-        Ok((Limits { documents, bytes, part }, FilePlan { encoding, part, most_bytes, bytes_in_total: None }))
+        Ok((Limits { documents, bytes, part }, FilePlan { encoding, part, most_bytes, limits }))
     }
 }
 
@@ -143,7 +135,7 @@ mod tests {
         let mut arguments = arguments();
         arguments.format = Some(format.to_owned());
         arguments.options = Some(options.to_owned());
-        FilePlan::new(&Request::from_arguments(arguments)?, Uuid::nil(), room)
+        FilePlan::new(&Request::from_arguments(arguments)?, Uuid::nil(), room, ExportLimits::default())
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Error, Result};
+use crate::integration::objects;
 use crate::integration::settings::Settings;
 use crate::s3::checksum::Algorithm;
 
@@ -65,7 +66,9 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
         &|acl| is_word(acl, |byte| byte.is_ascii_lowercase() || byte == b'-'),
         "It is the name of a canned ACL, as bucket-owner-full-control.",
     )?;
-    positive("max_bytes_per_day", columns)?;
+    for column in ["max_documents", "max_bytes", "max_bytes_per_day"] {
+        positive(column, columns)?;
+    }
     if let Some(key) = text("kms_key_id")? {
         if !text("sse")?.is_some_and(|sse| sse.starts_with("aws:kms")) {
             return Err(Error::new(Code::InvalidParameter, "kms_key_id needs sse aws:kms or aws:kms:dsse"));
@@ -74,6 +77,7 @@ pub fn columns(columns: &Map<String, Value>) -> Result<()> {
             "Write the key's ARN, which policies can name, and no alias; with an endpoint, what the store calls its key.";
         check("kms_key_id", &|_| is_sent(key) && (endpoint.is_some() || is_key(key)), hint)?;
     }
+    objects::kinds(columns)?;
     match (text("credential_source")?, text("aws_profile")?) {
         (Some("profile"), None) => {
             Err(Error::new(Code::InvalidParameter, "credential_source \"profile\" needs the option aws_profile"))
@@ -115,7 +119,7 @@ pub fn requests_can_carry(settings: &Settings, what: &str) -> Result<()> {
             })?;
         }
     }
-    Ok(())
+    objects::check(settings, what)
 }
 
 fn only_amazons(column: &str) -> Error {

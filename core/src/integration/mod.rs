@@ -4,6 +4,7 @@ pub mod aws_partition;
 pub mod check;
 pub mod file;
 pub mod keyring;
+pub mod objects;
 pub mod policy;
 pub mod seal;
 pub mod session_name;

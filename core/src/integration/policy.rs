@@ -40,6 +40,10 @@ pub struct Grant<'a> {
     pub role: Option<&'a str>,
     /// Whether objects get an ACL.
     pub acl: bool,
+    /// Whether objects get tags.
+    pub tags: bool,
+    /// Whether objects get a retention.
+    pub lock: bool,
 }
 
 /// Actions on the key of who writes objects; a multipart upload is completed with the second.
@@ -91,9 +95,9 @@ impl Grant<'_> {
         let writes = matches!(purpose, Purpose::Export | Purpose::ExportAfterALook);
         if writes {
             actions.push("s3:PutObject");
-            if self.acl {
-                actions.push("s3:PutObjectAcl");
-            }
+            let of_headers =
+                [(self.acl, "s3:PutObjectAcl"), (self.tags, "s3:PutObjectTagging"), (self.lock, "s3:PutObjectRetention")];
+            actions.extend(of_headers.iter().filter(|(is_sent, _)| *is_sent).map(|(_, action)| action));
         }
         let mut statements = vec![json!({ "Effect": "Allow", "Action": actions, "Resource": self.objects() })];
         if purpose != Purpose::Export {
@@ -123,8 +127,12 @@ impl Grant<'_> {
         match kind {
             Kind::Export | Kind::RunKey => {
                 statements.push(on_objects("WriteFilesAndTheManifest", "s3:PutObject"));
-                if self.acl {
-                    statements.push(on_objects("SetTheAclOfTheIntegration", "s3:PutObjectAcl"));
+                for (is_sent, sid, action) in [
+                    (self.acl, "SetTheAclOfTheIntegration", "s3:PutObjectAcl"),
+                    (self.tags, "SetTheTagsOfTheIntegration", "s3:PutObjectTagging"),
+                    (self.lock, "SetTheRetentionOfTheIntegration", "s3:PutObjectRetention"),
+                ] {
+                    statements.extend(is_sent.then(|| on_objects(sid, action)));
                 }
                 statements.extend([
                     on_objects("EndMultipartUploadsOfAnAbortedExport", "s3:AbortMultipartUpload"),
@@ -302,7 +310,17 @@ mod tests {
 
     fn grant(locations: &[&str]) -> Grant<'static> {
         let locations = locations.iter().map(|entry| Allowed::parse(entry).unwrap()).collect();
-        Grant { partition: "aws", locations, kms: false, kms_key: None, amazon: false, role: None, acl: false }
+        Grant {
+            partition: "aws",
+            locations,
+            kms: false,
+            kms_key: None,
+            amazon: false,
+            role: None,
+            acl: false,
+            tags: false,
+            lock: false,
+        }
     }
 
     fn resources(policy: &str) -> Vec<String> {
@@ -359,6 +377,24 @@ mod tests {
     }
 
     #[test]
+    fn tags_and_retention_have_their_rights_only_where_they_are_sent() {
+        let plain = grant(&["s3://bucket"]);
+        let (tagged, locked) =
+            (Grant { tags: true, ..grant(&["s3://bucket"]) }, Grant { lock: true, ..grant(&["s3://bucket"]) });
+        for (purpose, is_export) in [(Purpose::Export, true), (Purpose::ExportAfterALook, true), (Purpose::CleanUp, false)] {
+            for (grant, action) in [(&tagged, "s3:PutObjectTagging"), (&locked, "s3:PutObjectRetention")] {
+                assert_eq!(grant.session_policy(purpose).unwrap().contains(action), is_export, "{action} {purpose:?}");
+                assert!(!plain.session_policy(purpose).unwrap().contains(action));
+            }
+        }
+        for kind in [Kind::Export, Kind::RunKey] {
+            assert!(tagged.iam_policy(kind).contains("s3:PutObjectTagging") && locked.iam_policy(kind).contains("Retention\""));
+            assert!(!plain.iam_policy(kind).contains("Tagging") && !plain.iam_policy(kind).contains("Retention"));
+        }
+        assert!(!tagged.iam_policy(Kind::CleanUp).contains("Tagging"));
+    }
+
+    #[test]
     fn a_session_policy_keeps_to_sts_limit() {
         let long: Vec<String> = (0..40).map(|number| format!("s3://bucket/{}-{number}", "x".repeat(40))).collect();
         let long: Vec<&str> = long.iter().map(String::as_str).collect();
@@ -370,7 +406,7 @@ mod tests {
     #[test]
     fn the_session_policy_of_an_export_that_looks_is_the_longest() {
         for (kms, acl) in [(false, false), (true, true)] {
-            let grant = Grant { kms, acl, amazon: kms, ..grant(&["s3://bucket"]) };
+            let grant = Grant { kms, acl, tags: acl, lock: acl, amazon: kms, ..grant(&["s3://bucket"]) };
             let length = |purpose| grant.session_policy(purpose).unwrap().len();
             let longest = length(Purpose::ExportAfterALook);
             assert!([Purpose::Export, Purpose::CleanUp, Purpose::Verify].iter().all(|&purpose| longest > length(purpose)));
@@ -379,13 +415,16 @@ mod tests {
 
     #[test]
     fn iam_policies_give_each_action_its_reason_in_a_unique_sid() {
-        let keyed = Grant { kms: true, amazon: true, acl: true, ..grant(&["s3://bucket/a", "s3://bucket/b"]) };
+        let keyed =
+            Grant { kms: true, amazon: true, acl: true, tags: true, lock: true, ..grant(&["s3://bucket/a", "s3://bucket/b"]) };
         for (kind, actions) in [
             (
                 Kind::Export,
                 &[
                     "s3:PutObject",
                     "s3:PutObjectAcl",
+                    "s3:PutObjectTagging",
+                    "s3:PutObjectRetention",
                     "s3:AbortMultipartUpload",
                     "s3:DeleteObject",
                     "s3:DeleteObjectVersion",

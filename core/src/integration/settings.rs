@@ -3,6 +3,9 @@
 //! A column that is missing, unknown or of another type is an error, so that a misspelt name can never be read as a permission.
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU64;
+use std::time::SystemTime;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -15,6 +18,7 @@ use crate::s3::checksum::Algorithm;
 use crate::s3::client::{AmazonEndpoints, BucketRegion, ObjectSettings};
 use crate::s3::credentials::sts_signing_region;
 use crate::s3::network::Reach;
+use crate::s3::properties::{ExportProperties, ObjectLock, Texts, encryption_context, united_tags};
 
 /// The region requests to other servers than Amazon's are signed for, where the integration names none.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -37,6 +41,14 @@ pub const COLUMNS: &[&str] = &[
     "storage_class",
     "object_acl",
     "checksum",
+    "max_documents",
+    "max_bytes",
+    "tags",
+    "object_lock_mode",
+    "object_lock_days",
+    "kms_encryption_context",
+    "bucket_key",
+    "requester_pays",
     "max_bytes_per_day",
     "fips",
     "dual_stack",
@@ -55,8 +67,16 @@ pub struct LaterColumn {
 
 /// All of them: an integration is read and made with them where the catalog has them, and as ever where it has not.
 pub const LATER_COLUMNS: &[LaterColumn] = &[
+    LaterColumn { name: "tags", kind: "jsonb", lacking: "NULL" },
+    LaterColumn { name: "object_lock_mode", kind: "text", lacking: "NULL" },
+    LaterColumn { name: "object_lock_days", kind: "integer", lacking: "NULL" },
+    LaterColumn { name: "kms_encryption_context", kind: "jsonb", lacking: "NULL" },
+    LaterColumn { name: "bucket_key", kind: "boolean", lacking: "NULL" },
+    LaterColumn { name: "requester_pays", kind: "boolean", lacking: "false" },
     LaterColumn { name: "dual_stack", kind: "boolean", lacking: "false" },
     LaterColumn { name: "fips", kind: "boolean", lacking: "false" },
+    LaterColumn { name: "max_documents", kind: "bigint", lacking: "NULL" },
+    LaterColumn { name: "max_bytes", kind: "bigint", lacking: "NULL" },
     LaterColumn { name: "max_bytes_per_day", kind: "bigint", lacking: "NULL" },
 ];
 
@@ -106,6 +126,21 @@ pub struct Settings {
     pub object_acl: Option<String>,
     pub checksum: Algorithm,
     #[serde(deserialize_with = "present")]
+    pub max_documents: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub max_bytes: Option<NonZeroU64>,
+    #[serde(deserialize_with = "present")]
+    pub tags: Option<Texts>,
+    #[serde(deserialize_with = "present")]
+    pub object_lock_mode: Option<String>,
+    #[serde(deserialize_with = "present")]
+    pub object_lock_days: Option<u32>,
+    #[serde(deserialize_with = "present")]
+    pub kms_encryption_context: Option<Texts>,
+    #[serde(deserialize_with = "present")]
+    pub bucket_key: Option<bool>,
+    pub requester_pays: bool,
+    #[serde(deserialize_with = "present")]
     pub max_bytes_per_day: Option<u64>,
     pub fips: bool,
     pub dual_stack: bool,
@@ -132,6 +167,7 @@ impl Settings {
             ("enabled", true.into()),
             ("path_style", false.into()),
             ("checksum", "crc32".into()),
+            ("requester_pays", false.into()),
             ("fips", false.into()),
             ("dual_stack", false.into()),
             ("superuser_owns", false.into()),
@@ -228,19 +264,31 @@ impl Settings {
             amazon: self.endpoint.as_deref().is_none(),
             role: self.aws_role.as_deref(),
             acl: self.object_acl.as_deref().is_some(),
+            tags: self.tags.as_ref().is_some_and(|tags| !tags.is_empty()),
+            lock: self.object_lock_mode.is_some(),
         })
     }
 
-    /// Returns the settings with which each object is written.
-    pub fn object_settings(&self) -> ObjectSettings {
-        ObjectSettings {
+    /// Returns the settings with which each object of an export with these properties is written; a retention begins now. Errors: 22023
+    /// for tags that do not go together.
+    pub fn object_settings(&self, of_export: ExportProperties) -> Result<ObjectSettings> {
+        let tags = self.tags.clone().unwrap_or_default();
+        united_tags(&tags, &of_export.tags)?;
+        let lock = self.object_lock_mode.as_deref().zip(self.object_lock_days);
+        Ok(ObjectSettings {
             expected_bucket_owner: self.expected_bucket_owner.clone(),
             sse: self.sse.clone(),
             kms_key_id: self.kms_key_id.clone(),
             storage_class: self.storage_class.clone(),
             acl: self.object_acl.clone(),
             checksum: self.checksum,
-        }
+            tags,
+            lock: lock.map(|(mode, days)| ObjectLock::from(mode, days, SystemTime::now())),
+            kms_encryption_context: self.kms_encryption_context.as_ref().map(encryption_context),
+            bucket_key: self.bucket_key,
+            requester_pays: self.requester_pays,
+            of_export,
+        })
     }
 }
 
@@ -266,6 +314,7 @@ pub(crate) mod tests {
             ("path_style", json!(true)),
             ("allowed_locations", json!(["s3://bucket"])),
             ("checksum", json!("sha256")),
+            ("requester_pays", json!(false)),
             ("fips", json!(true)),
             ("dual_stack", json!(false)),
             ("superuser_owns", json!(false)),
@@ -297,6 +346,10 @@ pub(crate) mod tests {
             ("checksum", json!("md5")),
             ("credential_source", json!("Keys")),
             ("endpoint", json!(1)),
+            ("max_documents", json!(0)),
+            ("max_documents", json!("1")),
+            ("max_bytes", json!(-1)),
+            ("max_bytes", json!(1.5)),
         ] {
             let mut row = whole_row();
             row.insert(column.to_owned(), value.clone());

@@ -219,8 +219,23 @@ async fn delete(bucket: &Bucket, object: &Object, mut versions: Vec<Option<Strin
     if versions.is_empty() {
         versions.push(None);
     }
-    for version_id in versions {
-        bucket.delete_one(&Deletion { key: object.key.clone(), version_id }).await?;
+    let marker = Deletion { key: object.key.clone(), version_id: None };
+    if bucket.settings().lock.is_some() {
+        bucket.delete_one(&marker).await?;
+    } else {
+        match delete_versions(bucket, object, &versions).await {
+            Ok(()) => return Ok(bucket.url(&object.key)),
+            Err(failure) if failure.transient || versions.iter().all(Option::is_none) => return Err(failure),
+            // A rollback does the same. The first refusal says more than a second one.
+            Err(failure) => bucket.delete_one(&marker).await.map_err(|_| failure)?,
+        }
     }
-    Ok(bucket.url(&object.key))
+    Ok(format!("{}: its versions stay, and a delete marker hides them", bucket.url(&object.key)))
+}
+
+async fn delete_versions(bucket: &Bucket, object: &Object, versions: &[Option<String>]) -> Result<(), Failure> {
+    for version_id in versions {
+        bucket.delete_one(&Deletion { key: object.key.clone(), version_id: version_id.clone() }).await?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use crate::naming::keys::manifest_of_run;
 use crate::request::Cut;
 use crate::request::Partitions;
 use crate::request::options::{ExistingRun, Options, SingleFile};
+use crate::s3::properties::{ExportProperties, check_metadata, check_tags};
 
 /// Bytes that 10,000 parts of 8 MiB hold.
 const DEFAULT_MOST_BYTES: u64 = 10_000 * (8 << 20);
@@ -37,6 +38,7 @@ pub fn refuse_useless(options: &Options, format: &str, wrap_types: bool, is_part
         ("nan", (format != "json" || wrap_types) && options.nan.is_some(), "wrap_types => false"),
         ("partition_columns", !is_partitioned && options.include_partition_columns.is_some(), "partition_by"),
         ("max_file_bytes", options.max_file_bytes.is_some() && !is_single(options), "option \"single_file\""),
+        ("content_disposition", options.content_disposition.is_some() && !is_single(options), "option \"single_file\""),
         ("existing_run", options.existing_run.is_some() && options.run_key.is_none(), "option \"run_key\""),
     ];
     match needless.chain(others).find(|(_, given, _)| *given) {
@@ -55,6 +57,16 @@ pub fn include_query_id(include: bool, options: &Options) -> Result<bool> {
 
 fn is_single(options: &Options) -> bool {
     options.single_file.as_ref().is_some_and(|single| *single != SingleFile::No)
+}
+
+/// Returns the properties of the objects. Errors: 22023 for what S3 does not take.
+pub fn properties(options: &Options) -> Result<ExportProperties> {
+    let invalid = |option: &str| Error::new(Code::InvalidParameter, format!("invalid value for option \"{option}\""));
+    let tags = options.tags.clone().unwrap_or_default();
+    check_tags(&tags).map_err(|why| invalid("tags").detail(why))?;
+    let metadata = options.metadata.clone().unwrap_or_default();
+    check_metadata(&metadata).map_err(|why| invalid("metadata").detail(why))?;
+    Ok(ExportProperties { tags, metadata, content_disposition: options.content_disposition.clone() })
 }
 
 pub fn refuse_same_names(options: &Options) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{Compression, FORMATS, FileType, Format};
 use crate::naming::uri::Location;
 use crate::request::options::{Existing, ExistingRun, Options};
+use crate::s3::properties::ExportProperties;
 
 /// Arguments as SQL gives them: `None` is NULL. `options` is an object's text.
 #[derive(Debug, Clone)]
@@ -135,6 +136,8 @@ pub struct Request {
     pub existing_run: ExistingRun,
     /// Longest time that it may take, zero: any; `None`: the setting `s3_export.timeout`.
     pub timeout: Option<Duration>,
+    /// Tags, metadata and the like of its objects.
+    pub properties: ExportProperties,
 }
 
 /// Statement that the query was cut out of, for errors to point into.
@@ -194,6 +197,7 @@ impl Request {
         check::refuse_useless(&options, &format, wrap_types, arguments.partition_by.is_some())?;
         check::refuse_same_names(&options)?;
         Ok(Request {
+            properties: check::properties(&options)?,
             location,
             permission,
             query,
@@ -337,6 +341,7 @@ pub(crate) mod tests {
             ("parquet", "snappy", r#"{"compression_level":1}"#),
             ("json", "none", r#"{"max_file_bytes":1000}"#),
             ("json", "none", r#"{"max_file_bytes":1000,"single_file":false}"#),
+            ("json", "none", r#"{"content_disposition":"inline"}"#),
             ("json", "none", r#"{"compression_level":1}"#),
             ("json", "gzip", r#"{"compression_level":10}"#),
             ("json", "zstd", r#"{"compression_level":0}"#),
@@ -358,6 +363,28 @@ pub(crate) mod tests {
         let single = || Some(r#"{"single_file":true}"#.to_owned());
         assert_eq!(code(|a| (a.options, a.output_chunk_size) = (single(), Some(7))), Some(Code::InvalidParameter));
         assert_eq!(code(|a| (a.options, a.partition_by) = (single(), Some(vec!["a".into()]))), Some(Code::InvalidParameter));
+    }
+
+    #[test]
+    fn properties_of_objects_that_s3_would_refuse_are_refused_with_22023() {
+        let with = |options: &str| Request::from_arguments(Arguments { options: Some(options.into()), ..arguments() });
+        for (options, why) in [
+            (r#"{"tags":{"a&b":""}}"#, "letters, digits"),
+            (r#"{"tags":{"aws:a":""}}"#, "reserved"),
+            (r#"{"tags":{"1":"","2":"","3":"","4":"","5":"","6":"","7":"","8":"","9":"","10":"","11":""}}"#, "at most 10"),
+            (r#"{"metadata":{"Owner":"x"}}"#, "lower-case"),
+            (r#"{"metadata":{"owner":"größe"}}"#, "ASCII"),
+            (r#"{"metadata":{"s3-export-id":"x"}}"#, "itself"),
+            (&format!(r#"{{"metadata":{{"a":"{}"}}}}"#, "x".repeat(2000)), "bytes"),
+        ] {
+            let error = with(options).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidParameter, "{options}");
+            assert!(error.summary().contains(why), "{}", error.summary());
+        }
+        let options = r#"{"tags":{"run":"1"},"metadata":{"owner":"x"},"single_file":true,"content_disposition":"inline"}"#;
+        let properties = with(options).unwrap().properties;
+        assert_eq!((properties.tags.len(), properties.metadata.len()), (1, 1));
+        assert_eq!(properties.content_disposition.as_deref(), Some("inline"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{ForceQuote, NonFinite};
 use crate::naming::keys::{ObjectName, manifest_of_run};
 use crate::request::duration;
+use crate::s3::properties::{Texts, is_disposition};
 
 /// One option.
 pub struct Definition {
@@ -45,6 +46,13 @@ pub const OPTIONS: &[Definition] = &[
         takes: "a whole number",
         does: "compression level: 0 to 9 for gzip, 1 to 19 for zstd",
         set: |options, value| set(&mut options.compression_level, value.as_i64().and_then(|level| i32::try_from(level).ok())),
+    },
+    Definition {
+        name: "content_disposition",
+        default: "none",
+        takes: "a line of at most 1024 printable ASCII characters",
+        does: "`single_file`: header `Content-Disposition` of the file, which names the file that a browser saves",
+        set: |options, value| set(&mut options.content_disposition, text(value).filter(|text| is_disposition(text))),
     },
     Definition {
         name: "delimiter",
@@ -110,6 +118,13 @@ pub const OPTIONS: &[Definition] = &[
         set: |options, value| {
             set(&mut options.max_file_bytes, value.as_u64().filter(|bytes| (1..=MAX_OBJECT_BYTES).contains(bytes)))
         },
+    },
+    Definition {
+        name: "metadata",
+        default: "`{}`",
+        takes: "an object of texts, which S3 takes as metadata",
+        does: "metadata of every object: `x-amz-meta-<key>`",
+        set: |options, value| set(&mut options.metadata, texts(value)),
     },
     Definition {
         name: "nan",
@@ -189,6 +204,13 @@ pub const OPTIONS: &[Definition] = &[
         set: |options, value| set(&mut options.success_marker, object_name(value)),
     },
     Definition {
+        name: "tags",
+        default: "`{}`",
+        takes: "an object of texts, which S3 takes as tags",
+        does: "tags of every object, beside those of the integration. Needs `s3:PutObjectTagging`",
+        set: |options, value| set(&mut options.tags, texts(value)),
+    },
+    Definition {
         name: "timeout",
         default: "the setting",
         takes: "a length of time as \"90s\", \"30min\" or \"2h\", or a number of milliseconds",
@@ -214,6 +236,7 @@ pub struct Options {
     pub arrow_extension_types: Option<bool>,
     pub bloom_filter_columns: Option<Vec<String>>,
     pub compression_level: Option<i32>,
+    pub content_disposition: Option<String>,
     pub delimiter: Option<u8>,
     pub empty_file: Option<bool>,
     pub existing: Option<Existing>,
@@ -224,6 +247,7 @@ pub struct Options {
     pub manifest_name: Option<String>,
     pub manifest_query: Option<bool>,
     pub max_file_bytes: Option<u64>,
+    pub metadata: Option<Texts>,
     pub nan: Option<NonFinite>,
     pub notify: Option<String>,
     pub null: Option<String>,
@@ -234,6 +258,7 @@ pub struct Options {
     pub run_key: Option<String>,
     pub single_file: Option<SingleFile>,
     pub success_marker: Option<String>,
+    pub tags: Option<Texts>,
     pub timeout: Option<Duration>,
 }
 
@@ -293,6 +318,10 @@ fn set<T>(option: &mut Option<T>, value: Option<T>) -> Option<()> {
 
 fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
+}
+
+fn texts(value: &Value) -> Option<Texts> {
+    value.as_object()?.iter().map(|(key, value)| Some((key.clone(), text(value)?))).collect()
 }
 
 fn character(value: &Value) -> Option<u8> {
@@ -429,6 +458,8 @@ mod tests {
             ("retries", "-1"),
             ("retries", "21"),
             ("retries", r#""3""#),
+            ("content_disposition", r#""a\nb""#),
+            ("content_disposition", "true"),
             ("delimiter", r#""""#),
             ("delimiter", r#"",,""#),
             ("delimiter", r#""\\""#),
@@ -449,6 +480,8 @@ mod tests {
             ("manifest_query", "1"),
             ("max_file_bytes", "0"),
             ("max_file_bytes", "5497558138881"),
+            ("metadata", r#"["a"]"#),
+            ("metadata", r#"{"a": 1}"#),
             ("nan", r#""zero""#),
             ("nan", "null"),
             ("null", r#""a\nb""#),
@@ -458,6 +491,8 @@ mod tests {
             ("single_file", r#""""#),
             ("success_marker", "true"),
             ("success_marker", r#""\u0007""#),
+            ("tags", r#""a=b""#),
+            ("tags", r#"{"a": null}"#),
             ("timeout", r#""soon""#),
             ("timeout", "-1"),
             ("timeout", "true"),

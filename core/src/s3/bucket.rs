@@ -18,6 +18,7 @@ use crate::s3::checksum::Algorithm;
 use crate::s3::client::{ObjectSettings, Store};
 use crate::s3::failure::Failure;
 use crate::s3::object::{Object, Role};
+use crate::s3::properties::ExportProperties;
 use crate::s3::put_template::Template;
 use crate::s3::retry::{RetryPolicies, RetryPolicy, Unanswered, retry_at_pace};
 use crate::s3::throttle::{Pace, Permit, Throttle};
@@ -54,6 +55,12 @@ impl Bucket {
     /// Returns the same bucket, where every request has the time of a clean-up, also one that makes an object.
     pub fn for_clean_up(&self) -> Self {
         Bucket::new(self.store.clone(), &self.name, RetryPolicies::all(self.policy.clean_up), Throttle::new(1))
+    }
+
+    /// Returns the same bucket, whose objects get these properties instead of the export's.
+    pub fn with_properties(mut self, of_export: ExportProperties) -> Self {
+        self.store.settings.of_export = of_export;
+        self
     }
 
     /// The checksum that objects carry.

@@ -7,10 +7,11 @@ use ring::digest;
 use serde::Deserialize;
 
 /// Checksum that S3 verifies and the manifest lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// CRC-32 (ISO 3309), the fastest that every S3 knows.
+    #[default]
     Crc32,
     /// SHA-256.
     Sha256,

@@ -22,8 +22,10 @@ use crate::s3::checksum::Algorithm;
 use crate::s3::credentials::{Identity, Provider};
 use crate::s3::failure::Failure;
 use crate::s3::network::{Network, Reach};
+use crate::s3::properties::{ExportProperties, ObjectLock, Texts};
 use crate::s3::region;
 use crate::s3::region::Place;
+use crate::s3::requester_pays::RequesterPays;
 
 /// Time for a connection, name and TLS included, to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +68,7 @@ pub enum BucketRegion {
 }
 
 /// Settings with which every object is written; each is sent only when set.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ObjectSettings {
     /// The account that must own the bucket.
     pub expected_bucket_owner: Option<String>,
@@ -80,12 +82,31 @@ pub struct ObjectSettings {
     pub acl: Option<String>,
     /// Checksum that S3 verifies.
     pub checksum: Algorithm,
+    /// Tags that the integration gives.
+    pub tags: Texts,
+    /// Retention of every object.
+    pub lock: Option<ObjectLock>,
+    /// Encryption context of KMS, as its header has it.
+    pub kms_encryption_context: Option<String>,
+    /// Whether S3 keeps a key of the bucket's, where the method of encryption lets it.
+    pub bucket_key: Option<bool>,
+    /// Whether the requester pays, and every request says so.
+    pub requester_pays: bool,
+    /// Properties that this export gives.
+    pub of_export: ExportProperties,
 }
 
 impl ObjectSettings {
+    /// Returns the tags of the integration and of the export. No key has two values, as [`united_tags`] has seen to.
+    ///
+    /// [`united_tags`]: crate::s3::properties::united_tags
+    pub fn all_tags(&self) -> Texts {
+        self.tags.iter().chain(&self.of_export.tags).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     /// Whether S3 keeps a key of the bucket's, so that it need not ask KMS for each object; it does so for this one method.
     pub fn bucket_key(&self) -> Option<bool> {
-        (self.sse.as_deref() == Some("aws:kms")).then_some(true)
+        (self.sse.as_deref() == Some("aws:kms")).then_some(self.bucket_key.unwrap_or(true))
     }
 }
 
@@ -136,6 +157,9 @@ impl Store {
             .identity_cache(IdentityCache::no_cache())
             .http_client(network.within(connection.reach));
         config.set_endpoint_url(connection.endpoint.as_deref().map(as_folder));
+        if connection.object.requester_pays {
+            config = config.interceptor(RequesterPays);
+        }
         let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
         let (settings, is_amazon) = (connection.object.clone(), connection.endpoint.is_none());
         Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload, is_amazon })

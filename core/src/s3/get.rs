@@ -9,7 +9,8 @@ use crate::error::{Code, Error};
 use crate::s3::bucket::Bucket;
 use crate::s3::call::Call;
 use crate::s3::failure::Failure;
-use crate::s3::object::EXPORT_ID;
+use crate::s3::object::{EXPORT_ID, PREDECESSOR};
+use crate::s3::properties::Texts;
 
 /// For messages: "could not …".
 const STEP: &str = "read a manifest";
@@ -23,6 +24,8 @@ pub struct Stored {
     pub etag: Option<String>,
     /// The export that has marked the object as its own.
     pub export_id: Option<String>,
+    /// Its other metadata.
+    pub metadata: Texts,
 }
 
 /// Whether the answer means that there is no such object. Without the bucket, nobody knows of the object.
@@ -55,8 +58,10 @@ impl Bucket {
                 body.try_reserve(block.len()).map_err(|_| Failure::permanent(Error::out_of_memory("a manifest")))?;
                 body.extend_from_slice(&block);
             }
-            let export_id = output.metadata.and_then(|mut metadata| metadata.remove(EXPORT_ID));
-            Ok(Some(Stored { body: body.into(), etag: output.e_tag, export_id }))
+            let mut metadata: Texts = output.metadata.unwrap_or_default().into_iter().collect();
+            let export_id = metadata.remove(EXPORT_ID);
+            metadata.remove(PREDECESSOR);
+            Ok(Some(Stored { body: body.into(), etag: output.e_tag, export_id, metadata }))
         })
         .await
     }

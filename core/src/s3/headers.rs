@@ -11,11 +11,12 @@ use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUpl
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 use aws_sdk_s3::types::builders::CompletedPartBuilder;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ObjectCannedAcl, ServerSideEncryption};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ObjectCannedAcl, ObjectLockMode, ServerSideEncryption};
 
 use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::client::ObjectSettings;
 use crate::s3::object::{EXPORT_ID, Object, PREDECESSOR};
+use crate::s3::properties::{ObjectLock, tagging};
 
 /// A request that makes an object.
 pub trait ObjectHeaders: Sized {
@@ -29,12 +30,17 @@ macro_rules! object_headers {
         impl ObjectHeaders for $request {
             fn with_object_headers(self, object: &Object, settings: &ObjectSettings) -> Self {
                 self.content_type(object.content_type)
-                    .set_metadata(mark(object))
+                    .set_content_disposition(object.role.content_disposition(settings))
+                    .set_metadata(metadata(object, settings))
+                    .set_tagging(tagging(&settings.all_tags()))
                     .set_storage_class(object.role.storage_class(settings))
                     .set_acl(settings.acl.as_deref().map(ObjectCannedAcl::from))
                     .set_server_side_encryption(settings.sse.as_deref().map(ServerSideEncryption::from))
                     .set_ssekms_key_id(settings.kms_key_id.clone())
+                    .set_ssekms_encryption_context(settings.kms_encryption_context.clone())
                     .set_bucket_key_enabled(settings.bucket_key())
+                    .set_object_lock_mode(settings.lock.as_ref().map(|lock| ObjectLockMode::from(lock.mode.as_str())))
+                    .set_object_lock_retain_until_date(settings.lock.as_ref().map(ObjectLock::retain_until))
                     .set_expected_bucket_owner(settings.expected_bucket_owner.clone())
             }
         }
@@ -74,11 +80,11 @@ pub fn announced(algorithm: Algorithm) -> Option<ChecksumAlgorithm> {
     }
 }
 
-/// Returns the metadata by which an export knows again what it has made under a name of the user's.
-fn mark(object: &Object) -> Option<HashMap<String, String>> {
-    object.claim.map(|export_id| {
-        let predecessor = object.predecessor.map(|predecessor| (PREDECESSOR, predecessor));
-        let marks = [(EXPORT_ID, export_id)].into_iter().chain(predecessor);
-        marks.map(|(name, id)| (name.to_owned(), id.to_string())).collect()
-    })
+/// Returns the metadata of the user's making, and the mark by which an export knows again what it has made under a name of the user's.
+fn metadata(object: &Object, settings: &ObjectSettings) -> Option<HashMap<String, String>> {
+    let of_user = settings.of_export.metadata.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let marks = object.claim.map(|export_id| (EXPORT_ID, export_id)).into_iter();
+    let marks = marks.chain(object.claim.and(object.predecessor).map(|predecessor| (PREDECESSOR, predecessor)));
+    let all: HashMap<_, _> = of_user.chain(marks.map(|(name, id)| (name.to_owned(), id.to_string()))).collect();
+    (!all.is_empty()).then_some(all)
 }

@@ -1,5 +1,6 @@
 //! One request to S3, from the region and the credentials that it needs to what its failure means.
 
+pub mod bandwidth;
 mod body;
 pub mod bucket;
 pub mod call;
@@ -18,9 +19,11 @@ pub mod listing;
 mod multipart;
 pub mod network;
 pub mod object;
+pub mod properties;
 pub mod put;
 mod put_template;
 mod region;
+mod requester_pays;
 pub mod retry;
 pub mod throttle;
 mod whole;

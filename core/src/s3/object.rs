@@ -45,6 +45,14 @@ impl Role {
             Role::Manifest | Role::ManifestCopy | Role::SuccessMarker | Role::Probe => None,
         }
     }
+
+    /// `None`: a browser decides. The option is about the only file.
+    pub fn content_disposition(self, settings: &ObjectSettings) -> Option<String> {
+        match self {
+            Role::File(_) => settings.of_export.content_disposition.clone(),
+            Role::Manifest | Role::ManifestCopy | Role::SuccessMarker | Role::Probe => None,
+        }
+    }
 }
 
 /// An object that S3 has not acknowledged yet.
@@ -132,12 +140,19 @@ pub const EXPORT_ID: &str = "s3-export-id";
 pub const PREDECESSOR: &str = "s3-export-replaces";
 
 /// An object to delete.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Deletion {
     /// Its key.
     pub key: String,
     /// In a versioned bucket, the version; without it only a marker would be set.
     pub version_id: Option<String>,
+}
+
+impl Deletion {
+    /// Returns the deletion that names no version: in a versioned bucket it sets a marker, which hides the object.
+    pub fn marker(&self) -> Self {
+        Deletion { key: self.key.clone(), version_id: None }
+    }
 }
 
 /// A part that S3 acknowledged.

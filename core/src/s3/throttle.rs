@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::s3::bandwidth::Bandwidth;
 use crate::s3::body::Meter;
 use crate::sync::lock;
 
@@ -136,6 +137,8 @@ impl Drop for Permit {
 pub struct Pace {
     throttle: Arc<Throttle>,
     permit: Option<Permit>,
+    /// For each attempt, the bytes of its body.
+    bandwidth: Option<(Arc<Bandwidth>, usize)>,
     meter: Meter,
     /// The throttle's count when the current period began.
     successes: u64,
@@ -144,7 +147,12 @@ pub struct Pace {
 impl Pace {
     /// `permit`: for the first attempt, if there is one already.
     pub fn new(throttle: &Arc<Throttle>, permit: Option<Permit>) -> Self {
-        Pace { throttle: Arc::clone(throttle), permit, meter: Meter::default(), successes: 0 }
+        Pace { throttle: Arc::clone(throttle), permit, bandwidth: None, meter: Meter::default(), successes: 0 }
+    }
+
+    /// Each attempt that has no permit yet waits for the bytes of its body first.
+    pub fn within(self, bandwidth: Option<&Arc<Bandwidth>>, bytes: usize) -> Self {
+        Pace { bandwidth: bandwidth.map(|bandwidth| (Arc::clone(bandwidth), bytes)), ..self }
     }
 
     /// Counts what is sent of the body.
@@ -152,8 +160,12 @@ impl Pace {
         self.meter.clone()
     }
 
-    /// Waits for the permit of an attempt. Gives the time that the wait took, unless the store has kept up meanwhile.
+    /// Waits for the bytes and the permit of an attempt. Gives the time that the wait for the permit took, unless the store has kept
+    /// up meanwhile.
     pub async fn begin(&mut self) -> Duration {
+        if let (None, Some((bandwidth, bytes))) = (&self.permit, &self.bandwidth) {
+            bandwidth.admit(*bytes).await;
+        }
         let (start, before) = (Instant::now(), self.throttle.all_successes());
         if self.permit.is_none() {
             self.permit = Some(self.throttle.permit().await);

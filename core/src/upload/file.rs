@@ -114,9 +114,10 @@ impl FileWriter {
         Ok(lease)
     }
 
+    /// Errors: 53400 and 54000 before anything is sent that is too much.
     fn count(&mut self, bytes: usize) -> Result<()> {
-        self.bytes += bytes as u64;
         self.shared.count(bytes as u64)?;
+        self.bytes += bytes as u64;
         let most = self.shared.plan.most_bytes;
         if self.bytes <= most {
             return Ok(());

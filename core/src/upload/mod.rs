@@ -13,6 +13,7 @@
 mod budget;
 mod commit;
 mod commit_objects;
+mod deletion;
 mod file;
 mod ledger;
 mod leftovers;
@@ -34,6 +35,7 @@ pub use self::commit::{complete, refuse_taken_names};
 use self::file::FileWriter;
 use self::replaced::Replaced;
 pub use self::rollback::RollbackReport;
+pub use self::shared::Sending;
 use self::shared::Shared;
 use crate::error::{Code, Error, Result};
 use crate::files::chunker::Piece;
@@ -45,7 +47,7 @@ use crate::manifest::{FileRecord, Manifest};
 use crate::naming::keys::Destination;
 use crate::s3::client::Store;
 use crate::s3::object::{Object, Role};
-use crate::s3::{Bucket, RetryPolicies, Throttle};
+use crate::s3::{Bucket, RetryPolicies};
 
 /// The backend's handle on the uploads of one export.
 pub struct ExportUpload {
@@ -86,17 +88,18 @@ struct Sent {
 }
 
 impl ExportUpload {
-    /// Sends nothing yet. `concurrency`: most files at once, and the throttle that bounds all requests with a body.
+    /// Sends nothing yet.
     pub fn start(
         io: &IoThread,
         store: Store,
         destination: Destination,
         plan: FilePlan,
-        (concurrency, throttle): (usize, Arc<Throttle>),
+        sending: Sending,
         policy: RetryPolicies,
     ) -> Self {
-        let bucket = Bucket::new(store, destination.bucket(), policy, Arc::clone(&throttle));
-        let shared = Shared::new(bucket, destination, plan, throttle, Arc::clone(io.wake()));
+        let concurrency = sending.concurrency;
+        let bucket = Bucket::new(store, destination.bucket(), policy, Arc::clone(&sending.throttle));
+        let shared = Shared::new(bucket, destination, plan, sending, Arc::clone(io.wake()));
         let (pieces, received) = unbounded_channel();
         let files = Written::by(io.spawn_keeping(supervise(Arc::clone(&shared), received, concurrency)));
         ExportUpload {

@@ -13,7 +13,7 @@ use crate::s3::checksum::{Checksum, Running};
 use crate::s3::failure::Failure;
 use crate::s3::object::{Object, Part, Role};
 use crate::s3::put::Written;
-use crate::s3::throttle::Permit;
+use crate::s3::throttle::Pace;
 use crate::upload::budget::Lease;
 use crate::upload::shared::Shared;
 
@@ -60,7 +60,7 @@ impl ObjectWriter {
         let Self { shared, object, .. } = self;
         let checksum = shared.bucket.checksum().of(&body);
         let record = FileRecord { bytes: body.len() as u64, documents, checksum, version_id: None };
-        let pace = shared.bucket.pace(Some(shared.requests.permit().await));
+        let pace = shared.admit(object.role, body.len()).await;
         let (target, key, sent, checksum) = (Arc::clone(&shared), object.clone(), body.clone(), record.checksum.clone());
         make(&shared, object.role, record, async move { target.bucket.put_at(pace, &key, sent, &checksum).await }).await?;
         if let Some(lease) = lease {
@@ -70,15 +70,18 @@ impl ObjectWriter {
     }
 
     async fn part(&mut self, body: Bytes, lease: Option<Lease>) -> Result<()> {
-        // Before the permit, which others can use in the pauses between attempts.
+        // Before the wait for leave to send, which others can use in the pauses between attempts.
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => self.multipart.insert(Multipart::create(&self.shared, &self.object).await?),
         };
-        let permit = self.shared.requests.permit().await;
+        let pace = tokio::select! {
+            pace = self.shared.admit(self.object.role, body.len()) => pace,
+            error = multipart.failed() => return Err(error),
+        };
         let checksum = self.checksum.add(&body);
         self.bytes += body.len() as u64;
-        multipart.send(&self.shared, &self.object, (body, checksum), permit, lease)
+        multipart.send(&self.shared, &self.object, (body, checksum), pace, lease)
     }
 }
 
@@ -102,14 +105,25 @@ impl Multipart {
         Ok(Multipart { upload_id: upload_id.into(), uploading: JoinSet::new(), uploaded: Vec::new(), next_number: 1 })
     }
 
-    /// `permit` is for the first attempt; `lease` is let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on
-    /// for nothing.
+    /// Waits until a part fails, so that a large file does not wait for leave to send for nothing; gives the error.
+    async fn failed(&mut self) -> Error {
+        loop {
+            match self.uploading.join_next().await {
+                Some(Ok(Ok(part))) => self.uploaded.push(part),
+                Some(Ok(Err(error))) => return error,
+                Some(Err(_)) => return lost_task(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// `lease` is let go when the part has arrived. Errors: an earlier part's, so that a large file does not go on for nothing.
     fn send(
         &mut self,
         shared: &Arc<Shared>,
         object: &Object,
         (body, checksum): (Bytes, Checksum),
-        permit: Permit,
+        pace: Pace,
         lease: Option<Lease>,
     ) -> Result<()> {
         while let Some(part) = self.uploading.try_join_next() {
@@ -124,7 +138,6 @@ impl Multipart {
         self.next_number += 1;
         let (shared, object, upload_id) = (Arc::clone(shared), object.clone(), Arc::clone(&self.upload_id));
         self.uploading.spawn(async move {
-            let pace = shared.bucket.pace(Some(permit));
             let part = shared.bucket.put_part_at(pace, &object, &upload_id, number, (body.clone(), &checksum)).await;
             if let Some(lease) = lease {
                 lease.recycle(body);

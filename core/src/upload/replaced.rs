@@ -18,8 +18,10 @@ use crate::s3::failure::Failure;
 use crate::s3::get::Stored;
 use crate::s3::head::Head;
 use crate::s3::object::{DELETE_BATCH, Deletion, Object};
+use crate::s3::properties::{ExportProperties, Texts, check_metadata};
 use crate::s3::throttle::{Pace, Throttle};
-use crate::upload::rollback::{RollbackReport, delete_batch};
+use crate::upload::deletion::delete_batch;
+use crate::upload::rollback::RollbackReport;
 use crate::upload::shared::Shared;
 
 /// Looks at the manifest before it is given up to put it back.
@@ -33,6 +35,7 @@ pub struct Replaced {
     etag: String,
     packed: Vec<u8>,
     bytes: usize,
+    metadata: Texts,
 }
 
 impl Replaced {
@@ -46,7 +49,9 @@ impl Replaced {
         // After the commit it would be too late to learn that the list cannot be read.
         files(url, &stored.body)?;
         let packed = zstd::bulk::compress(&stored.body, 3).map_err(|_| Error::out_of_memory("the manifest to be replaced"))?;
-        Ok(Replaced { url: url.to_owned(), export_id: summary.export_id, etag, packed, bytes: stored.body.len() })
+        // Other hands may have given it metadata that no request of ours can carry.
+        let metadata = if check_metadata(&stored.metadata).is_ok() { stored.metadata.clone() } else { Texts::new() };
+        Ok(Replaced { url: url.to_owned(), export_id: summary.export_id, etag, packed, bytes: stored.body.len(), metadata })
     }
 
     /// As the store gives it, in quotes.
@@ -75,7 +80,9 @@ impl Replaced {
         report: &mut RollbackReport,
     ) -> bool {
         let put_back = async {
-            let bucket = shared.bucket.for_clean_up();
+            // With the metadata that it had, and not that of the export which is taken back.
+            let properties = ExportProperties { metadata: self.metadata.clone(), ..ExportProperties::default() };
+            let bucket = shared.bucket.for_clean_up().with_properties(properties);
             let mut last = None;
             for _ in 0..LOOKS {
                 let head = bucket.head(&ours.key).await.map_err(|failure| failure.error)?;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{Code, Error};
 use crate::naming::keys::Destination;
 use crate::s3::object::{DELETE_BATCH, Deletion, Object, Role};
+use crate::upload::deletion::{delete_batch, delete_singly};
 use crate::upload::leftovers::{LeftoverCommitObject, LeftoverFile, RollbackPlan};
 use crate::upload::shared::Shared;
 
@@ -33,6 +34,8 @@ pub struct RollbackReport {
     pub cause: Option<Error>,
     /// Whether the manifest may stand in the place of the one that it was to replace, so that the files were left.
     pub may_stand: bool,
+    /// Whether versions of objects may not be deleted, so that delete markers hide them.
+    pub(super) versions_stay: bool,
     /// URLs of objects whose deletion is tried once more, and which are counted at the end.
     counted_later: HashSet<String>,
 }
@@ -86,8 +89,12 @@ pub async fn clean_up(shared: Arc<Shared>, deadline: Instant) -> RollbackReport 
     tokio::task::yield_now().await;
     shared.settle(deadline.saturating_duration_since(Instant::now()).min(SETTLING_TIME)).await;
     let leftovers = shared.ledger.leftovers();
-    let mut report =
-        RollbackReport { counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(), ..RollbackReport::default() };
+    let mut report = RollbackReport {
+        // Those of Object Lock stay for certain.
+        versions_stay: shared.bucket.settings().lock.is_some(),
+        counted_later: unknown_urls(&shared, &leftovers.unknown()).collect(),
+        ..RollbackReport::default()
+    };
     // All exports of a transaction may be taken back at once, and share its connections.
     let Ok(_permit) = timeout_at(deadline, shared.requests.permit()).await else {
         return untouched(&shared, &leftovers);
@@ -199,14 +206,14 @@ async fn delete_commit_objects(shared: &Shared, all: &[LeftoverCommitObject], de
             if let Some(version_id) = version_id.clone().filter(|version_id| is_back && is_unique(version_id)) {
                 // It lies below the other by now.
                 let deletion = Deletion { key: object.key, version_id: Some(version_id) };
-                delete_singly(shared, &[&deletion], deadline, report).await;
+                delete_singly(shared, &[deletion], deadline, report).await;
             }
             continue;
         }
         let is_known = !is_unknown && version_id.as_deref().is_some_and(is_unique);
         if is_known || is_ours(shared, &object, deadline, report).await {
             let deletion = Deletion { key: object.key, version_id: version_id.clone() };
-            delete_singly(shared, &[&deletion], deadline, report).await;
+            delete_singly(shared, &[deletion], deadline, report).await;
         }
     }
 }
@@ -250,31 +257,5 @@ async fn delete_files(shared: &Shared, all: &[LeftoverFile], deadline: Instant, 
             batch.push(Deletion { key, version_id: file.version_id.clone() });
         }
         delete_batch(shared, &batch, deadline, report).await;
-    }
-}
-
-pub(super) async fn delete_batch(shared: &Shared, batch: &[Deletion], deadline: Instant, report: &mut RollbackReport) {
-    let left: Vec<&Deletion> = match timeout_at(deadline, shared.bucket.delete(batch)).await {
-        Ok(Ok(failed)) => batch.iter().filter(|deletion| failed.contains(&deletion.key)).collect(),
-        // Some stores lack DeleteObjects, or want it with a digest of their own choice.
-        Ok(Err(failure)) if !failure.transient => batch.iter().collect(),
-        failed => {
-            let cause = failed.ok().and_then(Result::err).map(|failure| failure.error);
-            return report.keep(batch.iter().map(|deletion| shared.destination.url(&deletion.key)), cause);
-        }
-    };
-    delete_singly(shared, &left, deadline, report).await;
-}
-
-/// Ends with the first that fails, since the others would as well.
-async fn delete_singly(shared: &Shared, deletions: &[&Deletion], deadline: Instant, report: &mut RollbackReport) {
-    for (index, deletion) in deletions.iter().enumerate() {
-        let failed = match timeout_at(deadline, shared.bucket.delete_one(deletion)).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(failure)) => Some(failure.error),
-            Err(_) => None,
-        };
-        let rest = deletions.get(index..).unwrap_or_default();
-        return report.keep(rest.iter().map(|deletion| shared.destination.url(&deletion.key)), failed);
     }
 }

@@ -13,12 +13,24 @@ use crate::files::plan::FilePlan;
 use crate::io::task::lost_task;
 use crate::io::wake::Wake;
 use crate::naming::keys::Destination;
+use crate::s3::bandwidth::Bandwidth;
 use crate::s3::bucket::Bucket;
-use crate::s3::throttle::Throttle;
+use crate::s3::object::Role;
+use crate::s3::throttle::{Pace, Throttle};
 use crate::sync::lock;
 use crate::upload::budget::Budget;
 use crate::upload::ledger::Ledger;
 use crate::upload::replaced::Replaced;
+
+/// How fast an export may send.
+pub struct Sending {
+    /// Most files at once.
+    pub concurrency: usize,
+    /// Bounds all requests with a body.
+    pub throttle: Arc<Throttle>,
+    /// Bounds the bytes a second of files. `None`: any rate.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+}
 
 /// Shared between the backend's handle and the tasks of one export.
 pub struct Shared {
@@ -30,6 +42,7 @@ pub struct Shared {
     pub plan: FilePlan,
     /// One permit a request that carries a body.
     pub requests: Arc<Throttle>,
+    bandwidth: Option<Arc<Bandwidth>>,
     /// Objects of the export that exist.
     pub ledger: Ledger,
     /// Bytes on their way.
@@ -47,14 +60,15 @@ impl Shared {
         bucket: Bucket,
         destination: Destination,
         plan: FilePlan,
-        requests: Arc<Throttle>,
+        Sending { throttle, bandwidth, .. }: Sending,
         wake: Arc<Wake>,
     ) -> Arc<Self> {
         Arc::new(Shared {
             bucket,
             destination,
             plan,
-            requests,
+            requests: throttle,
+            bandwidth,
             ledger: Ledger::default(),
             budget: Budget::new(wake),
             encoded: AtomicU64::new(0),
@@ -63,13 +77,19 @@ impl Shared {
         })
     }
 
-    /// Counts bytes of a file. Errors: that of the plan's limit, when all files together have more.
+    /// Counts bytes of a file that are about to be sent. Errors: 54000 when the export has more than it may.
     pub fn count(&self, bytes: u64) -> Result<()> {
-        let encoded = self.encoded.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        match &self.plan.bytes_in_total {
-            Some(limit) if encoded > limit.most => Err(limit.passed.clone()),
-            _ => Ok(()),
-        }
+        let before = self.encoded.fetch_add(bytes, Ordering::Relaxed);
+        self.plan.limits.check_bytes(before + bytes)
+    }
+
+    /// Waits until a body of so many bytes may be sent. Objects of the commit, which has all of the transaction's locks, wait for no
+    /// bandwidth.
+    pub async fn admit(&self, role: Role, bytes: usize) -> Pace {
+        let bandwidth = self.bandwidth.as_ref().filter(|_| matches!(role, Role::File(_)));
+        let mut pace = self.bucket.pace(None).within(bandwidth, bytes);
+        pace.begin().await;
+        pace
     }
 
     /// Runs a request on its own, so that its answer is recorded even when the caller is dropped half-way; only

@@ -37,14 +37,7 @@ fn connection(amazon: AmazonEndpoints, region: BucketRegion, sts_endpoint: Optio
         path_style: false,
         reach: Reach::Private,
         identity: Arc::new(Identity { base, role: Some(role), amazon }),
-        object: ObjectSettings {
-            expected_bucket_owner: None,
-            sse: None,
-            kms_key_id: None,
-            storage_class: None,
-            acl: None,
-            checksum: Algorithm::Crc32,
-        },
+        object: ObjectSettings { checksum: Algorithm::Crc32, ..ObjectSettings::default() },
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use s3_export_core::error::Result;
 use s3_export_core::files::chunker::{Body, Piece, Totals};
+use s3_export_core::files::limits::ExportLimits;
 use s3_export_core::files::plan::{FileEncoding, FilePlan, PART_BYTES};
 use s3_export_core::format::{FileType, Format, Wrapping};
 use s3_export_core::io::task::Task;
@@ -13,6 +14,7 @@ use s3_export_core::io::thread::IoThread;
 use s3_export_core::manifest::{FileRecord, Manifest};
 use s3_export_core::naming::keys::{Destination, Naming};
 use s3_export_core::naming::uri::Location;
+use s3_export_core::s3::bandwidth::Bandwidth;
 use s3_export_core::s3::checksum::Algorithm;
 use s3_export_core::s3::client::{AmazonEndpoints, BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{Base, Identity};
@@ -20,7 +22,7 @@ use s3_export_core::s3::network::{Network, Reach, Trust};
 use s3_export_core::s3::retry::RetryPolicy;
 use s3_export_core::s3::{Bucket, RetryPolicies, Throttle};
 use s3_export_core::secret::Secret;
-use s3_export_core::upload::{ExportUpload, RollbackReport};
+use s3_export_core::upload::{ExportUpload, RollbackReport, Sending};
 use uuid::Uuid;
 
 /// Documents of one piece.
@@ -38,11 +40,22 @@ pub struct Terms {
     /// Bytes that may be on their way.
     pub budget: usize,
     pub policy: RetryPolicies,
+    pub limits: ExportLimits,
+    /// Bytes a second; 0: any number.
+    pub bandwidth: u64,
 }
 
 impl Terms {
     pub fn new(policy: RetryPolicies) -> Self {
-        Terms { trust: Trust::System, destination: destination_of(None), concurrency: 4, budget: 1 << 30, policy }
+        Terms {
+            trust: Trust::System,
+            destination: destination_of(None),
+            concurrency: 4,
+            budget: 1 << 30,
+            policy,
+            limits: ExportLimits::default(),
+            bandwidth: 0,
+        }
     }
 }
 
@@ -61,11 +74,11 @@ pub struct Export {
 impl Export {
     /// Begins an export to the store at the other end of `connection`.
     pub fn begin(connection: Connection, terms: Terms) -> Self {
-        let Terms { trust, destination, concurrency, budget, policy } = terms;
+        let Terms { trust, destination, concurrency, budget, policy, limits, bandwidth } = terms;
         let (io, store) = open(connection, trust);
-        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX, bytes_in_total: None };
-        let throttle = (concurrency, Throttle::new(concurrency));
-        let upload = ExportUpload::start(&io, store, destination.clone(), plan, throttle, policy);
+        let plan = FilePlan { encoding: FileEncoding::Not, part: PART_BYTES, most_bytes: u64::MAX, limits };
+        let sending = Sending { concurrency, throttle: Throttle::new(concurrency), bandwidth: Bandwidth::new(bandwidth) };
+        let upload = ExportUpload::start(&io, store, destination.clone(), plan, sending, policy);
         Export { io, upload, destination, budget }
     }
 
@@ -106,6 +119,15 @@ impl Export {
             let body = Body::Bytes(Bytes::from_static(DOCUMENTS));
             let documents = (piece == pieces).then_some(pieces);
             self.upload.send(Piece { file, body, room: DOCUMENTS.len(), documents })?;
+        }
+        Ok(())
+    }
+
+    /// Hands over one file in pieces of these lengths.
+    pub fn pieces(&self, file: u64, lengths: &[usize]) -> Result<()> {
+        for (index, length) in lengths.iter().enumerate() {
+            let documents = (index + 1 == lengths.len()).then_some(1);
+            self.upload.send(Piece { file, body: Body::Bytes(Bytes::from(vec![b'x'; *length])), room: *length, documents })?;
         }
         Ok(())
     }
@@ -229,13 +251,6 @@ pub fn connection(endpoint: String) -> Connection {
         path_style: true,
         reach: Reach::Private,
         identity: Arc::new(Identity { base, role: None, amazon: AmazonEndpoints::default() }),
-        object: ObjectSettings {
-            expected_bucket_owner: None,
-            sse: None,
-            kms_key_id: None,
-            storage_class: None,
-            acl: None,
-            checksum: Algorithm::Crc32,
-        },
+        object: ObjectSettings::default(),
     }
 }

@@ -19,6 +19,8 @@ use super::export::connection;
 pub struct Request {
     /// Request line and headers.
     pub head: String,
+    /// Its body, of up to some kilobytes.
+    pub body: String,
     /// Its place among all requests, from 1.
     pub number: usize,
 }
@@ -120,8 +122,8 @@ fn serve(
             let read = client.read(&mut buffer).ok().filter(|&read| read > 0)?;
             bytes.extend_from_slice(&buffer[..read]);
         };
-        let body = bytes.split_off(end);
-        let mut request = Request { head: String::from_utf8_lossy(&bytes).into_owned(), number: 0 };
+        let mut body = bytes.split_off(end);
+        let mut request = Request { head: String::from_utf8_lossy(&bytes).into_owned(), body: String::new(), number: 0 };
         let length: usize = request.header("content-length").map_or(0, |value| value.parse().unwrap());
         if request.header("expect").is_some() {
             client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
@@ -134,7 +136,11 @@ fn serve(
             let most = left.min(buffer.len());
             let read = client.read(&mut buffer[..most]).ok().filter(|&read| read > 0)?;
             left -= read;
+            if body.len() < buffer.len() {
+                body.extend_from_slice(&buffer[..read]);
+            }
         }
+        request.body = String::from_utf8_lossy(&body).into_owned();
         bytes.clear();
         {
             let mut requests = requests.lock().unwrap();

@@ -63,8 +63,8 @@ pub(super) fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'
             Code::Io,
             "S3 reported an error",
             Some(
-                "The store does not take something that the request asks for: sse, storage_class, object_acl and checksum of the \
-                 integration are the likely ones.",
+                "The store does not take something that the request asks for: sse, storage_class, object_acl, checksum, and \
+                 object_lock_mode in a bucket without Object Lock, are the likely columns of the integration.",
             ),
         ),
         "RequestTimeTooSkewed" => {
@@ -79,7 +79,10 @@ pub(super) fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'
             401 | 403 => (
                 Code::Privilege,
                 "S3 denied access",
-                Some("The integration's credentials need s3:PutObject, s3:AbortMultipartUpload and s3:DeleteObject here."),
+                Some(
+                    "The integration's credentials need s3:PutObject, s3:AbortMultipartUpload and s3:DeleteObject here, \
+                     s3:PutObjectTagging for tags, and s3:PutObjectRetention for object_lock_mode.",
+                ),
             ),
             404 => (Code::Undefined, "the bucket or endpoint does not exist", None),
             200..=299 if is_unreadable(status, code) => (Code::Io, "S3's answer cannot be read", None),
@@ -107,8 +110,9 @@ pub(super) fn meaning(status: u16, code: &str) -> (Code, &'static str, Option<&'
                 Code::Io,
                 "S3 reported an error",
                 Some(
-                    "The store lacks something that the request asks for: checksum \"none\" leaves checksums out; sse, storage_class \
-                     and object_acl of the integration are others. s3_export.validate_integration tells which requests it takes.",
+                    "The store lacks something that the request asks for: checksum \"none\" leaves checksums out; sse, storage_class, \
+                     object_acl, tags and object_lock_mode of the integration are others. s3_export.validate_integration tells \
+                     which requests it takes.",
                 ),
             ),
             _ => (Code::Io, "S3 reported an error", None),
