@@ -252,12 +252,14 @@ COMMENT ON COLUMN s3_export.integrations.max_bytes_per_day IS
     'most bytes that all exports with the integration write within 24 hours; NULL: any number';
 COMMENT ON CONSTRAINT max_bytes_per_day_is_positive ON s3_export.integrations IS 'at least one byte; NULL: no limit';
 
--- Amazon's further endpoints.
+-- Amazon's further endpoints. A default that is no constant writes the rows anew, and fires no trigger: the catalog then has no value
+-- for rows that lack the column, as it has none after a fresh installation.
 ALTER TABLE s3_export.integrations
-    ADD COLUMN fips boolean NOT NULL DEFAULT false
+    ADD COLUMN fips boolean NOT NULL DEFAULT (pg_catalog.random() OPERATOR(pg_catalog.<) 0.0::double precision)
         CONSTRAINT fips_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT fips),
-    ADD COLUMN dual_stack boolean NOT NULL DEFAULT false
+    ADD COLUMN dual_stack boolean NOT NULL DEFAULT (pg_catalog.random() OPERATOR(pg_catalog.<) 0.0::double precision)
         CONSTRAINT dual_stack_goes_without_an_endpoint CHECK (endpoint IS NULL OR NOT dual_stack);
+ALTER TABLE s3_export.integrations ALTER COLUMN fips SET DEFAULT false, ALTER COLUMN dual_stack SET DEFAULT false;
 COMMENT ON COLUMN s3_export.integrations.fips IS 'true: Amazon''s FIPS endpoints of S3 and STS';
 COMMENT ON COLUMN s3_export.integrations.dual_stack IS 'true: Amazon''s endpoints of S3 and STS that have IPv6 beside IPv4';
 COMMENT ON CONSTRAINT fips_goes_without_an_endpoint ON s3_export.integrations IS 'fips chooses among Amazon''s own endpoints';

@@ -261,7 +261,7 @@ fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
             let outcome = feed::run(name, job.attempt_id)?;
             (outcome.totals, outcome.written.map(|(_, manifest)| manifest))
         }
-        (None, Some(verification)) => (verification.run_as_job(id)?, Some(verification.manifest)),
+        (None, Some(verification)) => (verification.run_as_job(job.attempt_id)?, Some(verification.manifest)),
         (None, None) => {
             let arguments = stored_arguments::to_arguments(job.uri, job.permission, job.query, &job.options);
             let outcome = export::run(&Request::from_arguments(arguments)?, job.attempt_id)?;

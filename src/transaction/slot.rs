@@ -145,6 +145,7 @@ impl Waiting {
                 self.slots
             ))
             .hint("Export again later, or raise s3_export.max_exports_wait.")
+            .transient()
     }
 
     fn deadlock(&self) -> Error {
@@ -154,6 +155,7 @@ impl Waiting {
                 self.slots
             ))
             .hint("Export first in a transaction, before it takes locks.")
+            .transient()
     }
 }
 

@@ -33,7 +33,7 @@ fn an_export_has_max_documents_and_none_more() {
         assert_eq!(db.export_with(&rows(10), way).documents, 10, "{way}");
         let refusal = db.refuse(&rows(11), way);
         refusal.sqlstate("54000").message("more than 10 documents, which is max_documents of integration \"local\"");
-        refusal.detail("Nothing").hint("max_documents");
+        refusal.detail("rolled back").hint("max_documents");
     }
     limit(&db, "max_documents = NULL");
     assert_eq!(db.export(&rows(11)).documents, 11);

@@ -93,46 +93,21 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         .unwrap();
 
     for (who, role, target, expected) in [
-        //                                            list   export inline create alter  drop   credentials history forget verify  dry run
-        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes yes   yes   yes  yes"),
-        (
-            "superuser on an admin's",
-            "postgres",
-            "of-both",
-            "yes    sent   yes    yes    yes    yes    yes yes   yes   sent  yes",
-        ),
-        (
-            "admin on his own",
-            &admin,
-            "of-admin",
-            "    yes    42501  42501  yes    yes    yes    42501 yes   42501   sent  42501",
-        ),
-        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501 yes   42501   no  42501"),
-        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501 yes   42501   sent  yes"),
-        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501 yes   42501   no   no"),
-        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501 no   42501   yes   yes"),
-        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501 no   42501   no   no"),
-        (
-            "usage, no member",
-            &usage_only,
-            "target",
-            " 42501  42501  42501  42501  42501  42501  42501 42501   42501   42501   42501",
-        ),
-        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no no   42501   42501   42501"),
-        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no no   42501   no   no"),
-        (
-            "plain role",
-            &plain,
-            "target",
-            "            42501  42501  42501  42501  42501  42501  42501 42501   42501   42501   42501",
-        ),
-        (
-            "auditor",
-            &auditor,
-            "target",
-            "             42501  42501  42501  42501  42501  42501  42501 yes   42501   42501   42501",
-        ),
-        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501 yes   42501   no   no"),
+        // list export inline create alter drop credentials history forget verify dry-run
+        ("superuser", "postgres", "target", "yes yes yes yes yes yes yes yes yes yes yes"),
+        ("superuser on an admin's", "postgres", "of-both", "yes sent yes yes yes yes yes yes yes sent yes"),
+        ("admin on his own", &admin, "of-admin", "yes 42501 42501 yes yes yes 42501 yes 42501 sent 42501"),
+        ("admin on another's", &admin, "target", "no 42501 42501 yes no no 42501 yes 42501 no 42501"),
+        ("admin and member, own", &both, "of-both", "yes sent 42501 yes yes yes 42501 yes 42501 sent yes"),
+        ("admin and member, other's", &both, "target", "no no 42501 yes no no 42501 yes 42501 no no"),
+        ("member with usage", &with_usage, "target", "yes yes 42501 42501 42501 42501 42501 no 42501 yes yes"),
+        ("member without usage", &without_usage, "target", "no no 42501 42501 42501 42501 42501 no 42501 no no"),
+        ("usage, no member", &usage_only, "target", "42501 42501 42501 42501 42501 42501 42501 42501 42501 42501 42501"),
+        ("pg_read_all_data", &reader, "target", "no 42501 42501 42501 42501 42501 no no 42501 42501 42501"),
+        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no no 42501 no no"),
+        ("plain role", &plain, "target", "42501 42501 42501 42501 42501 42501 42501 42501 42501 42501 42501"),
+        ("auditor", &auditor, "target", "42501 42501 42501 42501 42501 42501 42501 yes 42501 42501 42501"),
+        ("dropped and recreated", &phoenix, "of-phoenix", "no no 42501 yes no no 42501 yes 42501 no no"),
     ] {
         let expected: Vec<&str> = expected.split_whitespace().collect();
         let found = row(&mut db.client_as(role), target);

@@ -55,7 +55,7 @@ impl ExportLimits {
             Code::ProgramLimit,
             format!("the export has more than {limit} {unit}, which is {column} of {}", self.setter),
         )
-        .detail("Nothing of the export remains in S3.")
+        .detail("The export is rolled back.")
         .hint(format!("Export less at once, or ask for a higher {column}.")))
     }
 }

@@ -10,7 +10,7 @@ use s3_export_core::s3::network::{Network, Reach};
 use s3_export_core::secret::Secret;
 
 use super::connect_proxy::{ConnectProxy, Manner};
-use super::servers::{Names, Server, block_on, network, proxy};
+use super::servers::{Names, block_on, network, proxy};
 
 /// Refuses everything, so that the names that it was asked for are all there is.
 fn nobody() -> (ConnectProxy, Arc<Network>) {
@@ -139,17 +139,4 @@ fn a_partition_without_fips_is_an_error_that_says_so() {
     let failure = block_on(Store::find_region(&unknown, "bucket", &network)).unwrap_err();
     assert!(failure.error.summary().contains("FIPS"), "{:?}", failure.error);
     assert!(!failure.transient && asked.heads().is_empty());
-}
-
-/// Without a proxy, each request takes one connection, and with one, one tunnel.
-#[test]
-fn a_proxy_costs_no_connection_more() {
-    let server = Server::start();
-    let asked = ConnectProxy::start(Manner::To(server.address));
-    let straight = network(Names(Some(server.address.ip())), None);
-    super::servers::ask(&straight, Reach::Private, &format!("http://a.example:{}", server.address.port())).unwrap();
-    assert_eq!(server.connections(), 1);
-    let proxied = network(Names(None), proxy(&asked.url(), ""));
-    super::servers::ask(&proxied, Reach::Private, "http://a.example").unwrap();
-    assert_eq!((server.connections(), asked.heads().len()), (2, 1));
 }

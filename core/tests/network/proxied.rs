@@ -99,3 +99,16 @@ fn the_servers_own_surroundings_are_asked_straight_and_the_rest_of_its_chain_is_
     get("http://10.1.2.3/".to_owned());
     assert_eq!(asked.targets(), ["sts.example:80", "10.1.2.3:80"]);
 }
+
+/// Without a proxy, each request takes one connection, and with one, one tunnel.
+#[test]
+fn a_proxy_costs_no_connection_more() {
+    let server = Server::start();
+    let asked = ConnectProxy::start(Manner::To(server.address));
+    let straight = network(Names(Some(server.address.ip())), None);
+    ask(&straight, Reach::Private, &format!("http://a.example:{}", server.address.port())).unwrap();
+    assert_eq!(server.connections(), 1);
+    let proxied = network(Names(None), proxy(&asked.url(), ""));
+    ask(&proxied, Reach::Private, "http://a.example").unwrap();
+    assert_eq!((server.connections(), asked.heads().len()), (2, 1));
+}
