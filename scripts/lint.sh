@@ -9,7 +9,7 @@ UNSAFE_FILES='^src/(pg/.*|query/(columns|mod|origins|receiver|sink)|transaction/
 ^src/encode/(arrow/(column|dates|geo|mod|nested|numbers|texts)|datum|folder|forms|geo|json|mod|nested|output|row|text_value|value)\.rs:
 ^core/src/text/cursor\.rs:'
 # So that more of it is a decision: raise this in the commit that needs it, and say there why.
-MAX_UNSAFE=400
+MAX_UNSAFE=410
 
 "$ROOT/scripts/setup.sh" test
 use_kind test
@@ -75,7 +75,7 @@ done) || true
 [ -z "$called" ] || die "functions for Postgres that Rust calls:
 $called"
 # Declared by hand, and so without pgrx's guard: each says why it needs none.
-UNGUARDED_FILES='^src/(pg/(deform|report|serializable)|progress|job/worker)\.rs$'
+UNGUARDED_FILES='^src/(pg/(background|deform|report|serializable)|progress|job/worker)\.rs$'
 undecorated=$(grep -rlE '^ *unsafe extern "C(-unwind)?" \{' src | grep -vE "$UNGUARDED_FILES") || true
 [ -z "$undecorated" ] || die "functions of Postgres declared without pgrx's guard:
 $undecorated"

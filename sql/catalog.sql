@@ -462,7 +462,10 @@ CREATE TABLE s3_export.jobs (
     finished_at timestamptz,
     cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
     feed text,
-    verification jsonb
+    verification jsonb,
+    attempts int,
+    next_attempt_at timestamptz,
+    attempt_id uuid
 );
 CREATE INDEX jobs_queued ON s3_export.jobs (queued_at) WHERE status OPERATOR(pg_catalog.=) 'QUEUED';
 CREATE INDEX jobs_running ON s3_export.jobs (started_at) WHERE status OPERATOR(pg_catalog.=) 'RUNNING';
@@ -470,7 +473,7 @@ COMMENT ON TABLE s3_export.jobs IS
     'jobs: exports that background workers run, have run or will run; granted to nobody, see s3_export.exports. Not dumped';
 COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
 COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
-COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the job, and of the export that its first attempt is';
 COMMENT ON COLUMN s3_export.jobs.status IS
     'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
 COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
@@ -500,6 +503,10 @@ COMMENT ON COLUMN s3_export.jobs.cluster IS
     'system identifier of the cluster that the job was enqueued in; a subscriber to the table runs none of its jobs';
 COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single export';
 COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
+COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
+COMMENT ON COLUMN s3_export.jobs.attempt_id IS
+    'id of the export that the last attempt is; that of the first attempt is the job''s';
 COMMENT ON CONSTRAINT jobs_pkey ON s3_export.jobs IS 'ids are unique';
 COMMENT ON CONSTRAINT status_is_known ON s3_export.jobs IS 'QUEUED, RUNNING, COMPLETED, ERROR or CANCELLED';
 COMMENT ON CONSTRAINT an_integration_or_a_role ON s3_export.jobs IS 'a job has either an integration or an AWS role named inline';
@@ -690,7 +697,7 @@ REVOKE ALL ON FUNCTION s3_export.lost_worker(uuid) FROM PUBLIC;
 
 CREATE VIEW s3_export.exports WITH (security_barrier) AS
     SELECT j.export_id,
-        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        CASE WHEN d.cause IS NULL THEN j.status WHEN d.is_retried THEN 'QUEUED' ELSE 'ERROR' END AS status,
         coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
         j.uri, j.integration, j.query, j.options,
         coalesce(j.documents, p.documents) AS documents,
@@ -701,10 +708,15 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
-        j.verification
+        j.verification,
+        coalesce(j.attempts, 0) AS attempts,
+        CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
+        coalesce(j.attempt_id, j.export_id) AS attempt_id
     FROM s3_export.jobs AS j
-    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
-    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) coalesce(j.attempt_id, j.export_id)
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause,
+            coalesce((j.options OPERATOR(pg_catalog.->) 'options' OPERATOR(pg_catalog.->>) 'retries')::int, 0)
+                OPERATOR(pg_catalog.>=) j.attempts AS is_retried) AS d ON true
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid
                          OR r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
@@ -716,17 +728,20 @@ CREATE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, NULL, p.export_id
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
+                          WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
     FROM s3_export.history AS h
-    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.attempt_id OPERATOR(pg_catalog.=) h.export_id);
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
-COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export or job, as wait and cancel take it';
 COMMENT ON COLUMN s3_export.exports.status IS 'QUEUED, RUNNING, COMPLETED, ERROR, CANCELLED';
 COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
 COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL while an export runs in a session';
@@ -748,6 +763,11 @@ COMMENT ON COLUMN s3_export.exports.error_hint IS 'hint of the error that ended 
 COMMENT ON COLUMN s3_export.exports.error_context IS 'context of the error that ended the export';
 COMMENT ON COLUMN s3_export.exports.pid IS 'process id of the worker or session that runs the export, as in pg_stat_activity';
 COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
+COMMENT ON COLUMN s3_export.exports.attempts IS
+    'number of attempts of the job that have begun; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.next_attempt_at IS 'when the next attempt of a job is due, after one that failed';
+COMMENT ON COLUMN s3_export.exports.attempt_id IS
+    'id of the export that the last attempt is: the names of its objects contain it; that of the first attempt is export_id';
 REVOKE ALL ON s3_export.exports FROM PUBLIC;
 
 CREATE FUNCTION s3_export.wait(export_id uuid, timeout interval DEFAULT NULL) RETURNS s3_export.exports
@@ -1170,6 +1190,41 @@ COMMENT ON FUNCTION pg_catalog.s3_export_async(text) IS
 -- As s3_export(statement).
 REVOKE ALL ON FUNCTION pg_catalog.s3_export_async(text) FROM PUBLIC;
 
+CREATE FUNCTION s3_export.dry_run(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run';
+COMMENT ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'checks all that s3_export with the same arguments checks before its first byte, and tells estimates, names, columns and the IAM policy. Plans the query without running it, sends requests that read, and writes nothing';
+-- As s3_export.
+REVOKE ALL ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.dry_run(
+    statement text,
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run_statement';
+COMMENT ON FUNCTION s3_export.dry_run(text) IS 'does the same for a statement of Rockset''s, as s3_export(statement) takes it';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION s3_export.dry_run(text) FROM PUBLIC;
+
 CREATE FUNCTION s3_export.options(
     OUT name text,
     OUT default_value text,
@@ -1306,6 +1361,8 @@ GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text, text, text, text, text, int
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export(text) TO s3_export_member;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text) TO s3_export_member;
 GRANT EXECUTE ON FUNCTION pg_catalog.s3_export_async(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text) TO s3_export_member;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -172,6 +172,15 @@ COMMENT ON COLUMN s3_export.jobs.feed IS 'feed that the job runs; NULL: a single
 ALTER TABLE s3_export.jobs ADD COLUMN verification jsonb;
 COMMENT ON COLUMN s3_export.jobs.verification IS 'arguments of the verification that the job is: deep; NULL: an export';
 
+-- A job may have several attempts, each an export of its own.
+ALTER TABLE s3_export.jobs
+    ADD COLUMN attempts int,
+    ADD COLUMN next_attempt_at timestamptz,
+    ADD COLUMN attempt_id uuid;
+COMMENT ON COLUMN s3_export.jobs.attempts IS 'number of attempts that have begun; NULL: none';
+COMMENT ON COLUMN s3_export.jobs.next_attempt_at IS 'when the next attempt is due, after one that failed; NULL: at once';
+COMMENT ON COLUMN s3_export.jobs.attempt_id IS
+    'id of the export that the last attempt is; that of the first attempt is the job''s';
 -- The role that sees all, and changes nothing. Roles belong to the cluster: a second database, a restore or an earlier DROP EXTENSION has them already, and two
 -- databases may be creating them at the same moment. A role that is there already may be somebody else's: whoever made it can
 -- grant it, and so every privilege that it is given here.
@@ -399,7 +408,7 @@ REVOKE ALL ON FUNCTION s3_export.prune_history(interval) FROM PUBLIC;
 
 CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
     SELECT j.export_id,
-        CASE WHEN d.cause IS NULL THEN j.status ELSE 'ERROR' END AS status,
+        CASE WHEN d.cause IS NULL THEN j.status WHEN d.is_retried THEN 'QUEUED' ELSE 'ERROR' END AS status,
         coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
         j.uri, j.integration, j.query, j.options,
         coalesce(j.documents, p.documents) AS documents,
@@ -410,10 +419,15 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         coalesce(d.cause, j.error_message) AS error_message,
         j.error_detail, j.error_hint, j.error_context,
         CASE WHEN d.cause IS NULL THEN j.pid END AS pid,
-        j.verification
+        j.verification,
+        coalesce(j.attempts, 0) AS attempts,
+        CASE j.status WHEN 'QUEUED' THEN j.next_attempt_at END AS next_attempt_at,
+        coalesce(j.attempt_id, j.export_id) AS attempt_id
     FROM s3_export.jobs AS j
-    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) j.export_id
-    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause) AS d ON true
+    LEFT JOIN s3_export.running() AS p ON p.export_id OPERATOR(pg_catalog.=) coalesce(j.attempt_id, j.export_id)
+    LEFT JOIN LATERAL (SELECT CASE j.status WHEN 'RUNNING' THEN s3_export.lost_worker(j.export_id) END AS cause,
+            coalesce((j.options OPERATOR(pg_catalog.->) 'options' OPERATOR(pg_catalog.->>) 'retries')::int, 0)
+                OPERATOR(pg_catalog.>=) j.attempts AS is_retried) AS d ON true
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid
                          OR r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
@@ -425,19 +439,27 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
         pg_catalog.to_timestamp(
             ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.replace(p.export_id::text, '-', ''), 1, 12))::bit(48)::bigint
             OPERATOR(pg_catalog./) 1000.0),
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.pid, NULL, NULL, NULL, p.export_id
     FROM s3_export.running() AS p LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) p.role_oid
     WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) p.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j
+                          WHERE j.status OPERATOR(pg_catalog.=) 'RUNNING' AND j.attempt_id OPERATOR(pg_catalog.=) p.export_id)
     UNION ALL
     SELECT h.export_id, 'COMPLETED', h.role, h.uri, h.integration, h.query, NULL, h.documents, h.files, h.bytes,
-        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        NULL, h.started_at, h.finished_at, h.manifest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.export_id
     FROM s3_export.history AS h
-    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id);
+    WHERE NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.export_id OPERATOR(pg_catalog.=) h.export_id)
+          AND NOT EXISTS (SELECT FROM s3_export.jobs AS j WHERE j.attempt_id OPERATOR(pg_catalog.=) h.export_id);
 COMMENT ON COLUMN s3_export.exports.verification IS 'arguments of a job of verify_async, whose uri is that of the manifest; NULL for an export';
 COMMENT ON VIEW s3_export.exports IS
     'jobs, whatever their status, exports that run in sessions, and those that have committed: of your roles, or all for s3_export_admin and s3_export_auditor';
 COMMENT ON FUNCTION s3_export.running() IS
     'exports that run now in this database, with their counts so far: those of your roles, or all for s3_export_admin and s3_export_auditor. Part of s3_export.exports';
+COMMENT ON COLUMN s3_export.exports.attempts IS
+    'number of attempts of the job that have begun; NULL for an export that runs in a session';
+COMMENT ON COLUMN s3_export.exports.next_attempt_at IS 'when the next attempt of a job is due, after one that failed';
+COMMENT ON COLUMN s3_export.exports.attempt_id IS
+    'id of the export that the last attempt is: the names of its objects contain it; that of the first attempt is export_id';
 
 -- Feeds -------------------------------------------------------------------------------------------------------------
 
@@ -678,6 +700,40 @@ COMMENT ON FUNCTION s3_export.verify_async(text, text, boolean) IS
     'does the same as verify in a background worker, once this transaction has committed; gives the id of the job, which ends with the error XX001 if an object is not as the manifest says. See s3_export.exports, wait and cancel';
 -- As verify.
 REVOKE ALL ON FUNCTION s3_export.verify_async(text, text, boolean) FROM PUBLIC;
+CREATE FUNCTION s3_export.dry_run(
+    uri text,
+    integration text,
+    query text,
+    format text DEFAULT 'json',
+    compression text DEFAULT NULL,
+    output_chunk_size int DEFAULT NULL,
+    output_chunk_bytes bigint DEFAULT NULL,
+    partition_by text[] DEFAULT NULL,
+    include_query_id boolean DEFAULT false,
+    wrap_types boolean DEFAULT true,
+    options jsonb DEFAULT '{}',
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run';
+COMMENT ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) IS
+    'checks all that s3_export with the same arguments checks before its first byte, and tells estimates, names, columns and the IAM policy. Plans the query without running it, sends requests that read, and writes nothing';
+-- As s3_export.
+REVOKE ALL ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION s3_export.dry_run(
+    statement text,
+    OUT item text,
+    OUT value text,
+    OUT meaning text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
+    AS 'MODULE_PATHNAME', 's3_export_dry_run_statement';
+COMMENT ON FUNCTION s3_export.dry_run(text) IS 'does the same for a statement of Rockset''s, as s3_export(statement) takes it';
+-- As s3_export(statement).
+REVOKE ALL ON FUNCTION s3_export.dry_run(text) FROM PUBLIC;
 
 -- Comments that say more. A superuser may have dropped a constraint or a policy, which an upgrade does not mind.
 COMMENT ON TABLE s3_export.integrations IS
@@ -719,7 +775,7 @@ COMMENT ON COLUMN s3_export.credentials.sealed IS
     'the secret, sealed with AES-256-GCM and bound to integration_id, endpoint and sts_endpoint';
 COMMENT ON INDEX s3_export.jobs_queued IS 'jobs that wait for a worker';
 COMMENT ON INDEX s3_export.jobs_running IS 'jobs that run, or that ran when the server crashed';
-COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.jobs.export_id IS 'id of the job, and of the export that its first attempt is';
 COMMENT ON COLUMN s3_export.jobs.status IS
     'state of the job, as last written; a job that is RUNNING and whose lock nobody holds has lost its worker';
 COMMENT ON COLUMN s3_export.jobs.database_oid IS 'database that the job was enqueued in; a copy of the database runs none of its jobs';
@@ -747,7 +803,7 @@ COMMENT ON COLUMN s3_export.jobs.started_at IS 'when a worker took the job';
 COMMENT ON COLUMN s3_export.jobs.finished_at IS 'when the job ended';
 COMMENT ON FUNCTION s3_export.lost_worker(uuid) IS
     'error of a job that is RUNNING and whose worker is gone; NULL if the job runs or has ended. Part of s3_export.exports';
-COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export; the name of every object of the export contains it';
+COMMENT ON COLUMN s3_export.exports.export_id IS 'id of the export or job, as wait and cancel take it';
 COMMENT ON COLUMN s3_export.exports.role IS 'role that the export runs as';
 COMMENT ON COLUMN s3_export.exports.uri IS 'location that the export writes to; NULL while an export runs in a session';
 COMMENT ON COLUMN s3_export.exports.integration IS 'integration that the export uses; NULL while an export runs in a session';
@@ -1001,6 +1057,8 @@ GRANT SELECT ON s3_export.history, s3_export.daily_exports TO s3_export_member, 
 GRANT SELECT ON s3_export.exports TO s3_export_auditor;
 GRANT EXECUTE ON FUNCTION s3_export.verify(text, text, boolean) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.verify_async(text, text, boolean) TO s3_export_member, s3_export_admin;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text, text, text, text, text, int, bigint, text[], boolean, boolean, jsonb) TO s3_export_member;
+GRANT EXECUTE ON FUNCTION s3_export.dry_run(text) TO s3_export_member;
 GRANT SELECT ON s3_export.feeds TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.drop_feed(text) TO s3_export_member, s3_export_admin;
 GRANT EXECUTE ON FUNCTION s3_export.rewind_feed(text, text, bigint) TO s3_export_member, s3_export_admin;

@@ -7,6 +7,7 @@ use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
 use s3_export_core::files::plan::{FilePlan, Room};
 use s3_export_core::format::{Format, Wrapping};
+use s3_export_core::manifest::notification::Notification;
 use s3_export_core::manifest::stored::Summary;
 use s3_export_core::manifest::{FeedRun, Manifest};
 use s3_export_core::naming::keys::{Destination, Naming};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use crate::history::{self, Done, Recorder};
 use crate::integration::{self, Authorized, Purpose};
+use crate::notification;
 use crate::pg::limit::TimeLimit;
 use crate::pg::report;
 use crate::pg::wait::WaitFor;
@@ -111,10 +113,7 @@ impl<'a> Export<'a> {
     /// Runs the query and uploads its rows; the commit writes the manifest.
     pub fn write(self, properties: RunProperties) -> Result<Outcome> {
         let Export { request, export_id, query, destination, store, algorithm, limit, progress, recorder, _running } = self;
-        if request.existing == Existing::Error {
-            refuse_existing(&store, &request.location)?;
-        }
-        refuse_taken_names(&store, &destination)?;
+        look(request, &store, &destination)?;
         let destination = match &properties.replaced {
             Some(replaced) => destination.replacing(replaced.etag(), replaced.export_id()),
             None => destination,
@@ -141,6 +140,8 @@ impl<'a> Export<'a> {
             transaction::forget(&upload);
             return Ok(outcome);
         }
+        let feed = properties.feed.as_ref().map(|feed| (feed.name.as_str(), feed.run));
+        notify(request, &outcome, feed)?;
         let manifest = Manifest {
             destination,
             files,
@@ -166,6 +167,11 @@ impl<'a> Export<'a> {
         self.recorder.record_adopted(self.request, summary, (&url, manifest))
     }
 
+    /// Returns the request of the export.
+    pub fn request(&self) -> &Request {
+        self.request
+    }
+
     /// Returns the outcome of the export that the manifest under this export's name describes.
     pub fn outcome_of(&self, summary: &Summary) -> Outcome {
         outcome(&self.destination, summary.export_id, summary.totals)
@@ -177,6 +183,20 @@ fn outcome(destination: &Destination, export_id: Uuid, totals: Totals) -> Outcom
     Outcome { totals, export_id, manifest: destination.url(&manifest_key) }
 }
 
+/// Notifies the channel of the request, if there is one. `feed`: its name, and the number of the run.
+pub fn notify(request: &Request, outcome: &Outcome, feed: Option<(&str, u64)>) -> Result<()> {
+    let notification = Notification {
+        export_id: outcome.export_id,
+        manifest: &outcome.manifest,
+        uri: &request.location.to_string(),
+        format: request.format.name(),
+        totals: outcome.totals,
+        run_key: request.run_key.as_deref(),
+        feed,
+    };
+    notification::send(request, &notification)
+}
+
 /// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
 /// exported.
 pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, Destination)> {
@@ -185,6 +205,7 @@ pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, D
     let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
     let authorized = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
+    notification::check(request)?;
     let naming = Naming {
         in_folder: request.include_query_id,
         file_type: request.file_type(),
@@ -211,8 +232,16 @@ fn warn_of_doubled_uploads(urls: &[String]) {
     report::warn(&warning);
 }
 
+/// Looks at what the store has already. Errors: 42710, 0A000, and those of the requests.
+pub fn look(request: &Request, store: &Store, destination: &Destination) -> Result<()> {
+    if request.existing == Existing::Error {
+        refuse_existing(store, &request.location)?;
+    }
+    refuse_taken_names(store, destination)
+}
+
 /// Returns the room that the settings give an export.
-fn room() -> Room {
+pub fn room() -> Room {
     Room { buffer_memory: settings::buffer_memory(), chunk_size: settings::output_chunk_size() }
 }
 

@@ -10,11 +10,11 @@
 //!
 //! ```text
 //! sql_functions
-//! admin · job
+//! admin · job · dry_run
 //! feed
 //! verify
 //! export
-//! run_key · query · history
+//! run_key · query · history · notification
 //! transaction · integration · progress
 //! settings · encode · stored_arguments
 //! pg
@@ -28,12 +28,14 @@
 mod admin;
 #[cfg(feature = "bench")]
 mod bench;
+mod dry_run;
 mod encode;
 mod export;
 mod feed;
 mod history;
 mod integration;
 mod job;
+mod notification;
 mod pg;
 mod progress;
 mod query;
@@ -56,5 +58,6 @@ mod inside;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    pg::launcher::register();
     transaction::register_callbacks(&job::pending::HOOKS);
 }

@@ -49,10 +49,37 @@ pub fn claim(store: &Store, destination: &Destination, existing: ExistingRun) ->
             Ok(Run::Returned(summary))
         }
         ExistingRun::Replace => Replaced::new(&url, &stored, &summary).map(Run::Replaced),
-        ExistingRun::Error => Err(Error::new(Code::Duplicate, "a run has the run_key already")
-            .detail(format!("{url} is the manifest of export {}.", summary.export_id))
-            .hint("Choose another run_key, or another existing_run.")),
+        ExistingRun::Error => Err(is_taken(&url, &summary)),
     }
+}
+
+/// Looks which run has the key, without waiting for other transactions, and writes nothing. Errors: as of [`claim`].
+pub fn look(store: &Store, destination: &Destination, existing: ExistingRun) -> Result<Option<Summary>> {
+    let url = destination.url(&destination.manifest_key());
+    refuse_own(&url)?;
+    let Some((stored, summary)) = read_manifest(store, destination)? else { return Ok(None) };
+    match existing {
+        ExistingRun::Return => refuse_without_files(store, destination, &stored, Files::Ends)?,
+        ExistingRun::Replace => drop(Replaced::new(&url, &stored, &summary)?),
+        ExistingRun::Error => return Err(is_taken(&url, &summary)),
+    }
+    Ok(Some(summary))
+}
+
+fn is_taken(url: &str, summary: &Summary) -> Error {
+    Error::new(Code::Duplicate, "a run has the run_key already")
+        .detail(format!("{url} is the manifest of export {}.", summary.export_id))
+        .hint("Choose another run_key, or another existing_run.")
+}
+
+/// Errors: 42710 when this transaction has exported under the key.
+fn refuse_own(url: &str) -> Result<()> {
+    if !transaction::writes_manifest(url) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Duplicate, "this transaction has exported under the run_key already")
+        .detail(format!("Its commit writes {url}."))
+        .hint("Commit the transaction first, or choose another run_key."))
 }
 
 /// Files that are looked at.
@@ -99,11 +126,7 @@ fn complete(store: &Store, destination: &Destination, stored: &Stored, summary: 
 /// this transaction has exported under the key.
 pub fn hold(destination: &Destination) -> Result<()> {
     let url = destination.url(&destination.manifest_key());
-    if transaction::writes_manifest(&url) {
-        return Err(Error::new(Code::Duplicate, "this transaction has exported under the run_key already")
-            .detail(format!("Its commit writes {url}."))
-            .hint("Commit the transaction first, or choose another run_key."));
-    }
+    refuse_own(&url)?;
     let [a, b, c, d, e, f, g, h, ..] = sha256(url.as_bytes());
     Lock::Run(u64::from_be_bytes([a, b, c, d, e, f, g, h])).hold_alone();
     Ok(())

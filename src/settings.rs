@@ -20,6 +20,7 @@ static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static HISTORY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static HISTORY_QUERY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LOG_EXPORTS: GucSetting<LogExportsValue> = GucSetting::<LogExportsValue>::new(LogExportsValue::Off);
@@ -132,6 +133,16 @@ pub fn define() {
         1024,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"s3_export.retry_delay",
+        c"Time between the first attempt of a job and the second.",
+        c"It doubles with each further attempt, up to ten minutes. Only jobs with the option retries have further attempts.",
+        &RETRY_DELAY,
+        1,
+        600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_bool_guc(
         c"s3_export.history",
@@ -265,6 +276,11 @@ pub fn progress_interval() -> Option<Duration> {
 /// Jobs that run at once in this database.
 pub fn max_workers() -> u32 {
     MAX_WORKERS.get().unsigned_abs()
+}
+
+/// Time between the first attempt of a job and the second.
+pub fn retry_delay() -> Duration {
+    milliseconds(&RETRY_DELAY)
 }
 
 /// Whether each export that commits leaves a row of the history.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::admin::cleanup::{self, CleanUp};
 use crate::admin::validate;
+use crate::dry_run;
 use crate::export;
 use crate::feed::{self, NewFeed};
 use crate::history;
@@ -28,6 +29,8 @@ sql_function!(s3_export_run_with_role, pg_finfo_s3_export_run_with_role, run_wit
 sql_function!(s3_export_run_async, pg_finfo_s3_export_run_async, run_async);
 sql_function!(s3_export_run_statement, pg_finfo_s3_export_run_statement, run_statement);
 sql_function!(s3_export_run_statement_async, pg_finfo_s3_export_run_statement_async, run_statement_async);
+sql_function!(s3_export_dry_run, pg_finfo_s3_export_dry_run, dry_run_arguments);
+sql_function!(s3_export_dry_run_statement, pg_finfo_s3_export_dry_run_statement, dry_run_statement);
 sql_function!(s3_export_options, pg_finfo_s3_export_options, options);
 sql_function!(s3_export_cancel, pg_finfo_s3_export_cancel, cancel);
 sql_function!(s3_export_death, pg_finfo_s3_export_death, lost_worker);
@@ -83,6 +86,30 @@ fn run_statement_async(call: &Call) -> Result<Datum> {
     Ok(uuid_datum(job::enqueue(&arguments, &request)?))
 }
 
+/// `s3_export.dry_run(uri, integration, query, …)`
+fn dry_run_arguments(call: &Call) -> Result<Datum> {
+    dry_run(call, &Request::from_arguments(arguments(call, PermissionArguments::Integration(call.text(1)), 2)?)?)
+}
+
+/// `s3_export.dry_run(statement)`
+fn dry_run_statement(call: &Call) -> Result<Datum> {
+    let (_, request) = pasted(call)?;
+    dry_run(call, &request)
+}
+
+fn dry_run(call: &Call, request: &Request) -> Result<Datum> {
+    let findings = dry_run::run(request)?;
+    let mut rows = Vec::with_capacity(findings.len());
+    for finding in &findings {
+        rows.push(vec![
+            Some(text_datum(finding.item)?),
+            Some(text_datum(&finding.value)?),
+            Some(text_datum(&finding.meaning)?),
+        ]);
+    }
+    call.rows(rows)
+}
+
 /// A statement's request. Raises a syntax error that points into it.
 fn pasted(call: &Call) -> Result<(Arguments, Request)> {
     let text = required("statement", call.text(0))?;
@@ -131,6 +158,10 @@ fn export(call: &Call, permission: PermissionArguments, query: usize) -> Result<
 }
 
 fn outcome(call: &Call, request: &Request) -> Result<Datum> {
+    if request.retries.is_some() {
+        return Err(Error::new(Code::InvalidParameter, "option \"retries\" goes with s3_export_async and feeds only")
+            .hint("A session sees the error of its export, and can call s3_export again."));
+    }
     let outcome = export::run(request, Uuid::now_v7())?;
     Ok(call.row(vec![
         int8_datum(outcome.totals.documents),

@@ -113,6 +113,7 @@ struct Parts {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    transient: bool,
 }
 
 /// The result of everything here that can fail.
@@ -121,7 +122,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// `message`: lower case, no full stop.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error(Box::new(Parts { code, message: message.into(), detail: None, hint: None }))
+        Error(Box::new(Parts { code, message: message.into(), detail: None, hint: None, transient: false }))
     }
 
     /// Whole sentences about the circumstances.
@@ -140,6 +141,17 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
+    }
+
+    /// Says that the same work may succeed later: the store or the network has failed, and nothing was refused.
+    pub fn transient(mut self) -> Self {
+        self.0.transient = true;
+        self
+    }
+
+    /// Whether the same work may succeed later, so that a job may start again.
+    pub fn is_transient(&self) -> bool {
+        self.0.transient
     }
 
     /// The kind of failure.

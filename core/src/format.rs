@@ -12,6 +12,17 @@ pub enum Format {
     Parquet(ParquetStyle),
 }
 
+impl Format {
+    /// Name of the format in SQL, one of [`FORMATS`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            Format::Json(_) => "json",
+            Format::Csv(_) => "csv",
+            Format::Parquet(_) => "parquet",
+        }
+    }
+}
+
 /// Names of formats in SQL.
 pub const FORMATS: [&str; 3] = ["json", "csv", "parquet"];
 

@@ -81,6 +81,17 @@ impl RowEncoder {
         Ok(RowEncoder { columns, folders, context, row_memory: Memory::new(c"s3_export row"), allocates })
     }
 
+    /// How the column of that index is written; `None`: it is not in the files.
+    pub fn form(&self, index: usize) -> Option<&'static str> {
+        match &self.columns {
+            Columns::Json(columns) => {
+                let (_, column) = columns.iter().find(|(of_row, _)| *of_row == index)?;
+                Some(column.encoder.json_form(self.context.wrapping))
+            }
+            Columns::Csv(columns) => columns.columns.get(index)?.as_ref().map(|_| "text"),
+        }
+    }
+
     /// Bytes with which each file begins.
     pub fn prologue(&self) -> Vec<u8> {
         match &self.columns {

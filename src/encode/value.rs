@@ -116,6 +116,27 @@ impl Encoder {
         )
     }
 
+    /// The JSON that values of the type are, for people. A value that its wrapper cannot hold is a string.
+    pub fn json_form(&self, wrapping: Wrapping) -> &'static str {
+        let (wrapped, plain) = match self {
+            Encoder::Bool => return "boolean",
+            Encoder::Int2 | Encoder::Int4 | Encoder::Int8 | Encoder::Oid | Encoder::Oid8 => return "number",
+            Encoder::Float4 | Encoder::Float8 | Encoder::Numeric => return "number",
+            Encoder::Text | Encoder::Uuid | Encoder::Inet(_) | Encoder::Output(_) => return "string",
+            Encoder::Json | Encoder::Jsonb => return "any JSON",
+            Encoder::Array(_) => return "array",
+            Encoder::Composite(_) => return "object",
+            Encoder::Bytea => ("wrapper bytes", "string (base64)"),
+            Encoder::Date => ("wrapper date", "string"),
+            Encoder::Time => ("wrapper time", "string"),
+            Encoder::Timestamp => ("wrapper datetime", "string"),
+            Encoder::Timestamptz => ("wrapper timestamp", "string"),
+            Encoder::Interval => ("wrapper month_interval or microsecond_interval", "string"),
+            Encoder::Geo(_) => ("wrapper geography", "string (WKT)"),
+        };
+        if wrapping == Wrapping::Rockset { wrapped } else { plain }
+    }
+
     /// The beginning of a value that the writer of this type leaves to the key prefix, where the value fits its wrapper.
     pub fn wrapper_prefix(&self, wrapping: Wrapping) -> &'static [u8] {
         let wrapped: &[u8] = match self {

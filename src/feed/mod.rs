@@ -99,6 +99,8 @@ pub fn run(name: &str, export_id: Uuid) -> Result<Outcome> {
         let outcome = export.outcome_of(&summary);
         table::advance(&feed, number, &from, Some(&outcome))?;
         export.record_adopted(&summary, &stored.body)?;
+        // The commit that was to notify of the run did not happen.
+        export::notify(export.request(), &outcome, Some((&feed.name, number)))?;
         report::notice(format!("run {number} of feed \"{name}\" was written before a crash: its manifest is adopted"));
         number += 1;
     }

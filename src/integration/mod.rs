@@ -113,6 +113,14 @@ pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
     Ok(grant.iam_policy(kind))
 }
 
+/// The least policy that an export to `location` by that permission needs. Errors: as of [`authorize`].
+pub fn policy_of(permission: &Permission, location: &Location, kind: Kind) -> Result<String> {
+    match permission {
+        Permission::Integration(name) => iam_policy(name, kind),
+        Permission::Role { aws_role, .. } => Ok(inline::allowed(aws_role, location)?.grant()?.iam_policy(kind)),
+    }
+}
+
 /// Input of the trust policy of an integration's role.
 pub struct Trusted {
     /// External id that the trust policy demands.

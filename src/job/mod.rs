@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! s3_export_async ──► a row, QUEUED ──commit──► worker: RUNNING ──► COMPLETED, with its manifest
+//!                         │  ▲── transient failure, with retries ──┤
 //!                         └── cancel ──► CANCELLED ◄── cancel ──┴─► ERROR
 //! ```
 //!
@@ -9,11 +10,13 @@
 //! RUNNING and whose lock nobody holds has lost its worker.
 #![deny(unsafe_code)]
 
+pub mod attempts;
 pub mod pending;
 pub mod queue;
 pub mod status;
 pub mod stored;
 pub mod table;
+pub mod timer;
 pub mod worker;
 
 use std::cell::Cell;
@@ -25,14 +28,18 @@ use s3_export_core::request::{Arguments, Permission, Request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::attempts::Attempts;
 use self::status::Status;
 use self::table::{Locked, NewJob, State};
 use crate::export;
 use crate::feed;
+use crate::pg::background::Assignment;
 use crate::pg::lock::Lock;
 use crate::pg::raised::{Raised, raise_again};
 use crate::pg::wait::{WaitFor, pause};
-use crate::pg::{caller, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql};
+use crate::pg::{
+    caller, current_database, current_user, has_privileges_of, is_read_only, is_standby, role_named, session_user, sql,
+};
 use crate::stored_arguments;
 use crate::verify::Verification;
 
@@ -55,6 +62,10 @@ fn enqueue_export(arguments: &Arguments, request: &Request, feed: Option<&str>) 
     let export_id = Uuid::now_v7();
     let options = stored_arguments::to_options(arguments);
     export::check(request, export_id)?;
+    if request.retries.is_some() && !attempts::are_counted()? {
+        return Err(Error::new(Code::NotReady, "the extension in this database does not know the option \"retries\" yet")
+            .hint("ALTER EXTENSION s3_export UPDATE"));
+    }
     add(&NewJob {
         export_id,
         role: current_user(),
@@ -132,14 +143,16 @@ pub fn wait(export_id: Uuid, limit: Option<Duration>) -> Result<Datum> {
             Status::Error | Status::Cancelled => {
                 raise_again(&state.error)?;
             }
-            Status::Running if is_lost(export_id)? => {
-                raise_again(&bury(export_id)?)?;
+            Status::Running => {
+                if let Some(died) = lost(export_id, &state)?.map(|attempts| bury(export_id, attempts)).transpose()?.flatten() {
+                    raise_again(&died)?;
+                }
             }
             Status::Queued if Instant::now() >= next_look => {
                 look_at_queue()?;
                 next_look = Instant::now() + LOOK_AT_QUEUE;
             }
-            Status::Queued | Status::Running => {}
+            Status::Queued => {}
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
@@ -169,17 +182,25 @@ pub fn cancel(export_id: Uuid) -> Result<bool> {
         }
         match state.status {
             Status::Queued => {
-                if table::end(export_id, Status::Queued, Status::Cancelled, &cancelled_before(), Locked::Wait)? {
+                let error = cancelled_before(state.attempts);
+                if table::end(export_id, Status::Queued, Status::Cancelled, &error, Locked::Wait)? {
                     return Ok(true);
                 }
             }
-            Status::Running if is_lost(export_id)? => {
-                bury(export_id)?;
-                return Ok(false);
-            }
-            Status::Running => {
-                return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid));
-            }
+            Status::Running => match lost(export_id, &state)? {
+                None => return state.pid.map_or(Ok(false), |pid| table::signal(export_id, pid)),
+                // It would start again.
+                Some(attempts) if attempts.after(&died()).is_some() => {
+                    let error = cancelled_before(attempts);
+                    if table::end_attempt(export_id, attempts.made, &error, Status::Cancelled, Locked::Wait)? {
+                        return Ok(true);
+                    }
+                }
+                Some(attempts) => {
+                    bury(export_id, attempts)?;
+                    return Ok(false);
+                }
+            },
             Status::Completed | Status::Error | Status::Cancelled => return Ok(false),
         }
     }
@@ -227,7 +248,7 @@ fn is_own(export_id: Uuid) -> bool {
 /// Returns the error of a job that the caller's snapshot shows as RUNNING and whose worker is gone. `None`: the job runs, or has ended.
 pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
     match table::state(export_id)? {
-        Some(state) if state.status == Status::Running && is_lost(export_id)? => Ok(Some(DIED)),
+        Some(state) if state.status == Status::Running && lost(export_id, &state)?.is_some() => Ok(Some(DIED)),
         _ => Ok(None),
     }
 }
@@ -235,41 +256,102 @@ pub fn lost_worker(export_id: Uuid) -> Result<Option<&'static str>> {
 /// Message of a job whose worker is gone, in the view `s3_export.exports` too.
 const DIED: &str = "the worker of the export ended without an answer";
 
-/// Whether nobody runs a job that says that it is RUNNING.
-fn is_lost(export_id: Uuid) -> Result<bool> {
+/// The attempts of a job that was `seen` RUNNING and that nobody runs. `None`: somebody does, or it has ended.
+fn lost(export_id: Uuid, seen: &State) -> Result<Option<Attempts>> {
     // Locks of the primary's workers are not seen on a standby.
     if is_own(export_id) || is_standby() || Lock::Job(export_id).is_held() {
-        return Ok(false);
+        return Ok(None);
     }
-    // It may have ended since: a worker says how before it lets go of its lock.
-    Ok(table::state(export_id)?.is_some_and(|state| state.status == Status::Running))
+    // It may have ended since, or be in its next attempt: a worker says how before it lets go of its lock.
+    let now = table::state(export_id)?;
+    Ok(now.filter(|now| now.status == Status::Running && now.attempts == seen.attempts).map(|now| now.attempts))
 }
 
-/// Writes down that its worker is gone, where this transaction may write.
-fn bury(export_id: Uuid) -> Result<Raised> {
-    let died = Raised {
+/// The error of a job whose worker is gone.
+fn died() -> Raised {
+    Raised {
         sqlstate: "57P02".to_owned(),
         message: DIED.to_owned(),
         detail: Some("The server crashed or was stopped. Files without a manifest may remain in S3.".to_owned()),
         hint: Some("s3_export.cleanup finds them.".to_owned()),
+        transient: true,
         ..Raised::default()
-    };
-    if !is_read_only() {
-        table::end(export_id, Status::Running, Status::Error, &died, Locked::Skip)?;
     }
-    Ok(died)
+}
+
+/// Writes down that its worker is gone, where this transaction may write; gives the error, or `None` for a job that starts again.
+fn bury(export_id: Uuid, attempts: Attempts) -> Result<Option<Raised>> {
+    let died = died();
+    if let Some(delay) = attempts.after(&died) {
+        if OwnTransaction::is_here() {
+            attempts::requeue(export_id, attempts.made, delay, &died, Locked::Skip)?;
+        } else {
+            ask_for_look();
+        }
+        return Ok(None);
+    }
+    if !is_read_only() {
+        table::end_attempt(export_id, attempts.made, &died, Status::Error, Locked::Skip)?;
+    }
+    Ok(Some(died))
+}
+
+thread_local! {
+    /// Whether the current transaction is a worker's own, and commits at once.
+    static OWN_TRANSACTION: Cell<bool> = const { Cell::new(false) };
+    /// When a process was asked for last.
+    static ASKED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Says until the drop that the current transaction is a worker's own. Only such a transaction makes a job QUEUED again: nobody else would
+/// see that before the end of a session's transaction, which may wait for the very job.
+pub struct OwnTransaction(());
+
+impl OwnTransaction {
+    /// From now on.
+    pub fn begin() -> Self {
+        OWN_TRANSACTION.set(true);
+        OwnTransaction(())
+    }
+
+    fn is_here() -> bool {
+        OWN_TRANSACTION.get()
+    }
+}
+
+impl Drop for OwnTransaction {
+    fn drop(&mut self) {
+        OWN_TRANSACTION.set(false);
+    }
+}
+
+/// Asks for a process that looks at the queue in transactions of its own, at most as often as whoever waits looks.
+fn ask_for_look() {
+    let is_on_the_way = ASKED.get().is_some_and(|asked| asked.elapsed() < LOOK_AT_QUEUE);
+    if !is_on_the_way && !is_standby() {
+        ASKED.set(Some(Instant::now()));
+        Assignment::look(current_database()).start_worker();
+    }
 }
 
 /// Writes down what a crash has left RUNNING.
 pub fn mark_lost() -> Result<()> {
     for export_id in table::running()? {
-        if !is_own(export_id) && !Lock::Job(export_id).is_held() {
-            bury(export_id)?;
+        // Most of them run, and are not read for that.
+        if is_own(export_id) || Lock::Job(export_id).is_held() {
+            continue;
+        }
+        if let Some(state) = table::state(export_id)?.filter(|state| state.status == Status::Running)
+            && let Some(attempts) = lost(export_id, &state)?
+        {
+            bury(export_id, attempts)?;
         }
     }
     Ok(())
 }
 
-fn cancelled_before() -> Raised {
-    Raised { sqlstate: "57014".to_owned(), message: "the export was cancelled before it began".to_owned(), ..Raised::default() }
+/// The error of a job that was cancelled while no worker had it.
+fn cancelled_before(attempts: Attempts) -> Raised {
+    let what = if attempts.made == 0 { "it began" } else { "its next attempt" };
+    Raised { sqlstate: "57014".to_owned(), message: format!("the export was cancelled before {what}"), ..Raised::default() }
 }

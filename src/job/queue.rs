@@ -20,9 +20,12 @@ use uuid::Uuid;
 use crate::job::mark_lost;
 use crate::job::status::Status;
 use crate::job::table::{self, Locked, Queued, Which};
+use crate::job::timer;
 use crate::pg::background::Assignment;
+use crate::pg::launcher;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::Raised;
+use crate::pg::report;
 use crate::pg::wait::{WaitFor, pause};
 use crate::pg::worker_transaction::set_local;
 use crate::pg::{Settings, current_database, current_transaction, is_read_only, is_standby};
@@ -49,7 +52,8 @@ pub fn start_before_commit(jobs: &[Uuid]) -> Result<()> {
         if workers > 0 || started > 0 || waiting.is_empty() {
             return Ok(());
         }
-        // A worker that has no number yet, or none any more, may take up the room.
+        // The timer may take up the room, and so may a worker that has no number yet, or none any more.
+        timer::make_room()?;
         Lock::Enqueue.let_go();
         if Instant::now() > deadline {
             return Err(no_room());
@@ -78,9 +82,12 @@ pub fn start_queued() -> Result<Look> {
     start(Which::Any)
 }
 
-/// Does the same as [`start_queued`] for jobs that were enqueued so long ago that no worker is on the way.
+/// Does the same as [`start_queued`], for a session, and for jobs that were enqueued so long ago that no worker is on the way. Sees to it
+/// that jobs whose next attempt is due later have a timer.
 pub fn start_forgotten(age: Duration) -> Result<Look> {
-    start(Which::Since(age))
+    let look = start(Which::Since(age))?;
+    timer::ensure()?;
+    Ok(look)
 }
 
 /// Does the same as [`start_queued`] for jobs that were enqueued later than a job that a worker could not claim. That job would be
@@ -95,6 +102,7 @@ fn start(which: Which<'_>) -> Result<Look> {
     }
     mark_lost()?;
     let mut free = free(table::workers()?);
+    let mut waited = 0;
     // Some more than can be started, since there may be some that no worker can run.
     for job in table::queued(if free == 0 { 0 } else { free + UNSTARTABLE_BATCH }, which)? {
         if let Some(obstacle) = obstacle(&job) {
@@ -103,9 +111,15 @@ fn start(which: Which<'_>) -> Result<Look> {
             break;
         } else if assignment(&job, None).start_worker() {
             free -= 1;
+            waited += u32::from(job.before_start);
         } else {
             return Ok(Look::NoRoom);
         }
+    }
+    if waited > 0 && !launcher::is_registered() {
+        report::log(format!(
+            "jobs that were queued before the server's start begin now: {waited} (with s3_export in shared_preload_libraries they begin at the start)"
+        ));
     }
     Ok(Look::Done)
 }

@@ -10,9 +10,10 @@ use pgrx::pg_sys;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
 use s3_export_core::request::{Permission, PermissionArguments};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::job::attempts::{self, Attempts, due_at};
 use crate::job::status::Status;
 use crate::job::stored;
 use crate::pg::ActAs;
@@ -30,7 +31,7 @@ const COMPLETED: &str = Status::Completed.name();
 
 /// Returns the condition that this cluster has enqueued a job. Logical replication brings jobs of other clusters, whose database may have
 /// the same OID. `job`: the alias of the table, which lacks the column until the extension is updated.
-fn of_this_cluster(job: &str) -> String {
+pub fn of_this_cluster(job: &str) -> String {
     format!(
         "coalesce((to_jsonb({job}) ->> 'cluster')::bigint = (SELECT c.system_identifier FROM pg_control_system() AS c), true)"
     )
@@ -114,34 +115,45 @@ pub struct Claimed {
     pub feed: Option<String>,
     /// The arguments of the verification that it is, if it is one.
     pub verification: Option<Value>,
+    /// Id of the export that this attempt is.
+    pub attempt_id: Uuid,
+    /// This attempt included.
+    pub attempts: Attempts,
 }
 
 /// Makes a QUEUED job this process's, RUNNING: the one of that id, or else, so that the process is not there for nothing, the oldest
 /// that was enqueued as that role in a session of that user. `None`: there is none that no other transaction has locked.
 pub fn claim(export_id: Uuid, role: pg_sys::Oid, session_user: pg_sys::Oid) -> Result<Option<Claimed>> {
     let _superuser = ActAs::superuser();
-    let ours = of_this_cluster("q");
+    let (ours, due, members) = (of_this_cluster("q"), due_at("q"), attempts::members("j"));
+    let counted = if attempts::are_counted()? { attempts::CLAIMED } else { "" };
     let row = write_latest(
         Table::Jobs,
         &format!(
-            "UPDATE s3_export.jobs AS j SET status = '{RUNNING}', started_at = clock_timestamp(), pid = pg_backend_pid()
+            "UPDATE s3_export.jobs AS j SET status = '{RUNNING}', started_at = clock_timestamp(), pid = pg_backend_pid(){counted}
          WHERE j.export_id = (SELECT q.export_id FROM s3_export.jobs AS q, pg_database AS d
                               WHERE q.status = '{QUEUED}' AND q.role_oid = ($argument ->> 'role')::oid
                                     AND coalesce((q.settings ->> '{SESSION_USER}')::oid, q.role_oid)
                                         = ($argument ->> 'session_user')::oid
                                     AND q.database_oid = d.oid AND d.datname = current_database() AND {ours}
-                              ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, q.queued_at LIMIT 1
+                                    AND {due} <= clock_timestamp()
+                              ORDER BY q.export_id <> ($argument ->> 'export_id')::uuid, {due} LIMIT 1
                               FOR NO KEY UPDATE OF q SKIP LOCKED)
          RETURNING convert_to(jsonb_build_object('export_id', j.export_id, 'uri', j.uri, 'integration', j.integration,
              'aws_role', j.aws_role, 'aws_external_id', j.aws_external_id, 'query', j.query, 'options', j.options,
-             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed',
-             'verification', to_jsonb(j) -> 'verification')::text, 'UTF8')"
+             'settings', j.settings, 'feed', to_jsonb(j) -> 'feed', 'verification', to_jsonb(j) -> 'verification',
+             'attempt_id', to_jsonb(j) -> 'attempt_id', {members})::text, 'UTF8')"
         ),
-        &json!({ "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32() }),
+        &json!({
+            "export_id": export_id.to_string(), "role": role.to_u32(), "session_user": session_user.to_u32(),
+            "attempt_id": Uuid::now_v7().to_string(),
+        }),
     )?;
-    let id = |row: &Value| row.get("export_id").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
+    let id = |row: &Value, name| row.get(name).and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
     Ok(row.map(|row| Claimed {
-        export_id: id(&row).unwrap_or(export_id),
+        export_id: id(&row, "export_id").unwrap_or(export_id),
+        attempt_id: id(&row, "attempt_id").or(id(&row, "export_id")).unwrap_or(export_id),
+        attempts: Attempts::of_row(&row),
         uri: text(&row, "uri").unwrap_or_default(),
         permission: match text(&row, "aws_role") {
             None => PermissionArguments::Integration(text(&row, "integration")),
@@ -163,7 +175,8 @@ pub fn complete(export_id: Uuid, totals: Totals, manifest: Option<&str>) -> Resu
         Table::Jobs,
         &format!("UPDATE s3_export.jobs SET status = '{COMPLETED}', finished_at = clock_timestamp(), settings = NULL, aws_external_id = NULL,
              pid = NULL, documents = ($argument ->> 'documents')::bigint, files = ($argument ->> 'files')::bigint,
-             bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest'
+             bytes = ($argument ->> 'bytes')::bigint, manifest = $argument ->> 'manifest', error_sqlstate = NULL,
+             error_message = NULL, error_detail = NULL, error_hint = NULL, error_context = NULL
          WHERE export_id = ($argument ->> 'export_id')::uuid AND status = '{RUNNING}' AND pid = pg_backend_pid()
          RETURNING convert_to('{{}}', 'UTF8')"),
         &json!({
@@ -192,6 +205,12 @@ pub fn end(export_id: Uuid, from: Status, to: Status, error: &Raised, locked: Lo
     end_where("true", export_id, (from, to), error, locked)
 }
 
+/// Ends a RUNNING job that has begun that many attempts, as [`end`]; one that has begun another since is left alone.
+pub fn end_attempt(export_id: Uuid, made: u32, error: &Raised, to: Status, locked: Locked) -> Result<bool> {
+    let condition = format!("coalesce((to_jsonb(jobs) ->> 'attempts')::int, 0) = {made}");
+    end_where(&condition, export_id, (Status::Running, to), error, locked)
+}
+
 /// Ends the RUNNING job that this process has claimed, as [`end`]; a job that another process has claimed since is left alone.
 pub fn end_own(export_id: Uuid, to: Status, error: &Raised, locked: Locked) -> Result<bool> {
     end_where("pid = pg_backend_pid()", export_id, (Status::Running, to), error, locked)
@@ -211,16 +230,29 @@ fn end_where(condition: &str, export_id: Uuid, (from, to): (Status, Status), err
              error_detail = $argument ->> 'detail', error_hint = $argument ->> 'hint', error_context = $argument ->> 'context'
          WHERE export_id = (THE_JOB) AND status = $argument ->> 'from' AND CONDITION
          RETURNING convert_to('{}', 'UTF8')";
-    let row = write_latest(
-        Table::Jobs,
-        &statement.replace("THE_JOB", &the_job).replace("CONDITION", condition),
-        &json!({
-            "export_id": export_id.to_string(), "from": from.name(), "to": to.name(), "sqlstate": error.sqlstate,
-            "message": kept(&error.message), "detail": error.detail.as_deref().map(kept),
-            "hint": error.hint.as_deref().map(kept), "context": error.context.as_deref().map(kept),
-        }),
-    )?;
-    Ok(row.is_some())
+    let mut argument = error_values(error);
+    argument.extend([
+        ("export_id".to_owned(), json!(export_id.to_string())),
+        ("from".to_owned(), json!(from.name())),
+        ("to".to_owned(), json!(to.name())),
+    ]);
+    let statement = statement.replace("THE_JOB", &the_job).replace("CONDITION", condition);
+    Ok(write_latest(Table::Jobs, &statement, &Value::Object(argument))?.is_some())
+}
+
+/// Texts of an error as a job keeps them, by the names that statements give them.
+pub fn error_values(error: &Raised) -> Map<String, Value> {
+    let text = |text: &Option<String>| json!(text.as_deref().map(kept));
+    [
+        ("sqlstate", json!(error.sqlstate)),
+        ("message", json!(kept(&error.message))),
+        ("detail", text(&error.detail)),
+        ("hint", text(&error.hint)),
+        ("context", text(&error.context)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into_iter()
+    .collect()
 }
 
 /// A job as it is now.
@@ -229,19 +261,21 @@ pub struct State {
     pub status: Status,
     /// The process that claimed it.
     pub pid: Option<i32>,
-    /// Since it was enqueued.
+    /// Since it was enqueued, or its next attempt has been due. Zero until then.
     pub age: Duration,
     pub error: Raised,
+    pub attempts: Attempts,
 }
 
 /// `None`: there is no such job, or its transaction has not committed.
 pub fn state(export_id: Uuid) -> Result<Option<State>> {
     let _superuser = ActAs::superuser();
+    let (due, members) = (due_at("j"), attempts::members("j"));
     let row = read_latest(
-        "SELECT convert_to(jsonb_build_object('role', j.role_oid::bigint, 'status', j.status, 'pid', j.pid,
-             'age', greatest(extract(epoch FROM clock_timestamp() - j.queued_at), 0), 'sqlstate', j.error_sqlstate, 'message', j.error_message, 'detail', j.error_detail, 'hint', j.error_hint,
-             'context', j.error_context)::text, 'UTF8')
-         FROM s3_export.jobs AS j WHERE j.export_id = ($argument ->> 'export_id')::uuid",
+        &format!("SELECT convert_to(jsonb_build_object('role', j.role_oid::bigint, 'status', j.status, 'pid', j.pid,
+             'age', greatest(extract(epoch FROM clock_timestamp() - {due}), 0), 'sqlstate', j.error_sqlstate, 'message', j.error_message, 'detail', j.error_detail, 'hint', j.error_hint,
+             'context', j.error_context, {members})::text, 'UTF8')
+         FROM s3_export.jobs AS j WHERE j.export_id = ($argument ->> 'export_id')::uuid"),
         &json!({ "export_id": export_id.to_string() }),
     )?;
     Ok(row.and_then(|row| {
@@ -256,8 +290,9 @@ pub fn state(export_id: Uuid) -> Result<Option<State>> {
                 detail: text(&row, "detail"),
                 hint: text(&row, "hint"),
                 context: text(&row, "context"),
-                is_cancel: false,
+                ..Raised::default()
             },
+            attempts: Attempts::of_row(&row),
         })
     }))
 }
@@ -295,9 +330,11 @@ pub struct Queued {
     /// `None`: that user is gone.
     pub may_log_in: Option<bool>,
     pub may_connect: bool,
+    /// Whether the server has been started since it was enqueued.
+    pub before_start: bool,
 }
 
-/// Choice among the QUEUED jobs.
+/// Choice among the QUEUED jobs that may begin.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
     /// All jobs.
@@ -319,26 +356,30 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
         Which::Only(ids) => (Some(ids.iter().map(Uuid::to_string).collect()), None, 0.0),
         Which::After(id) => (None, Some(id.to_string()), 0.0),
     };
-    let ours = of_this_cluster("j");
+    let (ours, due, due_after) = (of_this_cluster("j"), due_at("j"), due_at("a"));
     let rows = read_latest(
-        &format!("SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
+        &format!(
+            "SELECT convert_to(coalesce(jsonb_agg(q), '[]')::text, 'UTF8') FROM (
              SELECT j.export_id, j.role_oid::bigint AS role, r.oid IS NOT NULL AS role_exists,
                  coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid)::bigint AS login, s.rolcanlogin AS may_log_in,
-                 s.oid IS NOT NULL AND has_database_privilege(s.oid, d.oid, 'CONNECT') AS may_connect
+                 s.oid IS NOT NULL AND has_database_privilege(s.oid, d.oid, 'CONNECT') AS may_connect,
+                 {due} < pg_postmaster_start_time() AS before_start
              FROM s3_export.jobs AS j LEFT JOIN pg_roles AS r ON r.oid = j.role_oid
                  LEFT JOIN pg_roles AS s ON s.oid = coalesce((j.settings ->> '{SESSION_USER}')::oid, j.role_oid),
                  pg_database AS d
-             WHERE j.status = '{QUEUED}' AND clock_timestamp() - j.queued_at >= make_interval(secs => ($argument ->> 'age')::float8)
+             WHERE j.status = '{QUEUED}' AND clock_timestamp() - {due} >= make_interval(secs => ($argument ->> 'age')::float8)
                    AND d.datname = current_database() AND j.database_oid = d.oid AND {ours}
                    AND ($argument ->> 'after' IS NULL
                         OR NOT EXISTS (SELECT FROM s3_export.jobs AS a
-                                       WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = '{QUEUED}')
-                        OR j.queued_at > (SELECT a.queued_at FROM s3_export.jobs AS a
+                                       WHERE a.export_id = ($argument ->> 'after')::uuid AND a.status = '{QUEUED}'
+                                             AND {due_after} <= clock_timestamp())
+                        OR {due} > (SELECT {due_after} FROM s3_export.jobs AS a
                                           WHERE a.export_id = ($argument ->> 'after')::uuid))
                    AND ($argument ->> 'only' IS NULL
                         OR j.export_id IN (SELECT e.id::uuid FROM jsonb_array_elements_text(
                                CASE jsonb_typeof($argument -> 'only') WHEN 'array' THEN $argument -> 'only' END) AS e(id)))
-             ORDER BY j.queued_at LIMIT ($argument ->> 'most')::int) AS q"),
+             ORDER BY {due} LIMIT ($argument ->> 'most')::int) AS q"
+        ),
         &json!({ "most": most, "only": only, "after": after, "age": age }),
     )?;
     let queued = |row: &Value| {
@@ -349,6 +390,7 @@ pub fn queued(most: u32, which: Which<'_>) -> Result<Vec<Queued>> {
             login: oid(row, "login")?,
             may_log_in: row.get("may_log_in").and_then(Value::as_bool),
             may_connect: row.get("may_connect")?.as_bool()?,
+            before_start: row.get("before_start")?.as_bool()?,
         })
     };
     Ok(rows.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().filter_map(queued).collect())
@@ -368,6 +410,16 @@ pub fn settings_of_database() -> Result<Vec<(String, String)>> {
         .filter_map(|line| line.as_str()?.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect())
+}
+
+/// Whether this database has the extension.
+pub fn is_installed() -> Result<bool> {
+    let found = read_latest(
+        "SELECT convert_to(to_jsonb(to_regclass('s3_export.jobs') IS NOT NULL
+             AND EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 's3_export'))::text, 'UTF8')",
+        &Value::Null,
+    )?;
+    Ok(found.and_then(|found| found.as_bool()).unwrap_or(false))
 }
 
 /// Ids of all jobs that say that they are RUNNING.

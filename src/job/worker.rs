@@ -27,11 +27,14 @@ use uuid::Uuid;
 use crate::export;
 use crate::feed;
 use crate::history;
+use crate::job::attempts::{self, Attempts};
+use crate::job::cancelled_before;
 use crate::job::queue::{self, Look, Number};
-use crate::job::set_own;
 use crate::job::status::Status;
 use crate::job::table::{self, Claimed, Locked};
-use crate::pg::background::Assignment;
+use crate::job::timer;
+use crate::job::{OwnTransaction, set_own};
+use crate::pg::background::{Assignment, end_at_sigterm, handle};
 use crate::pg::caller::ServerSettings;
 use crate::pg::lock::{Lock, SessionLock};
 use crate::pg::raised::{Raised, catch};
@@ -41,6 +44,7 @@ use crate::pg::worker_transaction::{
     CancelsIgnored, Transaction, Writable, become_session_user, set_local, wait_for_transaction,
 };
 use crate::pg::{ActAs, caller, role_name, to_server};
+use crate::settings;
 use crate::stored_arguments;
 use crate::verify::Verification;
 
@@ -48,8 +52,8 @@ use crate::verify::Verification;
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// The job that this worker has claimed and not yet ended.
-    static CLAIMED: Cell<Option<Uuid>> = const { Cell::new(None) };
+    /// The job that this worker has claimed and not yet ended, and its attempts.
+    static CLAIMED: Cell<Option<(Uuid, Attempts)>> = const { Cell::new(None) };
     /// Number of this worker among those that run.
     static NUMBER: RefCell<Option<Number>> = const { RefCell::new(None) };
     /// The job that it was started for.
@@ -58,13 +62,16 @@ thread_local! {
     static HANDED_ON: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Bounds of the timer's sleep. A timer whose jobs are cancelled ends after the longest.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
 /// A transaction's result, or what it raised.
 type Ended<T> = std::result::Result<T, Box<Raised>>;
 
-// SAFETY: declared as Postgres declares them, of the type that `pqsignal` takes.
+// SAFETY: declared as Postgres declares it, of the type that `pqsignal` takes.
 unsafe extern "C-unwind" {
-    /// Postgres's own handlers, undecorated: a signal handler must not set up what catches errors.
-    fn die(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info);
+    /// Postgres's own handler, undecorated: a signal handler must not set up what catches errors.
     fn StatementCancelHandler(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info);
 }
 
@@ -81,18 +88,6 @@ unsafe extern "C-unwind" fn cancel(signal: c_int, #[cfg(since_pg19)] sender: *co
     }
 }
 
-/// # Safety
-/// `handler` may be called at any time.
-unsafe fn handle(signal: u32, handler: pg_sys::pqsigfunc) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        #[cfg(not(since_pg18))]
-        pg_sys::pqsignal(signal as c_int, handler);
-        #[cfg(since_pg18)]
-        pg_sys::pqsignal_be(signal as c_int, handler);
-    }
-}
-
 /// Entry point of a worker, which Postgres calls.
 ///
 /// # Safety
@@ -100,10 +95,9 @@ unsafe fn handle(signal: u32, handler: pg_sys::pqsigfunc) {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn s3_export_worker_main(_argument: pg_sys::Datum) {
-    // SAFETY: signals are blocked until here. The default handler of SIGTERM would end the process wherever it is; this one
-    // waits until it may be interrupted.
+    end_at_sigterm();
+    // SAFETY: signals are blocked until here.
     unsafe {
-        handle(pg_sys::SIGTERM, Some(die));
         handle(pg_sys::SIGINT, Some(cancel));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
@@ -135,6 +129,10 @@ fn become_caller(assignment: &Assignment, server: &ServerSettings) -> Ended<()> 
 }
 
 fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
+    if assignment.is_look() {
+        HANDED_ON.set(true);
+        return look();
+    }
     if let Some(enqueuer) = assignment.enqueued_by {
         in_transaction(|| {
             wait_for_transaction(enqueuer);
@@ -161,13 +159,50 @@ fn serve(assignment: &Assignment, server: &ServerSettings) -> Ended<()> {
     }
     let unclaimed = claimed.is_none().then_some(assignment.export_id);
     if let Some((job, lock)) = claimed {
+        let (id, attempts) = (job.export_id, job.attempts);
         run(assignment, job, &lock, server);
         CLAIMED.set(None);
         set_own(None);
+        drop(lock);
+        end_if_cancelled(id, attempts);
     }
     hand_on(unclaimed)?;
     HANDED_ON.set(true);
+    keep_time()
+}
+
+/// Looks at the queue for whoever cannot, and becomes the timer if there is to be one.
+fn look() -> Ended<()> {
+    if in_transaction(table::is_installed)? {
+        in_transaction(queue::start_queued)?;
+        keep_time()?;
+    }
     Ok(())
+}
+
+/// Starts jobs when their next attempt is due, if this process is the timer or becomes it, until no job waits.
+fn keep_time() -> Ended<()> {
+    while in_transaction(timer::take)? {
+        show("s3_export: waits for the next attempt of a job");
+        // A job that begins to wait meanwhile is due no sooner than after the first delay.
+        while let Some(due) = in_transaction(|| queue::start_queued().and_then(|_| attempts::next_due()))? {
+            pause(WaitFor::Retry, due.min(settings::retry_delay()).clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
+        }
+        timer::let_go();
+    }
+    Ok(())
+}
+
+/// Ends a job that is QUEUED for its next attempt although somebody was told that it is cancelled: the signal came while the end of its
+/// attempt was written.
+fn end_if_cancelled(id: Uuid, attempts: Attempts) {
+    if CANCELLED.load(Ordering::Relaxed) {
+        let _ignored = CancelsIgnored::begin();
+        let error = cancelled_before(attempts);
+        if let Err(raised) = in_transaction(|| table::end(id, Status::Queued, Status::Cancelled, &error, Locked::Wait)) {
+            log(format!("the cancel of export {id} could not be written down: {}", raised.message));
+        }
+    }
 }
 
 /// The lock is taken before the claim is seen, and kept beyond it.
@@ -176,14 +211,14 @@ fn claim(assignment: &Assignment) -> Result<Option<(Claimed, SessionLock)>> {
     let id = job.export_id;
     // What came before was not meant for this job, which nobody can cancel before the commit.
     CANCELLED.store(false, Ordering::Relaxed);
-    CLAIMED.set(Some(id));
+    CLAIMED.set(Some((id, job.attempts)));
     set_own(Some(id));
     Ok(Some((job, SessionLock::hold(Lock::Job(id)))))
 }
 
 /// Runs the job to its end, whatever that is.
 fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &ServerSettings) {
-    let id = job.export_id;
+    let (id, attempts) = (job.export_id, job.attempts);
     let settings = in_transaction_of_role(assignment, lock, Transaction::begin, || {
         show_activity(id, &job.query);
         caller::apply(&job.settings, server);
@@ -199,10 +234,23 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
     let _ignored = CancelsIgnored::begin();
     if let Err(raised) = ended {
         log(format!("export {id} failed: {} (SQLSTATE {})", raised.message, raised.sqlstate));
-        let is_cancelled = raised.is_cancel && CANCELLED.load(Ordering::Relaxed);
-        let status = if is_cancelled { Status::Cancelled } else { Status::Error };
-        if let Err(unrecorded) = in_transaction(|| table::end_own(id, status, &raised, Locked::Wait)) {
+        if let Err(unrecorded) = in_transaction(|| record(id, attempts, &raised, Locked::Wait)) {
             log(format!("the end of export {id} could not be written down: {}", unrecorded.message));
+        }
+    }
+}
+
+/// Writes down what the failure of this attempt makes of the job: nothing of a cancelled job is tried again.
+fn record(id: Uuid, attempts: Attempts, raised: &Raised, locked: Locked) -> Result<bool> {
+    let is_cancelled = CANCELLED.load(Ordering::Relaxed);
+    match attempts.after(raised).filter(|_| !is_cancelled) {
+        Some(delay) => {
+            log(format!("export {id} starts again in {:.0} s, for attempt {}", delay.as_secs_f64(), attempts.made + 1));
+            attempts::requeue(id, attempts.made, delay, raised, locked)
+        }
+        None => {
+            let status = if raised.is_cancel && is_cancelled { Status::Cancelled } else { Status::Error };
+            table::end_own(id, status, raised, locked)
         }
     }
 }
@@ -210,13 +258,13 @@ fn run(assignment: &Assignment, job: Claimed, lock: &SessionLock, server: &Serve
 fn export_and_complete(id: Uuid, job: Claimed) -> Result<()> {
     let (totals, manifest) = match (&job.feed, verification_of(&job)) {
         (Some(name), _) => {
-            let outcome = feed::run(name, id)?;
+            let outcome = feed::run(name, job.attempt_id)?;
             (outcome.totals, outcome.written.map(|(_, manifest)| manifest))
         }
         (None, Some(verification)) => (verification.run_as_job(id)?, Some(verification.manifest)),
         (None, None) => {
             let arguments = stored_arguments::to_arguments(job.uri, job.permission, job.query, &job.options);
-            let outcome = export::run(&Request::from_arguments(arguments)?, id)?;
+            let outcome = export::run(&Request::from_arguments(arguments)?, job.attempt_id)?;
             (outcome.totals, Some(outcome.manifest))
         }
     };
@@ -235,6 +283,7 @@ fn verification_of(job: &Claimed) -> Option<Verification> {
 /// A transaction of ours.
 fn in_transaction<T>(work: impl FnOnce() -> Result<T>) -> Ended<T> {
     let ended = catch(|| {
+        let _own = OwnTransaction::begin();
         let transaction = Transaction::begin_own();
         let value = work()?;
         transaction.commit();
@@ -262,9 +311,14 @@ fn in_transaction_of_role<T>(
     ended.inspect_err(|_| Transaction::abort())
 }
 
-/// In `pg_stat_activity`, and where the log says STATEMENT.
+/// Shows the job, as [`show`].
 fn show_activity(id: Uuid, query: &str) {
-    let Ok(activity) = to_server(&format!("s3_export job {id}: {query}")).map(CString::into_raw) else { return };
+    show(&format!("s3_export job {id}: {query}"));
+}
+
+/// Shows what the process does in `pg_stat_activity`, and where the log says STATEMENT.
+fn show(activity: &str) {
+    let Ok(activity) = to_server(activity).map(CString::into_raw) else { return };
     // SAFETY: the text is never freed: the process ends with the job.
     unsafe {
         pg_sys::debug_query_string = activity;
@@ -312,13 +366,14 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
     let terminated = Raised {
         sqlstate: "57P01".to_owned(),
         message: "the worker of the export was terminated".to_owned(),
+        transient: true,
         ..Raised::default()
     };
     let claimed = CLAIMED.take();
     // First, since an error would end both: here it is FATAL.
     let recorded = in_transaction(|| {
         set_local(c"synchronous_commit", c"local");
-        claimed.map_or(Ok(true), |id| table::end_own(id, Status::Error, &terminated, Locked::Skip))
+        claimed.map_or(Ok(true), |(id, attempts)| record(id, attempts, &terminated, Locked::Skip))
     });
     set_own(None);
     let start = Instant::now();
@@ -327,7 +382,11 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
     }
     // A job that could not be claimed would be started once more, and so for ever.
     let unclaimed = ASSIGNED.get().filter(|_| claimed.is_none());
-    let started = in_transaction(|| unclaimed.map_or_else(queue::start_queued, queue::start_queued_after));
+    let started = in_transaction(|| {
+        unclaimed.map_or_else(queue::start_queued, queue::start_queued_after)?;
+        // This process cannot stay to be the timer.
+        timer::ensure()
+    });
     if let Err(raised) = recorded.map(drop).and(started.map(drop)) {
         in_callback(&[Report::Log(format!("the end of an export could not be written down: {}", raised.message))]);
     }

@@ -31,7 +31,59 @@ const LIBRARY: &CStr = c"s3_export";
 /// In `pg_stat_activity.backend_type`, and in the log where a worker is terminated.
 const TYPE: &CStr = c"s3_export worker";
 
+// SAFETY: declared as Postgres declares it, of the type that `pqsignal` takes.
+unsafe extern "C-unwind" {
+    /// Postgres's own handler, undecorated: a signal handler must not set up what catches errors.
+    fn die(signal: c_int, #[cfg(since_pg19)] sender: *const pg_sys::pg_signal_info);
+}
+
+/// Sets the handler of a signal.
+///
+/// # Safety
+/// `handler` may be called at any time.
+pub unsafe fn handle(signal: u32, handler: pg_sys::pqsigfunc) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        #[cfg(not(since_pg18))]
+        pg_sys::pqsignal(signal as c_int, handler);
+        #[cfg(since_pg18)]
+        pg_sys::pqsignal_be(signal as c_int, handler);
+    }
+}
+
+/// Lets SIGTERM end the process where it may be interrupted. The default handler would end the process wherever it is.
+pub fn end_at_sigterm() {
+    // SAFETY: it is made for that.
+    unsafe { handle(pg_sys::SIGTERM, Some(die)) }
+}
+
+/// Returns the registration of a background worker of ours that begins with that function of the library.
+pub fn registration(kind: &CStr, entry: &CStr) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+        ..pg_sys::BackgroundWorker::default()
+    };
+    copy(kind.to_bytes(), &mut worker.bgw_name);
+    copy(kind.to_bytes(), &mut worker.bgw_type);
+    copy(LIBRARY.to_bytes(), &mut worker.bgw_library_name);
+    copy(entry.to_bytes(), &mut worker.bgw_function_name);
+    worker
+}
+
 impl Assignment {
+    /// Returns the assignment of a process that has no job: it looks at the queue of that database, as the superuser.
+    pub fn look(database: pg_sys::Oid) -> Self {
+        let nobody = pg_sys::InvalidOid;
+        Assignment { database, role: nobody, login: nobody, may_log_in: false, export_id: Uuid::nil(), enqueued_by: None }
+    }
+
+    /// Whether it is [`Self::look`].
+    pub fn is_look(self) -> bool {
+        self.export_id.is_nil()
+    }
+
     const BYTES: usize = 4 + 4 + 1 + 4 + 4 + 16;
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -62,16 +114,7 @@ impl Assignment {
     /// Asks the postmaster for a worker; `false`: it has no room for one. The worker starts by itself, and does not wait for
     /// the end of the current transaction.
     pub fn start_worker(self) -> bool {
-        let mut worker = pg_sys::BackgroundWorker {
-            bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
-            bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
-            bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
-            ..pg_sys::BackgroundWorker::default()
-        };
-        copy(TYPE.to_bytes(), &mut worker.bgw_name);
-        copy(TYPE.to_bytes(), &mut worker.bgw_type);
-        copy(LIBRARY.to_bytes(), &mut worker.bgw_library_name);
-        copy(ENTRY.to_bytes(), &mut worker.bgw_function_name);
+        let mut worker = registration(TYPE, ENTRY);
         copy(&self.to_bytes(), &mut worker.bgw_extra);
         // SAFETY: the registration is copied; texts end in a zero, since they are shorter than their fields.
         unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }

@@ -22,6 +22,8 @@ pub enum Lock {
     Worker(u32),
     /// The run of an export whose key has this hash; whoever holds it may export under the key.
     Run(u64),
+    /// The process that starts jobs whose next attempt is due.
+    Timer,
     /// The bytes that an integration may still write today; whoever holds it may count and add to them.
     Allowance(Uuid),
     /// Shared by those who commit jobs and rely on a living worker to find them.
@@ -36,6 +38,8 @@ pub const WORKER_KIND: u16 = 0x5335;
 const ENQUEUE_KIND: u16 = 0x5336;
 const RUN_KIND: u16 = 0x5337;
 const ALLOWANCE_KIND: u16 = 0x5338;
+/// Kind of [`Lock::Timer`].
+pub const TIMER_KIND: u16 = 0x533a;
 
 /// For those who hold what others only look at: none conflicts with another of its kind.
 const HELD: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -53,6 +57,7 @@ impl Lock {
             Lock::Export(id) => (0, by_id(id), EXPORT_KIND),
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
+            Lock::Timer => (here, (0, 0), TIMER_KIND),
             Lock::Allowance(integration) => (here, by_id(integration), ALLOWANCE_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.

@@ -11,6 +11,7 @@ pub mod deform;
 pub mod descriptors;
 pub mod encoding;
 pub mod errors;
+pub mod launcher;
 pub mod limit;
 pub mod lock;
 pub mod raised;

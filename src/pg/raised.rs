@@ -2,6 +2,7 @@
 //!
 //! A worker's errors have nobody to go to, so [`catch`] gives them; [`raise_again`] raises them to whoever waits for the job.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char};
 
@@ -29,6 +30,13 @@ pub struct Raised {
     pub context: Option<String>,
     /// Whether Postgres raised it for a cancel.
     pub is_cancel: bool,
+    /// Whether the same work may succeed later. Only an error of ours says so: the query may raise the same SQLSTATEs.
+    pub transient: bool,
+}
+
+thread_local! {
+    /// SQLSTATE and message of the last transient error that was handed to Postgres, which has no place for such a mark.
+    static TRANSIENT: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
 impl Raised {
@@ -36,7 +44,7 @@ impl Raised {
     pub(super) fn of(caught: &CaughtError) -> Self {
         if let Some(whole) = whole_error(caught) {
             // SAFETY: the copy and its texts live as long as the transaction.
-            return Raised { is_cancel: is_cancel(caught), ..unsafe { Self::copy_of(&*whole) } };
+            return Raised { is_cancel: is_cancel(caught), ..unsafe { Self::copy_of(&*whole) } }.with_mark();
         }
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
@@ -54,7 +62,24 @@ impl Raised {
             hint: report.hint().map(str::to_owned),
             context: None,
             is_cancel: is_cancel(caught),
+            transient: false,
         }
+        .with_mark()
+    }
+
+    /// Keeps the mark of a transient error while Postgres has the error.
+    pub(super) fn keep_mark(&self) {
+        if self.transient {
+            TRANSIENT.set(Some((self.sqlstate.clone(), self.message.clone())));
+        }
+    }
+
+    /// Gives the mark back to the error that it was kept for.
+    fn with_mark(self) -> Self {
+        let is_marked = |kept: &Option<(String, String)>| {
+            kept.as_ref().is_some_and(|(sqlstate, message)| *sqlstate == self.sqlstate && *message == self.message)
+        };
+        Raised { transient: TRANSIENT.with_borrow(is_marked), ..self }
     }
 
     /// # Safety
@@ -69,6 +94,7 @@ impl Raised {
             hint: text(error.hint),
             context: text(error.context),
             is_cancel: false,
+            transient: false,
         }
     }
 }
@@ -82,6 +108,7 @@ impl From<&Error> for Raised {
             hint: error.hint_text().map(str::to_owned),
             context: None,
             is_cancel: false,
+            transient: error.is_transient(),
         }
     }
 }
@@ -103,6 +130,7 @@ pub(super) fn packed(sqlstate: &str) -> i32 {
 
 /// Runs `work`, and gives what it raised, if it did; the transaction is then to be aborted.
 pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Box<Raised>> {
+    TRANSIENT.take();
     let caught = attempt(work).map_err(|failure| {
         Box::new(match failure {
             Failure::Ours(error) => Raised::from(&error),

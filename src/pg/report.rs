@@ -149,6 +149,7 @@ impl Drop for Quiet {
 /// Raises an error as a panic, which the outermost frame of ours turns into Postgres's error, whole. `place`: a text, and the
 /// index of the character in it that the error points to.
 pub fn raise(raised: &Raised, place: Option<(&str, usize)>) -> ! {
+    raised.keep_mark();
     let texts = Texts::new(raised, place, Reader::Client);
     let mut data = texts.as_data(pg_sys::PGERROR, raised);
     data.internalpos = place.map_or(0, |(text, index)| c_int::try_from(shown_index(text, index) + 1).unwrap_or(0));
@@ -170,6 +171,7 @@ fn shown_index(text: &str, index: usize) -> usize {
 
 /// The error as Postgres raises it, in memory that Postgres frees when the error is dealt with.
 pub fn error_data(raised: &Raised) -> *mut pg_sys::ErrorData {
+    raised.keep_mark();
     let build = || {
         let texts = Texts::new(raised, None, Reader::Client);
         let data = texts.as_data(pg_sys::PGERROR, raised);

@@ -23,6 +23,8 @@ pub enum WaitFor {
     Answer,
     /// A job to end, or a worker to have room.
     Job,
+    /// The next attempt of a job to be due.
+    Retry,
     /// Transactions that write a table which a feed follows.
     Writers,
     /// The deletion of the objects that an aborted export wrote.
@@ -31,7 +33,7 @@ pub enum WaitFor {
 
 #[cfg(since_pg17)]
 thread_local! {
-    static EVENTS: std::cell::RefCell<[Option<u32>; 7]> = const { std::cell::RefCell::new([None; 7]) };
+    static EVENTS: std::cell::RefCell<[Option<u32>; 8]> = const { std::cell::RefCell::new([None; 8]) };
 }
 
 impl WaitFor {
@@ -67,6 +69,7 @@ impl WaitFor {
             WaitFor::Job => (4, c"S3ExportJob"),
             WaitFor::CleanUp => (5, c"S3ExportCleanUp"),
             WaitFor::Writers => (6, c"S3ExportWriters"),
+            WaitFor::Retry => (7, c"S3ExportRetry"),
         }
     }
 

@@ -38,6 +38,20 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
     digits.as_bytes().chunks(2).filter_map(byte).collect()
 }
 
+/// Returns the facts that the tables state of the columns that come from there.
+pub fn column_infos(origins: &[Origin]) -> Result<Vec<ColumnInfo>> {
+    let argument = origins.iter().map(|origin| {
+        let (table, column) = origin.column.unzip();
+        json!({"table": table.map(u32::from), "column": column, "may_be_null": origin.may_be_null})
+    });
+    let column_infos = read(COLUMN_INFOS, &argument.collect())?.unwrap_or_default();
+    let fact = |value: &serde_json::Value| ColumnInfo {
+        not_null: value["not_null"].as_bool().unwrap_or(false),
+        comment: value["comment"].as_str().map(bytes_of_hex),
+    };
+    Ok(column_infos.as_array().into_iter().flatten().map(fact).collect())
+}
+
 /// Gathers rows by column.
 pub struct Columns<'a> {
     encoder: Option<BatchEncoder>,
@@ -65,16 +79,7 @@ impl<'a> Columns<'a> {
 
     /// Facts that the tables state of the columns that come from there.
     pub fn look_up(&mut self, origins: &[Origin]) -> Result<()> {
-        let argument = origins.iter().map(|origin| {
-            let (table, column) = origin.column.unzip();
-            json!({"table": table.map(u32::from), "column": column, "may_be_null": origin.may_be_null})
-        });
-        let column_infos = read(COLUMN_INFOS, &argument.collect())?.unwrap_or_default();
-        let fact = |value: &serde_json::Value| ColumnInfo {
-            not_null: value["not_null"].as_bool().unwrap_or(false),
-            comment: value["comment"].as_str().map(bytes_of_hex),
-        };
-        self.column_infos = column_infos.as_array().into_iter().flatten().map(fact).collect();
+        self.column_infos = column_infos(origins)?;
         Ok(())
     }
 

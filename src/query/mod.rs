@@ -11,7 +11,7 @@ pub mod sink;
 
 use std::ffi::{CStr, c_int, c_void};
 
-use pgrx::{PgList, pg_sys};
+use pgrx::{PgList, PgTupleDesc, pg_sys};
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::request::Statement;
 
@@ -62,6 +62,26 @@ impl Query {
         unsafe { self.prepare(types) }.map(drop)
     }
 
+    /// Plans the query as the current user and does not run it; gives what the planner expects, and what `look` makes of the shape of
+    /// the rows and of the origins of their columns. Raises what Postgres raises before the first row.
+    pub fn plan<T>(&self, look: impl FnOnce(&PgTupleDesc<'_>, &[Origin]) -> Result<T>) -> Result<(Expected, T)> {
+        let _errors = QueryErrors::of(&self.source);
+        let _caller = ActAs::caller();
+        let _spi = Spi::connect()?;
+        let none = || Error::new(Code::Internal, "the query has no plan");
+        // SAFETY: SPI is connected, and frees the plan when it is disconnected. The shape is copied, and its copy is freed with its
+        // wrapper.
+        let (expected, shape) = unsafe {
+            let plan = self.prepare(&[])?;
+            let sources = PgList::<pg_sys::CachedPlanSource>::from_pg(pg_sys::SPI_plan_get_plan_sources(plan));
+            let shape = sources.iter_ptr().next().map(|source| (*source).resultDesc).filter(|shape| !shape.is_null());
+            let shape = PgTupleDesc::from_pg_copy(shape.ok_or_else(none)?);
+            (expected(plan, Rights::AreChecked).ok_or_else(none)?, shape)
+        };
+        let looked = look(&shape, &expected.origins)?;
+        Ok((expected, looked))
+    }
+
     /// # Safety
     /// SPI is connected, and stays so while the plan is used.
     unsafe fn prepare(&self, types: &[pg_sys::Oid]) -> Result<pg_sys::SPIPlanPtr> {
@@ -86,9 +106,9 @@ impl Query {
         // parameters when it is disconnected.
         let outcome = unsafe {
             let plan = self.prepare(&types)?;
-            if let Some((rows, origins)) = expected(plan) {
-                receiver.sink().estimate(rows);
-                receiver.sink().origins(&origins)?;
+            if let Some(expected) = expected(plan, Rights::AreCheckedLater) {
+                receiver.sink().estimate(expected.rows);
+                receiver.sink().origins(&expected.origins)?;
             }
             let options = pg_sys::SPIExecuteOptions {
                 read_only: true,
@@ -106,11 +126,31 @@ impl Query {
     }
 }
 
-/// How many rows the planner expects, and where their columns come from. It plans here what is executed next.
+/// What the planner expects of a query.
+#[derive(Debug)]
+pub struct Expected {
+    /// Number of rows.
+    pub rows: f64,
+    /// Bytes of a row, as Postgres keeps it in memory.
+    pub width: i32,
+    /// Where the columns come from.
+    pub origins: Vec<Origin>,
+}
+
+/// When the caller's rights on the query's tables are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    /// With the plan, which is not executed.
+    AreChecked,
+    /// By the executor, at its start.
+    AreCheckedLater,
+}
+
+/// What the planner expects of the query. It plans here what is executed next. Raises 42501, if rights are checked.
 ///
 /// # Safety
 /// `plan` was prepared by SPI, which is still connected.
-unsafe fn expected(plan: pg_sys::SPIPlanPtr) -> Option<(f64, Vec<Origin>)> {
+unsafe fn expected(plan: pg_sys::SPIPlanPtr, rights: Rights) -> Option<Expected> {
     // SAFETY: by the caller's promise; a plan that was not saved has no owner. Its list holds PlannedStmts.
     unsafe {
         let cached = pg_sys::SPI_plan_get_cached_plan(plan);
@@ -119,7 +159,17 @@ unsafe fn expected(plan: pg_sys::SPIPlanPtr) -> Option<(f64, Vec<Origin>)> {
         }
         let statements = PgList::<pg_sys::PlannedStmt>::from_pg((*cached).stmt_list);
         let planned = statements.iter_ptr().next().filter(|statement| !(**statement).planTree.is_null());
-        let expected = planned.map(|planned| ((*(*planned).planTree).plan_rows, origins::origins(plan, &*planned)));
+        if let (Some(planned), Rights::AreChecked) = (planned, rights) {
+            // As the executor does, hooks of other extensions included.
+            #[cfg(not(since_pg16))]
+            pg_sys::ExecCheckRTPerms((*planned).rtable, true);
+            #[cfg(since_pg16)]
+            pg_sys::ExecCheckPermissions((*planned).rtable, (*planned).permInfos, true);
+        }
+        let expected = planned.map(|planned| {
+            let tree = &*(*planned).planTree;
+            Expected { rows: tree.plan_rows, width: tree.plan_width, origins: origins::origins(plan, &*planned) }
+        });
         pg_sys::ReleaseCachedPlan(cached, std::ptr::null_mut());
         expected
     }

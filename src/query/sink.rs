@@ -21,12 +21,12 @@ use s3_export_core::text::buffer::JsonBuffer;
 use s3_export_core::text::cursor::Append;
 use s3_export_core::upload::ExportUpload;
 
-use crate::encode::{RowEncoder, describe};
+use crate::encode::{BatchEncoder, RowEncoder, describe};
 use crate::pg::sort::Sorter;
 use crate::pg::values::{FixedLayoutRow, Row, Values};
 use crate::progress::Progress;
 use crate::query::backpressure::Backpressure;
-use crate::query::columns::Columns;
+use crate::query::columns::{Columns, column_infos};
 use crate::query::receiver::{Origin, RowSink, early};
 use crate::settings;
 
@@ -86,6 +86,26 @@ impl<'a> Documents<'a> {
         };
         Ok((totals, columns))
     }
+}
+
+/// Returns the columns of rows of that shape, each with how it would be written; `None`: it would be in the names of folders only.
+/// Errors: as when the first row comes.
+pub fn forms(request: &Request, shape: &PgTupleDesc<'_>, origins: &[Origin]) -> Result<Vec<(Column, Option<String>)>> {
+    let partitions = request.partitions.as_ref();
+    // SAFETY: the encoders are given no row.
+    let form: Box<dyn Fn(usize) -> Option<String>> = unsafe {
+        match &request.format {
+            Format::Parquet(style) => {
+                let encoder = BatchEncoder::new(shape, &column_infos(origins)?, partitions, &style.bloom_filter_columns)?;
+                Box::new(move |index| encoder.form(index))
+            }
+            Format::Json(_) | Format::Csv(_) => {
+                let encoder = RowEncoder::new(shape, &request.format, partitions)?;
+                Box::new(move |index| encoder.form(index).map(str::to_owned))
+            }
+        }
+    };
+    Ok(describe(shape)?.into_iter().enumerate().map(|(index, column)| (column, form(index))).collect())
 }
 
 impl Lines<'_> {

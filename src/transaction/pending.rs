@@ -146,7 +146,7 @@ pub fn write_manifests() -> Result<()> {
         let passed = "s3_export.commit_timeout passed before S3 had acknowledged every manifest of this transaction.";
         let failure = uploads.iter().find_map(|upload| upload.last_failure());
         let last = failure.map(|failure| format!(" A request failed before: {}", failure.summary())).unwrap_or_default();
-        Error::new(Code::Timeout, "could not write the manifests in time").detail(format!("{passed}{last}"))
+        Error::new(Code::Timeout, "could not write the manifests in time").detail(format!("{passed}{last}")).transient()
     })
 }
 

@@ -5,8 +5,8 @@
 
 use super::fixture::{Database, Integration, Session, StandIn, literal};
 
-const ACTIONS: [&str; 10] =
-    ["list", "export", "inline", "create", "alter", "drop", "credentials", "history", "forget", "verify"];
+const ACTIONS: [&str; 11] =
+    ["list", "export", "inline", "create", "alter", "drop", "credentials", "history", "forget", "verify", "dry run"];
 
 /// Outcome of each action for `client` on the integration `target`; every action is rolled back. `manifest`: that of an export.
 fn row(db: &Database, client: &mut Session, target: &str, manifest: &str) -> String {
@@ -33,6 +33,7 @@ fn row(db: &Database, client: &mut Session, target: &str, manifest: &str) -> Str
         "SELECT least(count(*), 1) FROM s3_export.history".to_owned(),
         "SELECT s3_export.prune_history('1 day') + 1".to_owned(),
         format!("SELECT least(count(*), 1) FROM s3_export.verify({}, {})", literal(manifest), literal(target)),
+        format!("SELECT least(count(*), 1) FROM {}", export.replacen("s3_export(", "s3_export.dry_run(", 1)),
     ];
     let mut cells = Vec::new();
     for statement in statements {
@@ -84,7 +85,7 @@ fn each_role_may_do_exactly_what_it_was_granted() {
 
     let manifest = db.export("SELECT 1 AS a").manifest;
     let row = |client: &mut Session, target: &str| row(&db, client, target, &manifest);
-    assert_eq!(row(&mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501 yes 42501 sent");
+    assert_eq!(row(&mut db.client_as(&phoenix), "of-phoenix"), "yes sent 42501 yes yes yes 42501 yes 42501 sent yes");
     superuser
         .batch_execute(&format!(
             "DROP ROLE {phoenix}; CREATE ROLE {phoenix} LOGIN; GRANT s3_export_admin, s3_export_member TO {phoenix}"
@@ -92,21 +93,46 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         .unwrap();
 
     for (who, role, target, expected) in [
-        //                                            list   export inline create alter  drop   credentials history forget verify
-        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes yes   yes   yes"),
-        ("superuser on an admin's", "postgres", "of-both", "yes    sent   yes    yes    yes    yes    yes yes   yes   sent"),
-        ("admin on his own", &admin, "of-admin", "    yes    42501  42501  yes    yes    yes    42501 yes   42501   sent"),
-        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501 yes   42501   no"),
-        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501 yes   42501   sent"),
-        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501 yes   42501   no"),
-        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501 no   42501   yes"),
-        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501 no   42501   no"),
-        ("usage, no member", &usage_only, "target", " 42501  42501  42501  42501  42501  42501  42501 42501   42501   42501"),
-        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no no   42501   42501"),
-        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no no   42501   no"),
-        ("plain role", &plain, "target", "            42501  42501  42501  42501  42501  42501  42501 42501   42501   42501"),
-        ("auditor", &auditor, "target", "             42501  42501  42501  42501  42501  42501  42501 yes   42501   42501"),
-        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501 yes   42501   no"),
+        //                                            list   export inline create alter  drop   credentials history forget verify  dry run
+        ("superuser", "postgres", "target", "         yes    yes    yes    yes    yes    yes    yes yes   yes   yes  yes"),
+        (
+            "superuser on an admin's",
+            "postgres",
+            "of-both",
+            "yes    sent   yes    yes    yes    yes    yes yes   yes   sent  yes",
+        ),
+        (
+            "admin on his own",
+            &admin,
+            "of-admin",
+            "    yes    42501  42501  yes    yes    yes    42501 yes   42501   sent  42501",
+        ),
+        ("admin on another's", &admin, "target", "    no     42501  42501  yes    no     no     42501 yes   42501   no  42501"),
+        ("admin and member, own", &both, "of-both", " yes    sent   42501  yes    yes    yes    42501 yes   42501   sent  yes"),
+        ("admin and member, other's", &both, "target", "no   no     42501  yes    no     no     42501 yes   42501   no   no"),
+        ("member with usage", &with_usage, "target", "yes    yes    42501  42501  42501  42501  42501 no   42501   yes   yes"),
+        ("member without usage", &without_usage, "target", "no no   42501  42501  42501  42501  42501 no   42501   no   no"),
+        (
+            "usage, no member",
+            &usage_only,
+            "target",
+            " 42501  42501  42501  42501  42501  42501  42501 42501   42501   42501   42501",
+        ),
+        ("pg_read_all_data", &reader, "target", "     no     42501  42501  42501  42501  42501  no no   42501   42501   42501"),
+        ("pg_read_all_data and member", &reading_member, "target", "no no 42501 42501 42501 42501 no no   42501   no   no"),
+        (
+            "plain role",
+            &plain,
+            "target",
+            "            42501  42501  42501  42501  42501  42501  42501 42501   42501   42501   42501",
+        ),
+        (
+            "auditor",
+            &auditor,
+            "target",
+            "             42501  42501  42501  42501  42501  42501  42501 yes   42501   42501   42501",
+        ),
+        ("dropped and recreated", &phoenix, "of-phoenix", "no no  42501  yes    no     no     42501 yes   42501   no   no"),
     ] {
         let expected: Vec<&str> = expected.split_whitespace().collect();
         let found = row(&mut db.client_as(role), target);

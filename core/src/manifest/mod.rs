@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contents;
+pub mod notification;
 pub mod stored;
 
 use serde::{Deserialize, Serialize};

@@ -122,6 +122,10 @@ pub struct Request {
     pub manifest_name: Option<String>,
     /// The manifest holds the query's text, not only its hash.
     pub manifest_query: bool,
+    /// The channel that the commit notifies of the result.
+    pub notify: Option<String>,
+    /// How often a job starts again after a failure that may pass; `None`: the caller has said nothing.
+    pub retries: Option<u32>,
     /// The name of an empty object that comes after the manifest.
     pub success_marker: Option<String>,
     /// Reaction to objects that are there already.
@@ -211,6 +215,8 @@ impl Request {
             empty_file: options.empty_file.unwrap_or(false),
             manifest_name: options.manifest_name,
             manifest_query: options.manifest_query.unwrap_or(false),
+            notify: options.notify,
+            retries: options.retries,
             success_marker: options.success_marker,
             existing: options.existing.unwrap_or(Existing::Append),
             run_key: options.run_key,

@@ -134,6 +134,13 @@ pub const OPTIONS: &[Definition] = &[
         set: |options, value| set(&mut options.nan, non_finite(value)),
     },
     Definition {
+        name: "notify",
+        default: "none",
+        takes: "the name of a channel, of 1 to 63 bytes",
+        does: "channel that the commit notifies of the result, as `pg_notify` does, see [Notifications](notifications.md)",
+        set: |options, value| set(&mut options.notify, channel(value)),
+    },
+    Definition {
         name: "null",
         default: "`\"\"`",
         takes: "a text without line breaks",
@@ -153,6 +160,13 @@ pub const OPTIONS: &[Definition] = &[
         takes: "one ASCII character that is no line break",
         does: "CSV: quote character; doubled inside a value",
         set: |options, value| set(&mut options.quote, character(value)),
+    },
+    Definition {
+        name: "retries",
+        default: "0",
+        takes: "a whole number from 0 to 20",
+        does: "jobs: how often a job starts again after a failure that may pass, see [Retries](jobs.md#retries)",
+        set: |options, value| set(&mut options.retries, retries(value)),
     },
     Definition {
         name: "row_group_bytes",
@@ -207,6 +221,10 @@ pub const OPTIONS: &[Definition] = &[
 
 const RUN_KEY: &str = "a name of at most 200 characters, without slashes, that no export would give";
 const NAME: &str = "a name without slashes that no export would give";
+/// Most bytes of the name of a channel that Postgres takes.
+const MAX_CHANNEL_BYTES: usize = 63;
+/// Most retries of a job: with the longest pauses, three hours.
+const MAX_RETRIES: u64 = 20;
 /// Most bytes of an object that S3 takes.
 const MAX_OBJECT_BYTES: u64 = 5 << 40;
 
@@ -231,8 +249,10 @@ pub struct Options {
     pub max_file_bytes: Option<u64>,
     pub metadata: Option<Texts>,
     pub nan: Option<NonFinite>,
+    pub notify: Option<String>,
     pub null: Option<String>,
     pub quote: Option<u8>,
+    pub retries: Option<u32>,
     pub row_group_bytes: Option<usize>,
     pub row_group_rows: Option<usize>,
     pub run_key: Option<String>,
@@ -309,6 +329,14 @@ fn character(value: &Value) -> Option<u8> {
         [byte] if byte.is_ascii() && !b"\r\n\0".contains(byte) => Some(*byte),
         _ => None,
     }
+}
+
+fn channel(value: &Value) -> Option<String> {
+    text(value).filter(|name| (1..=MAX_CHANNEL_BYTES).contains(&name.len()) && !name.contains('\0'))
+}
+
+fn retries(value: &Value) -> Option<u32> {
+    value.as_u64().filter(|retries| *retries <= MAX_RETRIES).and_then(|retries| u32::try_from(retries).ok())
 }
 
 fn existing(value: &Value) -> Option<Existing> {
@@ -426,6 +454,12 @@ mod tests {
             ("compression_level", "1.5"),
             ("content_disposition", r#""a\nb""#),
             ("content_disposition", "true"),
+            ("notify", r#""""#),
+            ("notify", r#""0123456789012345678901234567890123456789012345678901234567890123""#),
+            ("notify", "7"),
+            ("retries", "-1"),
+            ("retries", "21"),
+            ("retries", r#""3""#),
             ("delimiter", r#""""#),
             ("delimiter", r#"",,""#),
             ("delimiter", r#""\\""#),

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use s3_export_core::s3::checksum::Algorithm;
 use s3_export_core::s3::client::{AmazonEndpoints, BucketRegion, Connection, ObjectSettings, Store};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
 use s3_export_core::s3::network::{Network, Reach};
@@ -37,14 +36,7 @@ fn connection(amazon: AmazonEndpoints, region: BucketRegion, sts_endpoint: Optio
         path_style: false,
         reach: Reach::Private,
         identity: Arc::new(Identity { base, role: Some(role), amazon }),
-        object: ObjectSettings {
-            expected_bucket_owner: None,
-            sse: None,
-            kms_key_id: None,
-            storage_class: None,
-            acl: None,
-            checksum: Algorithm::Crc32,
-        },
+        object: ObjectSettings::default(),
     }
 }
 

@@ -111,6 +111,12 @@ impl BatchEncoder {
         Ok(BatchEncoder { slots, schema, folders, context, row_memory: Memory::new(c"s3_export row"), rows: 0 })
     }
 
+    /// The type of Arrow that the column of that index has; `None`: it is not in the files.
+    pub fn form(&self, index: usize) -> Option<String> {
+        let place = self.slots.iter().position(|slot| slot.index == index)?;
+        self.schema.fields().get(place).map(|field| field.data_type().to_string())
+    }
+
     /// Adds a row; gives the bytes that its values take. Errors: for a value that Parquet has no type for, 53200.
     pub fn push(&mut self, row: &impl Row) -> Result<usize> {
         self.row_memory.reset();

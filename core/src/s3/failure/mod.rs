@@ -115,7 +115,8 @@ impl Failure {
                 "Object {url}: the upload moved for {:.1} s and did not end, with no other beside it.",
                 time.as_secs_f64()
             ))
-            .hint("Raise s3_export.request_timeout, or write smaller files.");
+            .hint("Raise s3_export.request_timeout, or write smaller files.")
+            .transient();
         Failure { outcome_unknown: true, ..Self::permanent(error) }
     }
 

@@ -103,7 +103,7 @@ where
             (drawn, counted >= policy.attempts || drawn >= left)
         };
         if !failure.transient || is_over {
-            return Err(failure);
+            return Err(given_up(failure));
         }
         tokio::time::sleep(pause).await;
         left -= pause;
@@ -111,10 +111,15 @@ where
             left = left.saturating_sub(pace.begin().await);
         }
         if left.is_zero() {
-            return Err(failure);
+            return Err(given_up(failure));
         }
         attempts += 1;
     }
+}
+
+/// Returns a failure that is not tried again here. A job may start again after one that was transient to the end.
+fn given_up(failure: Failure) -> Failure {
+    if failure.transient { Failure { error: failure.error.transient(), ..failure } } else { failure }
 }
 
 /// Waits for the answer of one attempt, and takes the time off what is `left`. Errors: there is none.
@@ -188,6 +193,14 @@ mod tests {
         assert_eq!(run(true, 2), (true, 3));
         assert_eq!(run(true, 99), (false, POLICY.attempts));
         assert_eq!(run(false, 99), (false, 1));
+    }
+
+    #[test]
+    fn the_error_of_a_transient_failure_says_that_the_work_may_succeed_later() {
+        for transient in [true, false] {
+            let given_up: Result<(), _> = paused(retry(POLICY, unanswered, || async { Err(failure(transient, false)) }));
+            assert_eq!(given_up.unwrap_err().error.is_transient(), transient);
+        }
     }
 
     #[test]
