@@ -311,6 +311,6 @@ fn every_object_has_a_comment_and_public_has_nothing() {
     );
     let roles = "SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles
         WHERE rolname LIKE 's3\\_export\\_%' AND shobj_description(oid, 'pg_authid') IS NOT NULL";
-    assert_eq!(client.text(roles), "s3_export_admin,s3_export_member");
+    assert_eq!(client.text(roles), "s3_export_admin,s3_export_auditor,s3_export_member");
     assert_eq!(client.text("SELECT has_schema_privilege('public', 's3_export', 'USAGE')"), "f");
 }

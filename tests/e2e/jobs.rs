@@ -213,7 +213,9 @@ fn prune_forgets_what_has_ended_and_nothing_else() {
     let (running, _) = under_way(&db, &mut client, &db.prefix());
     assert_eq!(client.text("SELECT s3_export.prune()"), "0");
     assert_eq!(client.text("SELECT s3_export.prune(older_than => '0')"), "2");
-    assert_eq!(status(&mut client, &complete), "");
+    assert_eq!(status(&mut client, &failed), "");
+    assert_eq!(client.text("SELECT count(*) FROM s3_export.jobs"), "1");
+    assert_eq!(status(&mut client, &complete), "COMPLETED", "the history remembers");
     assert_eq!(status(&mut client, &running), "RUNNING");
     assert_eq!(db.bucket.manifests(&prefix).len(), 1, "nothing in S3 is touched");
     refused(client.query("SELECT s3_export.prune('-1 day')", &[])).sqlstate("22023");

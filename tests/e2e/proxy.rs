@@ -141,7 +141,12 @@ fn attack_ssrf_through_the_proxy_by_an_administrator() {
         Integration { name: "there", endpoint: endpoint.into(), usage_role: &admin, ..Integration::local() }
             .create(&mut client)
             .unwrap();
-        let hint = if endpoint.contains("169.254") { "No integration may" } else { "a superuser owns" };
+        let hint = match endpoint {
+            _ if endpoint.contains("169.254") => "No integration may",
+            // No certificate can name such a host, so that TLS ends before the way to it is looked for.
+            "https://2852039166" | "https://127.1" => "Check endpoint",
+            _ => "a superuser owns",
+        };
         refused(db.export_by(&mut client, "there", "SELECT 1 AS a")).sqlstate(sqlstate).hint(hint);
     }
     assert!(proxy.heads().is_empty(), "{:?}", proxy.heads());

@@ -146,8 +146,8 @@ mod tests {
             ("\"num_bytes_written\":3", "\"num_bytes_written\":9", "has 9 bytes, and its files have 3"),
             ("\"record_count\":1000", "\"record_count\":7", "has 3000 documents, and its files have 2007"),
             ("\"content_length\":1", "\"content_length\":18446744073709551615", "its files have 18446744073709551615"),
-            ("\"jNCxXw==\",\n", "", "has 2 checksums, and 3"),
-            ("jNCxXw==", "jNCx", "no crc32"),
+            ("\"jNwWgw==\",\n", "", "has 2 checksums, and 3"),
+            ("jNwWgw==", "jNwW", "no crc32"),
             ("\"crc32\"", "\"none\"", "has 3 checksums, and 0"),
             ("\"crc32\"", "\"sha256\"", "no sha256"),
         ] {
