@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::export;
 use crate::history::Recorder;
-use crate::integration::{self, Authorized, Kind};
+use crate::integration::{self, Authorized};
 use crate::query::Expected;
 use crate::query::sink;
 use crate::run_key;
@@ -121,7 +121,6 @@ fn column((column, form): (Column, Option<String>)) -> Finding {
 }
 
 fn policy(request: &Request) -> Result<Finding> {
-    let (kind, name) = if request.run_key.is_some() { (Kind::RunKey, "run_key") } else { (Kind::Export, "export") };
-    let policy = integration::policy_of(&request.permission, &request.location, kind)?;
-    Ok(Finding::new("iam policy", policy, format!("rights that {} needs, of the kind {name}", request.permission)))
+    let meaning = format!("rights that {} needs for this export", request.permission);
+    Ok(Finding::new("iam policy", integration::policy_of(request)?, meaning))
 }

@@ -230,9 +230,7 @@ pub fn notify(request: &Request, outcome: &Outcome, feed: Option<(&str, u64)>) -
 /// Checks what can be checked before anything is written: whether the current user may write there, and whether the query can be
 /// exported.
 pub fn check(request: &Request, export_id: Uuid) -> Result<(Authorized, Query, Destination)> {
-    // Without s3:ListBucket a store hides that there is no object.
-    let looks = request.existing == Existing::Error || request.has_own_names();
-    let purpose = if looks { Purpose::ExportAfterALook } else { Purpose::Export };
+    let purpose = if request.looks() { Purpose::ExportAfterALook } else { Purpose::Export };
     let authorized = integration::authorize(&request.permission, &request.location, purpose, &request.properties)?;
     let query = Query::parse(&request.query, request.statement.as_ref())?;
     notification::check(request)?;

@@ -20,7 +20,7 @@ pub use s3_export_core::integration::policy::{Kind, Purpose, principal_of_caller
 use s3_export_core::integration::settings::Settings;
 use s3_export_core::integration::{check, session_name};
 use s3_export_core::naming::uri::{Allowed, Location};
-use s3_export_core::request::Permission;
+use s3_export_core::request::{Permission, Request};
 use s3_export_core::s3::client::{BucketRegion, Connection};
 use s3_export_core::s3::credentials::{AssumedRole, Base, Identity};
 use s3_export_core::s3::properties::ExportProperties;
@@ -127,12 +127,16 @@ pub fn iam_policy(name: &str, kind: Kind) -> Result<String> {
     Ok(grant.iam_policy(kind))
 }
 
-/// The least policy that an export to `location` by that permission needs. Errors: as of [`authorize`].
-pub fn policy_of(permission: &Permission, location: &Location, kind: Kind) -> Result<String> {
-    match permission {
-        Permission::Integration(name) => iam_policy(name, kind),
-        Permission::Role { aws_role, .. } => Ok(inline::allowed(aws_role, location)?.grant()?.iam_policy(kind)),
-    }
+/// Returns the least policy that the export which is asked for needs. Errors: as of [`authorize`].
+pub fn policy_of(request: &Request) -> Result<String> {
+    let integration = match &request.permission {
+        Permission::Integration(name) => visible(name)?,
+        Permission::Role { aws_role, .. } => inline::allowed(aws_role, &request.location)?,
+    };
+    let kind = if request.run_key.is_some() { Kind::RunKey } else { Kind::Export };
+    let grant = integration.grant()?;
+    let tags = grant.tags || !request.properties.tags.is_empty();
+    Ok(Grant { tags, looks: request.looks(), ..grant }.iam_policy(kind))
 }
 
 /// Input of the trust policy of an integration's role.

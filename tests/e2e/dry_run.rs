@@ -64,6 +64,10 @@ fn a_dry_run_tells_names_estimates_columns_and_the_policy_and_writes_nothing() {
     }
     assert_eq!(value(&found, "iam policy"), client.text("SELECT s3_export.iam_policy('local', 'run_key')"));
     assert!(found.iter().all(|row| row[0] != "existing run"));
+    for (option, right) in [(r#""tags": {"a": "b"}"#, "s3:PutObjectTagging"), (r#""existing": "error""#, "s3:ListBucket")] {
+        let found = rows(&mut client, &dry(&db, &db.prefix(), "TABLE t", &format!("options => '{{{option}}}'")));
+        assert!(value(&found, "iam policy").contains(right), "{option}");
+    }
     let exported = db.export_to(&mut client, &prefix, "TABLE t", names).unwrap();
     let found = rows(&mut client, &dry(&db, &prefix, "TABLE t", names));
     assert_eq!(value(&found, "existing run"), exported.export_id.to_string());

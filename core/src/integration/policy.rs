@@ -44,6 +44,8 @@ pub struct Grant<'a> {
     pub tags: bool,
     /// Whether objects get a retention.
     pub lock: bool,
+    /// Whether the location or a name is looked at before the export, as the option `existing` and names of a user's own ask for.
+    pub looks: bool,
 }
 
 /// Actions on the key of who writes objects; a multipart upload is completed with the second.
@@ -142,6 +144,9 @@ impl Grant<'_> {
                 if self.kms {
                     statements
                         .extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads"), &WRITES_WITH_KEY));
+                }
+                if self.looks && kind == Kind::Export {
+                    statements.extend(self.listing("LookWhetherNamesAreTaken", "s3:ListBucket", true));
                 }
                 if kind == Kind::RunKey {
                     statements.push(self.on_manifests("ReadTheManifestOfAnEarlierRun"));
@@ -320,6 +325,7 @@ mod tests {
             acl: false,
             tags: false,
             lock: false,
+            looks: false,
         }
     }
 
@@ -392,6 +398,9 @@ mod tests {
             assert!(!plain.iam_policy(kind).contains("Tagging") && !plain.iam_policy(kind).contains("Retention"));
         }
         assert!(!tagged.iam_policy(Kind::CleanUp).contains("Tagging"));
+        let looking = Grant { looks: true, ..grant(&["s3://bucket"]) };
+        assert!(looking.iam_policy(Kind::Export).contains("s3:ListBucket"));
+        assert!(!plain.iam_policy(Kind::Export).contains("s3:ListBucket"));
     }
 
     #[test]

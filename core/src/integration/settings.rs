@@ -266,6 +266,7 @@ impl Settings {
             acl: self.object_acl.as_deref().is_some(),
             tags: self.tags.as_ref().is_some_and(|tags| !tags.is_empty()),
             lock: self.object_lock_mode.is_some(),
+            looks: false,
         })
     }
 

@@ -184,6 +184,12 @@ impl Request {
         has_own_file || self.manifest_name.is_some() || self.success_marker.is_some() || self.run_key.is_some()
     }
 
+    /// Whether the export looks at what is in the bucket before its query runs. Without s3:ListBucket a store hides that there is no
+    /// object.
+    pub fn looks(&self) -> bool {
+        self.existing == Existing::Error || self.has_own_names()
+    }
+
     /// Checks `arguments`. Errors: 22004 for a NULL, 22023 for a value that makes no sense.
     pub fn from_arguments(arguments: Arguments) -> Result<Self> {
         let location = Location::parse(&required("uri", arguments.uri)?)?;
