@@ -1,14 +1,18 @@
 //! The members of `options`: one table, for arguments, statements and jobs, and for docs/exporting.md, which a test compares with it.
 #![forbid(unsafe_code)]
 
+mod values;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use self::values::{
+    MAX_OBJECT_BYTES, at_least_one, channel, character, existing, existing_run, force_quote, include, names, non_finite,
+    object_name, retries, run_key, set, single_file, text, texts, timeout,
+};
 use crate::error::{Code, Error, Result, unknown_key};
 use crate::format::{ForceQuote, NonFinite};
-use crate::naming::keys::{ObjectName, manifest_of_run};
-use crate::request::duration;
 use crate::s3::properties::{Texts, is_disposition};
 
 /// One option.
@@ -221,13 +225,6 @@ pub const OPTIONS: &[Definition] = &[
 
 const RUN_KEY: &str = "a name of at most 200 characters, without slashes, that no export would give";
 const NAME: &str = "a name without slashes that no export would give";
-/// Most bytes of the name of a channel that Postgres takes.
-const MAX_CHANNEL_BYTES: usize = 63;
-/// Most retries of a job: with the longest pauses, three hours.
-const MAX_RETRIES: u64 = 20;
-/// Most bytes of an object that S3 takes.
-const MAX_OBJECT_BYTES: u64 = 5 << 40;
-
 /// Options as they were given; `None`: not at all.
 #[derive(Debug, Clone, Default)]
 // Each field is the option of its name, which OPTIONS describes.
@@ -310,126 +307,13 @@ impl Options {
     }
 }
 
-/// `None`: the option does not take the value.
-fn set<T>(option: &mut Option<T>, value: Option<T>) -> Option<()> {
-    *option = Some(value?);
-    Some(())
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
-}
-
-fn texts(value: &Value) -> Option<Texts> {
-    value.as_object()?.iter().map(|(key, value)| Some((key.clone(), text(value)?))).collect()
-}
-
-fn character(value: &Value) -> Option<u8> {
-    match value.as_str()?.as_bytes() {
-        [byte] if byte.is_ascii() && !b"\r\n\0".contains(byte) => Some(*byte),
-        _ => None,
-    }
-}
-
-fn channel(value: &Value) -> Option<String> {
-    text(value).filter(|name| (1..=MAX_CHANNEL_BYTES).contains(&name.len()) && !name.contains('\0'))
-}
-
-fn retries(value: &Value) -> Option<u32> {
-    value.as_u64().filter(|retries| *retries <= MAX_RETRIES).and_then(|retries| u32::try_from(retries).ok())
-}
-
-fn existing(value: &Value) -> Option<Existing> {
-    match value.as_str()? {
-        "append" => Some(Existing::Append),
-        "error" => Some(Existing::Error),
-        _ => None,
-    }
-}
-
-fn existing_run(value: &Value) -> Option<ExistingRun> {
-    match value.as_str()? {
-        "return" => Some(ExistingRun::Return),
-        "error" => Some(ExistingRun::Error),
-        "replace" => Some(ExistingRun::Replace),
-        _ => None,
-    }
-}
-
-fn run_key(value: &Value) -> Option<String> {
-    let is_free = |run_key: &String| ObjectName::parse(&manifest_of_run(run_key)).is_none() && run_key.chars().count() <= 200;
-    object_name(value).filter(is_free)
-}
-
-fn non_finite(value: &Value) -> Option<NonFinite> {
-    match value.as_str()? {
-        "string" => Some(NonFinite::String),
-        "null" => Some(NonFinite::Null),
-        _ => None,
-    }
-}
-
-fn include(value: &Value) -> Option<bool> {
-    match value.as_str()? {
-        "exclude" => Some(false),
-        "include" => Some(true),
-        _ => None,
-    }
-}
-
-fn force_quote(value: &Value) -> Option<ForceQuote> {
-    match value {
-        Value::String(all) if all == "*" => Some(ForceQuote::All),
-        given => names(given).map(ForceQuote::Columns),
-    }
-}
-
-fn names(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(text).collect()
-}
-
-fn at_least_one(value: &Value) -> Option<usize> {
-    value.as_u64().filter(|number| *number > 0).and_then(|number| usize::try_from(number).ok())
-}
-
-/// A folder that an export may have.
-const ANY_EXPORT: &str = "01a20fdb-b929-7267-a31a-d4ee50573122";
-
-/// A last segment of a key. Names of the form that exports give are theirs alone: `cleanup` goes by them.
-fn object_name(value: &Value) -> Option<String> {
-    let is_fine = |name: &String| {
-        !name.is_empty()
-            && name.len() <= 255
-            && !matches!(name.as_str(), "." | "..")
-            && !name.contains(|character: char| character == '/' || character.is_control())
-            && [name.clone(), format!("{ANY_EXPORT}/{name}")].iter().all(|key| ObjectName::parse(key).is_none())
-    };
-    text(value).filter(is_fine)
-}
-
-fn single_file(value: &Value) -> Option<SingleFile> {
-    match value {
-        Value::Bool(false) => Some(SingleFile::No),
-        Value::Bool(true) => Some(SingleFile::Numbered),
-        named => object_name(named).map(SingleFile::Named),
-    }
-}
-
-fn timeout(value: &Value) -> Option<Duration> {
-    match value {
-        Value::String(text) => duration::parse(text),
-        Value::Number(milliseconds) => duration::parse(&milliseconds.to_string()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_documentation_has_the_table() {
-        let page = include_str!("../../../docs/exporting.md");
+        let page = include_str!("../../../../docs/exporting.md");
         let heading = "| option | default | |\n|---|---|---|\n";
         let table = page.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
         let rows: Vec<String> =
