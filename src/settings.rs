@@ -175,7 +175,7 @@ pub fn define() {
         0,
         i32::MAX,
         GucContext::Suset,
-        GucFlags::UNIT_KB,
+        GucFlags::UNIT_BYTE,
     );
     GucRegistry::define_bool_guc(
         c"s3_export.history",
@@ -220,7 +220,7 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"s3_export.extra_ca_files",
         c"Files of certificate authorities to trust, in PEM, beside the system's or those of ca_file.",
-        c"Paths, parted by commas.",
+        c"Paths, separated by commas.",
         &EXTRA_CA_FILES,
         GucContext::Suset,
         GucFlags::default(),
@@ -237,7 +237,7 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"s3_export.no_proxy",
         c"Hosts that are reached without the proxy.",
-        c"Host names, domains as .example.com, addresses and ranges of addresses, parted by commas.",
+        c"Host names, domains as .example.com, addresses and ranges of addresses, separated by commas.",
         &NO_PROXY,
         GucContext::Suset,
         GucFlags::default(),
@@ -328,7 +328,7 @@ pub fn max_exports_wait() -> Option<Duration> {
 
 /// Bytes a second of each export; zero: any number.
 pub fn max_bandwidth() -> u64 {
-    u64::from(MAX_BANDWIDTH.get().unsigned_abs()) * 1024
+    u64::from(MAX_BANDWIDTH.get().unsigned_abs())
 }
 
 /// Whether each export that commits leaves a row of the history.

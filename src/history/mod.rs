@@ -204,7 +204,7 @@ fn columns_of_result(totals: Totals, url: &str, sha256: Option<String>, feed: Op
 fn passed(most: u64, used: u64) -> Error {
     Error::new(Code::ProgramLimit, format!("the integration allows no more than {most} bytes within 24 hours"))
         .detail(format!("Exports of the last 24 hours have written {used} bytes."))
-        .hint("Export later, or have the integration's owner raise max_bytes_per_day.")
+        .hint("Export later, or have the integration's owner raise its max_bytes_per_day.")
 }
 
 /// Runs what a caller has asked for, which is an export. Its failure is told to the log, where the setting asks for that.

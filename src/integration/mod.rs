@@ -136,7 +136,7 @@ pub fn policy_of(request: &Request) -> Result<String> {
     let kind = if request.run_key.is_some() { Kind::RunKey } else { Kind::Export };
     let grant = integration.grant()?;
     let tags = grant.tags || !request.properties.tags.is_empty();
-    Ok(Grant { tags, looks: request.looks(), ..grant }.iam_policy(kind))
+    Ok(Grant { tags, looks: request.looks(), own_names: request.has_own_objects(), ..grant }.iam_policy(kind))
 }
 
 /// Input of the trust policy of an integration's role.
@@ -187,7 +187,13 @@ fn connection(
     properties: &ExportProperties,
 ) -> Result<Connection> {
     check::requests_can_carry(integration, what)?;
-    let object = integration.object_settings(properties.clone())?;
+    let object = match purpose {
+        Purpose::Export | Purpose::ExportAfterALook => integration.object_settings(properties.clone())?,
+        // What writes no object needs no tags: they may be such as S3 refuses.
+        Purpose::CleanUp | Purpose::Verify => {
+            Settings { tags: None, ..integration.clone() }.object_settings(ExportProperties::default())?
+        }
+    };
     let has_tags = !object.all_tags().is_empty();
     let role = match integration.aws_role.as_deref() {
         Some(arn) => Some(assumed_role(integration, what, arn, external_id, (purpose, has_tags))?),

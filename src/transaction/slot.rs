@@ -144,7 +144,7 @@ impl Waiting {
                 "s3_export.max_exports allows {} in the cluster, and none of them ended within the time of s3_export.max_exports_wait or lock_timeout.",
                 self.slots
             ))
-            .hint("Export again later, or raise s3_export.max_exports_wait.")
+            .hint("Export again later, or raise s3_export.max_exports_wait or lock_timeout, whichever is shorter.")
             .transient()
     }
 

@@ -83,7 +83,8 @@ fn cancel_while_the_proxy_says_nothing_is_answered() {
     let proxy = TunnelProxy::new(|_| Tunnel::Hang);
     for function in ["pg_cancel_backend", "pg_terminate_backend"] {
         let (mut client, before) = (through(&db, &proxy), proxy.heads().len());
-        client.batch_execute("SET s3_export.cleanup_timeout = 0; SET s3_export.request_attempts = 1000").unwrap();
+        // No tunnel has opened, so that nothing can be in the store: a rollback that looked for it would wait for an hour.
+        client.batch_execute("SET s3_export.cleanup_timeout = '1h'; SET s3_export.request_attempts = 1000").unwrap();
         let call = db.call(&db.prefix(), "SELECT 1 AS a", "").replace("'local'", "'there'");
         let running = client.start(&format!("SELECT {call}"));
         let (pid, mut witness) = (running.pid, db.client());

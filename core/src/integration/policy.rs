@@ -46,6 +46,8 @@ pub struct Grant<'a> {
     pub lock: bool,
     /// Whether the location or a name is looked at before the export, as the option `existing` and names of a user's own ask for.
     pub looks: bool,
+    /// Whether objects have names of a user's own.
+    pub own_names: bool,
 }
 
 /// Actions on the key of who writes objects; a multipart upload is completed with the second.
@@ -131,7 +133,7 @@ impl Grant<'_> {
                 statements.push(on_objects("WriteFilesAndTheManifest", "s3:PutObject"));
                 for (is_sent, sid, action) in [
                     (self.acl, "SetTheAclOfTheIntegration", "s3:PutObjectAcl"),
-                    (self.tags, "SetTheTagsOfTheIntegration", "s3:PutObjectTagging"),
+                    (self.tags, "SetTheTags", "s3:PutObjectTagging"),
                     (self.lock, "SetTheRetentionOfTheIntegration", "s3:PutObjectRetention"),
                 ] {
                     statements.extend(is_sent.then(|| on_objects(sid, action)));
@@ -144,6 +146,9 @@ impl Grant<'_> {
                 if self.kms {
                     statements
                         .extend(self.kms_statement(Some("EncryptWithTheKeyAndCompleteMultipartUploads"), &WRITES_WITH_KEY));
+                }
+                if self.own_names {
+                    statements.push(on_objects("ReadWhoseATakenNameIs", "s3:GetObject"));
                 }
                 if self.looks && kind == Kind::Export {
                     statements.extend(self.listing("LookWhetherNamesAreTaken", "s3:ListBucket", true));
@@ -326,6 +331,7 @@ mod tests {
             tags: false,
             lock: false,
             looks: false,
+            own_names: false,
         }
     }
 

@@ -267,6 +267,7 @@ impl Settings {
             tags: self.tags.as_ref().is_some_and(|tags| !tags.is_empty()),
             lock: self.object_lock_mode.is_some(),
             looks: false,
+            own_names: false,
         })
     }
 

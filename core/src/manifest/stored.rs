@@ -94,8 +94,8 @@ pub fn files(url: &str, body: &[u8]) -> Result<Vec<StoredFile>> {
 pub(super) fn parse<'a, D: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<D> {
     serde_json::from_slice(body).map_err(|error| {
         Error::new(Code::NotReady, format!("{url} is no manifest of s3_export"))
-            .detail(format!("At line {}, column {}, the object is not what a manifest has.", error.line(), error.column()))
-            .hint("Look at the object, and delete it or choose another name.")
+            .detail(format!("The object is not the JSON of a manifest (line {}, column {}).", error.line(), error.column()))
+            .hint("Look at the object. For another export, choose another name; to verify an export, give the URL that it returned.")
     })
 }
 

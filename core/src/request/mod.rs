@@ -180,8 +180,13 @@ pub struct Partitions {
 impl Request {
     /// Whether an object of the export has a name of the user's making, which another object may have already.
     pub fn has_own_names(&self) -> bool {
+        self.has_own_objects() || self.run_key.is_some()
+    }
+
+    /// Whether an object besides the manifest has a name of the user's own.
+    pub fn has_own_objects(&self) -> bool {
         let has_own_file = matches!(&self.cut, Cut::SingleFile { name: Some(_), .. });
-        has_own_file || self.manifest_name.is_some() || self.success_marker.is_some() || self.run_key.is_some()
+        has_own_file || self.manifest_name.is_some() || self.success_marker.is_some()
     }
 
     /// Whether the export looks at what is in the bucket before its query runs. Without s3:ListBucket a store hides that there is no

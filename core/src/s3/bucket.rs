@@ -93,6 +93,11 @@ impl Bucket {
         self.store.settings.expected_bucket_owner.clone()
     }
 
+    /// Whether no request can have reached the store.
+    pub fn is_untouched(&self) -> bool {
+        self.store.is_untouched()
+    }
+
     /// Headers of every object.
     pub fn settings(&self) -> &ObjectSettings {
         &self.store.settings

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -123,9 +124,16 @@ pub struct Store {
     pub unsigned_payload: bool,
     /// Whether it is Amazon's S3, which needs no endpoint.
     pub is_amazon: bool,
+    /// Whether any connection has stood. `None`: nobody knows.
+    pub has_connected: Option<Arc<AtomicBool>>,
 }
 
 impl Store {
+    /// Whether no request can have reached the store, since no connection has stood yet.
+    pub fn is_untouched(&self) -> bool {
+        self.has_connected.as_ref().is_some_and(|has_connected| !has_connected.load(Ordering::SeqCst))
+    }
+
     /// Finds out where the bucket is, and fetches credentials, so that what fails there fails before a query runs. Errors:
     /// of the network, STS, and the server's own source of credentials.
     pub async fn open(connection: &Connection, bucket: &str, network: &Arc<Network>) -> Result<Self, Failure> {
@@ -162,7 +170,8 @@ impl Store {
         }
         let unsigned_payload = connection.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
         let (settings, is_amazon) = (connection.object.clone(), connection.endpoint.is_none());
-        Ok(Store { client: Client::from_conf(config.build()), provider, settings, unsigned_payload, is_amazon })
+        let client = Client::from_conf(config.build());
+        Ok(Store { client, provider, settings, unsigned_payload, is_amazon, has_connected: network.has_connected() })
     }
 }
 

@@ -141,7 +141,7 @@ pub const OPTIONS: &[Definition] = &[
         name: "notify",
         default: "none",
         takes: "the name of a channel, of 1 to 63 bytes",
-        does: "channel that the commit notifies of the result, as `pg_notify` does, see [Notifications](notifications.md)",
+        does: "channel that the commit notifies of the result, as `pg_notify` does",
         set: |options, value| set(&mut options.notify, channel(value)),
     },
     Definition {
@@ -169,7 +169,7 @@ pub const OPTIONS: &[Definition] = &[
         name: "retries",
         default: "0",
         takes: "a whole number from 0 to 20",
-        does: "jobs: how often a job starts again after a failure that may pass, see [Retries](jobs.md#retries)",
+        does: "jobs: how often a job starts again after a failure that may pass; 0 to 20",
         set: |options, value| set(&mut options.retries, retries(value)),
     },
     Definition {

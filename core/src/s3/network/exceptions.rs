@@ -24,7 +24,7 @@ enum Exception {
 pub struct Exceptions(Vec<Exception>);
 
 impl Exceptions {
-    /// Parses a list whose entries are parted by commas. Errors: the entry that is none.
+    /// Parses a list whose entries are separated by commas. Errors: the entry that is none.
     pub fn parse(list: &str) -> Result<Self, String> {
         if list.trim().is_empty() {
             return Ok(Exceptions::default());

@@ -16,6 +16,7 @@ mod trust;
 mod tunnel;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, tls};
@@ -76,6 +77,11 @@ impl Network {
             None => system_tls()?,
         };
         Ok(Network { tls: Some(tls), proxy: Some(Arc::new(proxy)), ..self })
+    }
+
+    /// Whether any connection has stood in this transaction, where a proxy says so. `None`: nobody knows.
+    pub fn has_connected(&self) -> Option<Arc<AtomicBool>> {
+        self.proxy.as_ref().map(|proxy| proxy.has_connected())
     }
 
     /// For S3 and STS.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64_simd::STANDARD;
 use http::Uri;
@@ -23,6 +25,8 @@ pub struct Proxy {
     name: String,
     authorization: Option<Secret>,
     exceptions: Exceptions,
+    /// Whether any connection has stood that could carry a request, through the proxy or without it.
+    has_connected: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -37,15 +41,25 @@ impl Proxy {
         let exceptions = Exceptions::parse(exceptions).map_err(|entry| {
             Error::new(Code::Configuration, "the setting s3_export.no_proxy is malformed")
                 .detail(format!("\"{entry}\" is no host name, domain, address or range of addresses."))
-                .hint("Write it as host.example.com, .example.com, 10.1.2.3, 10.0.0.0/8, parted by commas.")
+                .hint("Write it as host.example.com, .example.com, 10.1.2.3, 10.0.0.0/8, separated by commas.")
         })?;
         let authorization = credentials.map(read_credentials).transpose()?;
-        Ok(Proxy { uri, name, authorization, exceptions })
+        Ok(Proxy { uri, name, authorization, exceptions, has_connected: Arc::default() })
     }
 
     /// Whether requests to the host of a URL go without the proxy.
     pub fn excepts(&self, host: &str) -> bool {
         self.exceptions.contain(host)
+    }
+
+    /// Says that a connection stands, or may come to stand, that can carry requests.
+    pub fn note_connection(&self) {
+        self.has_connected.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a connection has stood; until then no request can have reached anybody.
+    pub fn has_connected(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_connected)
     }
 
     /// The proxy's own address.
@@ -72,7 +86,7 @@ fn parse_url(url: &str) -> std::result::Result<(Uri, String), &'static str> {
         return Err("It holds a user or a password, which belong into the file of s3_export.proxy_credentials_file.");
     }
     let uri: Uri = url.parse().map_err(|_| "It is no URL.")?;
-    let port = uri.port_u16().filter(|port| *port != 0).ok_or("It has no port.")?;
+    let port = uri.port_u16().filter(|port| *port != 0).ok_or("It has no port from 1 to 65535.")?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or("It has no host.")?;
     if uri.path_and_query().is_some_and(|path| path != "/") {
         return Err("It has a path or a query.");

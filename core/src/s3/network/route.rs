@@ -95,6 +95,9 @@ impl Service<Uri> for Route {
         match self.tunnel(&url).cloned() {
             Some(tunnels) => Box::pin(async move { tunnels.open(&url).await }),
             None => {
+                if let Some(tunnels) = &self.tunnels {
+                    tunnels.proxy.note_connection();
+                }
                 let connecting = self.direct.call(url);
                 Box::pin(async move { Ok(connecting.await?) })
             }
@@ -146,7 +149,9 @@ impl Tunnels {
             Some(limit) => timeout(limit, connected).await.unwrap_or(Err(Fault::Silent(limit))),
             None => connected.await,
         };
-        Ok(TokioIo::new(connected.map_err(failed)?))
+        let stream = connected.map_err(failed)?;
+        self.proxy.note_connection();
+        Ok(TokioIo::new(stream))
     }
 
     /// Errors: the host may not be asked of the proxy.

@@ -53,7 +53,7 @@ impl Trust {
             None => Believed::beside(RootCertStore::clone(&SYSTEM)),
         };
         for path in extra {
-            believed.add_file(path, "s3_export.extra_ca_files lists files of certificates in PEM, parted by commas.")?;
+            believed.add_file(path, "s3_export.extra_ca_files lists files of certificates in PEM, separated by commas.")?;
         }
         let unusable = |error: String| {
             Error::new(Code::Configuration, "could not use the certificate authorities").detail(format!("{error}."))
