@@ -288,6 +288,7 @@ CREATE TABLE s3_export.history_entries (
     documents bigint NOT NULL,
     files bigint NOT NULL,
     bytes bigint NOT NULL,
+    manifest_bytes bigint NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL,
     finished_at timestamptz NOT NULL,
     manifest text NOT NULL,
@@ -326,6 +327,7 @@ COMMENT ON COLUMN s3_export.history_entries.compression IS 'compression of the f
 COMMENT ON COLUMN s3_export.history_entries.documents IS 'number of documents written';
 COMMENT ON COLUMN s3_export.history_entries.files IS 'number of files written';
 COMMENT ON COLUMN s3_export.history_entries.bytes IS 'number of bytes written';
+COMMENT ON COLUMN s3_export.history_entries.manifest_bytes IS 'number of bytes of the manifest, which the limit a day counts too';
 COMMENT ON COLUMN s3_export.history_entries.started_at IS 'when the export began';
 COMMENT ON COLUMN s3_export.history_entries.finished_at IS 'when all files of the export were stored';
 COMMENT ON COLUMN s3_export.history_entries.manifest IS 'URL of the manifest';
@@ -343,6 +345,8 @@ COMMENT ON FUNCTION s3_export.keep_history() IS 'refuses changes of the history 
 REVOKE ALL ON FUNCTION s3_export.keep_history() FROM PUBLIC;
 CREATE TRIGGER keep_history BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON s3_export.history_entries
     FOR EACH STATEMENT EXECUTE FUNCTION s3_export.keep_history();
+-- Replication and session_replication_role switch off other triggers.
+ALTER TABLE s3_export.history_entries ENABLE ALWAYS TRIGGER keep_history;
 COMMENT ON TRIGGER keep_history ON s3_export.history_entries IS 'refuses changes by others than superusers';
 
 -- A record that lasts is restored by pg_dump.
@@ -396,8 +400,8 @@ REVOKE ALL ON s3_export.history FROM PUBLIC;
 
 CREATE VIEW s3_export.daily_exports WITH (security_barrier) AS
     SELECT (h.finished_at AT TIME ZONE 'UTC')::date AS day, h.role, h.integration, pg_catalog.count(*) AS exports,
-        pg_catalog.sum(h.documents)::bigint AS documents, pg_catalog.sum(h.files)::bigint AS files,
-        pg_catalog.sum(h.bytes)::bigint AS bytes
+        least(pg_catalog.sum(h.documents), 9223372036854775807)::bigint AS documents, least(pg_catalog.sum(h.files), 9223372036854775807)::bigint AS files,
+        least(pg_catalog.sum(h.bytes), 9223372036854775807)::bigint AS bytes
     FROM s3_export.history AS h
     GROUP BY 1, 2, 3;
 COMMENT ON VIEW s3_export.daily_exports IS
@@ -419,7 +423,8 @@ COMMENT ON FUNCTION s3_export.prune_history(interval) IS
 -- It deletes the record of all roles.
 REVOKE ALL ON FUNCTION s3_export.prune_history(interval) FROM PUBLIC;
 
-CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
+-- A barrier of its own: Postgres makes one scan of the branches of a UNION ALL, and forgets the barrier of the view around them.
+CREATE VIEW s3_export.visible_jobs WITH (security_barrier) AS
     SELECT j.export_id,
         CASE WHEN d.cause IS NULL THEN j.status WHEN d.is_retried THEN 'QUEUED' ELSE 'ERROR' END AS status,
         coalesce((SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) j.role_oid), j.role) AS role,
@@ -444,7 +449,40 @@ CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
     WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r
                   WHERE (r.oid OPERATOR(pg_catalog.=) j.role_oid
                          OR r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
-                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'))
+                        AND pg_catalog.pg_has_role(r.oid, 'USAGE'));
+COMMENT ON VIEW s3_export.visible_jobs IS 'jobs of your roles, or all for s3_export_admin and s3_export_auditor: part of s3_export.exports; granted to nobody';
+COMMENT ON COLUMN s3_export.visible_jobs.export_id IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.status IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.role IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.uri IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.integration IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.query IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.options IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.documents IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.files IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.bytes IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.queued_at IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.started_at IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.finished_at IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.manifest IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.error_sqlstate IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.error_message IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.error_detail IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.error_hint IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.error_context IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.pid IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.verification IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.attempts IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.next_attempt_at IS 'as in s3_export.exports';
+COMMENT ON COLUMN s3_export.visible_jobs.attempt_id IS 'as in s3_export.exports';
+-- Part of s3_export.exports, which reads it as its owner.
+REVOKE ALL ON s3_export.visible_jobs FROM PUBLIC;
+
+CREATE OR REPLACE VIEW s3_export.exports WITH (security_barrier) AS
+    SELECT v.export_id, v.status, v.role, v.uri, v.integration, v.query, v.options, v.documents, v.files, v.bytes,
+        v.queued_at, v.started_at, v.finished_at, v.manifest, v.error_sqlstate, v.error_message, v.error_detail, v.error_hint, v.error_context, v.pid,
+        v.verification, v.attempts, v.next_attempt_at, v.attempt_id
+    FROM s3_export.visible_jobs AS v
     UNION ALL
     SELECT p.export_id, 'RUNNING', r.rolname, NULL, NULL, NULL, NULL, p.documents, p.files, p.bytes,
         NULL,

@@ -24,6 +24,7 @@ use crate::integration::{self, Authorized};
 use crate::query::Expected;
 use crate::query::sink;
 use crate::run_key;
+use crate::transaction;
 
 /// One row of `s3_export.dry_run`.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ impl Finding {
 /// Checks what an export checks before its first byte. Errors: the export's.
 pub fn run(request: &Request) -> Result<Vec<Finding>> {
     export::check_context()?;
+    // A function that planning calls may not export either.
+    let _running = transaction::Exporting::enter();
     let export_id = Uuid::now_v7();
     let (Authorized { connection, limits, of_export }, query, destination) = export::check(request, export_id)?;
     let recorder = Recorder::begin(limits)?;

@@ -159,7 +159,6 @@ impl<'a> Export<'a> {
         // What is in S3, compressed or not.
         let totals = Totals { bytes: files.iter().map(|file| file.bytes).sum(), ..encoded };
         limits.check(&totals)?;
-        recorder.claim_bytes(totals.bytes)?;
         if let Some(time_limit) = time_limit {
             time_limit.end()?;
         }
@@ -170,8 +169,7 @@ impl<'a> Export<'a> {
             transaction::forget(&upload);
             return Ok(outcome);
         }
-        let feed = properties.feed.as_ref().map(|feed| (feed.name.as_str(), feed.run));
-        notify(request, &outcome, feed)?;
+        let run = properties.feed.as_ref().map(|feed| (feed.name.clone(), feed.run));
         let manifest = Manifest {
             destination,
             files,
@@ -183,7 +181,12 @@ impl<'a> Export<'a> {
             query: request.manifest_query.then(|| request.query.clone()),
             feed: properties.feed,
         };
-        let line = recorder.record(&Done { request, manifest: &manifest, url: &outcome.manifest })?;
+        // The manifest holds names of partitions, and may hold the text of the query: data as well as files do.
+        let manifest_bytes = if limits.count_bytes() { history::length(&manifest) } else { 0 };
+        limits.check_bytes(totals.bytes.saturating_add(manifest_bytes))?;
+        recorder.claim_bytes(totals.bytes.saturating_add(manifest_bytes))?;
+        notify(request, &outcome, run.as_ref().map(|(name, run)| (name.as_str(), *run)))?;
+        let line = recorder.record(&Done { request, manifest: &manifest, url: &outcome.manifest, manifest_bytes })?;
         transaction::ready_to_commit(&upload, manifest, line);
         if totals.files > MANY_FILES {
             warn_of_many_files(totals.files);

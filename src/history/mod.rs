@@ -16,7 +16,7 @@ use std::time::Duration;
 use s3_export_core::error::{Code, Error, Result};
 use s3_export_core::files::chunker::Totals;
 use s3_export_core::files::limits::ByteLimit;
-use s3_export_core::manifest::stored::Summary;
+use s3_export_core::manifest::stored::{Summary, files};
 use s3_export_core::manifest::{FeedRun, Manifest};
 use s3_export_core::request::{Permission, Request};
 use s3_export_core::s3::checksum::{sha256_hex, sha256_hex_of};
@@ -74,6 +74,13 @@ pub struct Done<'a> {
     pub manifest: &'a Manifest,
     /// URL of the manifest.
     pub url: &'a str,
+    /// Bytes of the manifest, where a limit counts them.
+    pub manifest_bytes: u64,
+}
+
+/// Returns the length of a manifest in bytes.
+pub fn length(manifest: &Manifest) -> u64 {
+    manifest.blocks(HASHED_AT_ONCE).inspect(|_| check_interrupts()).map(|block| block.len() as u64).sum()
 }
 
 impl Recorder {
@@ -125,20 +132,21 @@ impl Recorder {
 
     /// Writes the row, and gives what the log may tell once the export is committed.
     pub fn record(&self, done: &Done<'_>) -> Result<LogLine> {
-        let Done { request, manifest, url } = done;
+        let Done { request, manifest, url, manifest_bytes } = done;
         let destination = &manifest.destination;
         let is_told = self.place != Place::Nowhere || settings::log_exports() != LogExports::Off;
         // The bytes that the commit will write.
         let hash = || sha256_hex_of(manifest.blocks(HASHED_AT_ONCE).inspect(|_| check_interrupts()));
         let mut columns = columns_of(request, destination.export_id(), manifest.query_sha256.clone());
         columns.extend(columns_of_result(manifest.totals, url, is_told.then(hash), manifest.feed.as_ref()));
+        columns.insert("manifest_bytes".to_owned(), json!(manifest_bytes));
         if !self.write(request, &columns)? {
             return Err(Error::new(Code::Internal, "the export has a row of the history already"));
         }
         let mut fields = self.who.fields();
         fields.extend(columns);
         Ok(LogLine {
-            subject: format!("export {} to {} by {}", destination.export_id(), destination.location(), request.permission),
+            subject: format!("export {}", destination.export_id()),
             fields,
             is_only_record: self.place == Place::Log,
             tells_failure: !RUNS_JOB.get(),
@@ -148,8 +156,14 @@ impl Recorder {
     /// Writes the row of an export whose own transaction has not survived, and whose manifest counts all the same. `manifest`: its URL and
     /// its bytes.
     pub fn record_adopted(&self, request: &Request, summary: &Summary, (url, manifest): (&str, &[u8])) -> Result<()> {
-        let mut columns = columns_of(request, summary.export_id, summary.query_sha256.clone());
-        columns.extend(columns_of_result(summary.totals, url, Some(sha256_hex(manifest)), summary.feed.as_ref()));
+        // Whoever may write to the bucket could have written this manifest. The sizes of its files are those of objects that are there.
+        let bytes = files(url, manifest)?.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
+        let totals = Totals { bytes, ..summary.totals };
+        let is_hash = summary.query_sha256.len() == 64 && summary.query_sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let query_sha256 = if is_hash { summary.query_sha256.clone() } else { sha256_hex(request.query.as_bytes()) };
+        let mut columns = columns_of(request, summary.export_id, query_sha256);
+        columns.extend(columns_of_result(totals, url, Some(sha256_hex(manifest)), summary.feed.as_ref()));
+        columns.insert("manifest_bytes".to_owned(), json!(manifest.len()));
         self.write(request, &columns).map(drop)
     }
 

@@ -74,14 +74,14 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
 /// Writes the row of an export.
 const INSERT: &str = "INSERT INTO s3_export.history_entries (export_id, session_role, session_role_oid, role, role_oid,
          application_name, client_address, database, uri, integration, integration_id, aws_role, query_sha256, query, format,
-         compression, documents, files, bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key)
+         compression, documents, files, bytes, manifest_bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key)
      SELECT e.export_id, pg_get_userbyid(e.session_role_oid), e.session_role_oid, pg_get_userbyid(e.role_oid), e.role_oid,
          e.application_name, inet_client_addr(), current_database(), e.uri, e.integration, e.integration_id, e.aws_role,
-         e.query_sha256, e.query, e.format, e.compression, e.documents, e.files, e.bytes, e.started_at, clock_timestamp(), e.manifest,
+         e.query_sha256, e.query, e.format, e.compression, e.documents, e.files, e.bytes, e.manifest_bytes, e.started_at, clock_timestamp(), e.manifest,
          e.manifest_sha256, e.feed, e.feed_run, e.run_key
      FROM jsonb_to_record($argument) AS e (export_id uuid, session_role_oid oid, role_oid oid,
              application_name text, uri text, integration text, integration_id uuid, aws_role text, query_sha256 text, query text,
-             format text, compression text, documents bigint, files bigint, bytes bigint, started_at timestamptz, manifest text,
+             format text, compression text, documents bigint, files bigint, bytes bigint, manifest_bytes bigint, started_at timestamptz, manifest text,
              manifest_sha256 text, feed text, feed_run bigint, run_key text)
      ON CONFLICT (export_id) DO NOTHING RETURNING convert_to('{}', 'UTF8')";
 
@@ -105,7 +105,7 @@ pub fn bytes_of_last_day(integration_id: Uuid) -> Result<u64> {
     let _superuser = ActAs::superuser();
     // The statement's time, which is no later, for the index.
     let sum = read_latest(
-        "SELECT convert_to(to_jsonb(least(coalesce(sum(h.bytes), 0), 9223372036854775807)::bigint)::text, 'UTF8')
+        "SELECT convert_to(to_jsonb(least(coalesce(sum(h.bytes::numeric + h.manifest_bytes), 0), 9223372036854775807)::bigint)::text, 'UTF8')
          FROM s3_export.history_entries AS h
          WHERE h.integration_id = ($argument ->> 'integration_id')::uuid
                AND h.finished_at > statement_timestamp() - interval '24 hours'

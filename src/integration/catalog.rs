@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::pg::ActAs;
-use crate::pg::sql::{Table, read, write};
+use crate::pg::sql::{Table, read, read_latest, write};
 
 /// An integration that the caller sees. Errors: XX000 for a row that has other columns than [`COLUMNS`].
 pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
@@ -35,7 +35,8 @@ pub fn visible_integration(name: &str) -> Result<Option<Settings>> {
         missing.join(", "),
         members.join(", ")
     );
-    read(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
+    // What was revoked since the transaction began is revoked.
+    read_latest(&statement, &json!({ "name": name }))?.map(Settings::from_row).transpose()
 }
 
 /// The external id of an integration that the caller owns. The inner `None`: the integration has none.
@@ -59,7 +60,7 @@ pub struct HiddenHalf {
 pub fn hidden_half(integration_id: Uuid) -> Result<Option<HiddenHalf>> {
     let row = {
         let _superuser = ActAs::superuser();
-        read(
+        read_latest(
             "SELECT convert_to(jsonb_build_object('access_key_id', i.access_key_id, 'aws_external_id', i.aws_external_id,
                  'key_id', c.key_id, 'sealed', encode(c.sealed, 'hex'))::text, 'UTF8')
              FROM s3_export.integrations AS i LEFT JOIN s3_export.credentials AS c USING (integration_id)

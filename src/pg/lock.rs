@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys::pg_try::PgTryBuilder;
 use pgrx::{PgSqlErrorCode, pg_sys};
+use s3_export_core::s3::checksum::sha256_hex;
 use uuid::Uuid;
 
 /// Exports of one transaction that have a lock of their own, at most: all sessions share the table of locks.
@@ -29,8 +30,8 @@ pub enum Lock {
     Timer,
     /// Leave to export, for one transaction at a time; there are `s3_export.max_exports` of these locks.
     Slot(u32),
-    /// The first of those who wait for a slot.
-    SlotQueue,
+    /// The first of those who wait for one of so many slots.
+    SlotQueue(u32),
     /// The bytes that an integration may still write today; whoever holds it may count and add to them.
     Allowance(Uuid),
     /// Shared by those who commit jobs and rely on a living worker to find them.
@@ -69,13 +70,13 @@ impl Lock {
             Lock::Job(id) => (here, by_id(id), JOB_KIND),
             Lock::Worker(number) => (here, (number, 0), WORKER_KIND),
             Lock::Timer => (here, (0, 0), TIMER_KIND),
-            Lock::Allowance(integration) => (here, by_id(integration), ALLOWANCE_KIND),
+            Lock::Allowance(integration) => (here, by_hash(integration), ALLOWANCE_KIND),
             Lock::Enqueue => (here, (0, 0), ENQUEUE_KIND),
             // Databases of one cluster may share a bucket.
             Lock::Run(hash) => (0, ((hash >> 32) as u32, hash as u32), RUN_KIND),
             // They share the server's memory and its network.
             Lock::Slot(number) => (0, (number, 0), SLOT_KIND),
-            Lock::SlotQueue => (0, (0, 0), SLOT_QUEUE_KIND),
+            Lock::SlotQueue(slots) => (0, (slots, 0), SLOT_QUEUE_KIND),
         };
         pg_sys::LOCKTAG {
             locktag_field1: database,
@@ -151,6 +152,13 @@ pub fn hold_table(table: pg_sys::Oid) {
 fn by_id(id: Uuid) -> (u32, u32) {
     let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
     (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+}
+
+/// By all of the id: whoever makes an integration may choose its id, and no other id has the same hash.
+fn by_hash(id: Uuid) -> (u32, u32) {
+    let hash = sha256_hex(id.as_bytes());
+    let number = |digits: Option<&str>| digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    (number(hash.get(..8)), number(hash.get(8..16)))
 }
 
 /// Says that an export of the current transaction runs. `exports`: how many it has already.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use s3_export_core::files::chunker::Totals;
+use s3_export_core::integration::policy::ascii;
 use serde_json::{Map, Value};
 
 use crate::settings;
@@ -51,6 +52,16 @@ impl LogLine {
         is_wanted.then(|| format!("an export failed (SQLSTATE {sqlstate}); {}", self.fields_as_text()))
     }
 
+    /// The line of an export whose files were all stored, and which a rollback has taken back; `None`: nobody wants it.
+    pub fn rolled_back(&self, totals: Totals) -> Option<String> {
+        let is_wanted = self.tells_failure && settings::log_exports() == LogExports::All;
+        is_wanted.then(|| {
+            let Totals { documents, files, bytes } = totals;
+            let fields = self.fields_as_text();
+            format!("{} was rolled back: {documents} documents, {files} files, {bytes} bytes; {fields}", self.subject)
+        })
+    }
+
     fn fields_as_text(&self) -> String {
         let shortened = |value: &Value| match value {
             Value::String(text) if text.chars().nth(MAX_TEXT).is_some() => {
@@ -59,6 +70,7 @@ impl LogLine {
             value => value.clone(),
         };
         let known = self.fields.iter().filter(|(_, value)| !value.is_null());
-        Value::Object(known.map(|(name, value)| (name.clone(), shortened(value))).collect()).to_string()
+        // Some characters beyond ASCII end a line, or turn its direction, for those who read logs.
+        ascii(&Value::Object(known.map(|(name, value)| (name.clone(), shortened(value))).collect()).to_string())
     }
 }

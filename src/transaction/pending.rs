@@ -184,7 +184,9 @@ pub fn undo_subtransaction(subtransaction: SubTransactionId) -> Vec<Report> {
         *exports = kept;
         undone
     });
-    undo(session_io::running_thread().as_ref(), &uploads(undone.as_slice()))
+    let mut reports = undo(session_io::running_thread().as_ref(), &uploads(undone.as_slice()));
+    reports.extend(undone.iter().filter_map(rolled_back_line));
+    reports
 }
 
 fn uploads(exports: &[PendingExport]) -> Vec<Rc<ExportUpload>> {
@@ -206,7 +208,9 @@ impl Ending {
 
     /// Takes all exports back; gives what is to be said of it.
     pub fn undo(&self) -> Vec<Report> {
-        undo(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports))
+        let mut reports = undo(self.io.as_ref().map(SessionIo::thread), &uploads(&self.exports));
+        reports.extend(self.exports.iter().filter_map(rolled_back_line));
+        reports
     }
 
     /// Deletes the exports in whose place others have come; gives what is to be said of it, and the lines of the exports that are
@@ -233,6 +237,12 @@ impl Drop for Ending {
 fn committed_line(export: &PendingExport) -> Option<Report> {
     let ReadyToCommit { manifest, line } = export.ready.as_ref()?;
     line.committed(manifest.totals, export.began.elapsed()).map(Report::Log)
+}
+
+/// Until the rollback, whoever may read the bucket could read the files.
+fn rolled_back_line(export: &PendingExport) -> Option<Report> {
+    let ReadyToCommit { manifest, line } = export.ready.as_ref()?;
+    line.rolled_back(manifest.totals).map(Report::Log)
 }
 
 /// Returns the lines of the exports, whose commit has failed.

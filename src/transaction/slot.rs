@@ -8,7 +8,8 @@
 //!
 //! A slot belongs to the top-level transaction, whose thread and connections live as long. So a transaction has one slot at most, and
 //! whoever has one never waits for another. Postgres's own search for deadlocks knows locks, and not who looks for a free slot: so the
-//! first in the queue searches as well.
+//! first in the queue searches as well. Those who may have the same number of slots share a queue: a role that may have few does not
+//! hold up a role that may have more.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -65,7 +66,7 @@ fn free_slot(slots: u32) -> Option<u32> {
 }
 
 fn free_slot_if_nobody_waits(slots: u32) -> Option<u32> {
-    if Lock::SlotQueue.is_held() { None } else { free_slot(slots) }
+    if Lock::SlotQueue(slots).is_held() { None } else { free_slot(slots) }
 }
 
 /// A wait for a slot.
@@ -106,7 +107,7 @@ impl Waiting {
         let limit = self.left()?.map_or(0, |left| left.as_millis().clamp(1, i32::MAX as u128));
         let limit = CString::new(limit.to_string()).unwrap_or_default();
         let _limited = Settings::set(&[(c"lock_timeout", &limit)]);
-        ScopedLock::wait_for(Lock::SlotQueue).ok_or_else(|| self.full())
+        ScopedLock::wait_for(Lock::SlotQueue(self.slots)).ok_or_else(|| self.full())
     }
 
     fn wait_as_first(&self) -> Result<Ended> {
@@ -182,10 +183,10 @@ fn find_jam(slots: u32) -> Result<Jam> {
              WHERE h.is_slot AND h.granted AND h.number < ($argument ->> 'slots')::bigint
              UNION
              SELECT c.number, b.pid FROM chain AS c, unnest(pg_blocking_pids(c.pid)) AS b (pid)
-             WHERE c.pid <> pg_backend_pid() AND c.pid NOT IN (SELECT h.pid FROM held AS h WHERE NOT h.is_slot AND NOT h.granted)
+             WHERE c.pid <> pg_backend_pid() AND c.pid NOT IN (SELECT h.pid FROM held AS h WHERE NOT h.is_slot)
          ), slot AS (
              SELECT bool_or(c.pid = pg_backend_pid()) AS is_ours,
-                 bool_or(c.pid = pg_backend_pid() OR c.pid IN (SELECT h.pid FROM held AS h WHERE NOT h.is_slot AND NOT h.granted)) AS is_stuck
+                 bool_or(c.pid = pg_backend_pid() OR c.pid IN (SELECT h.pid FROM held AS h WHERE NOT h.is_slot)) AS is_stuck
              FROM chain AS c GROUP BY c.number
          )
          SELECT convert_to(jsonb_build_object('all', count(*) FILTER (WHERE s.is_stuck) = ($argument ->> 'slots')::bigint,

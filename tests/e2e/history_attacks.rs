@@ -1,11 +1,11 @@
 //! Attacks on the history: nobody but an export writes a row, and nobody but a superuser deletes one.
 
-use super::fixture::{Database, refused};
+use super::fixture::{Database, ended, enqueued, refused};
 
 const WRITES: [&str; 6] = [
     "INSERT INTO s3_export.history_entries SELECT gen_random_uuid(), session_role, session_role_oid, role, role_oid, application_name,
          client_address, database, uri, integration, integration_id, aws_role, query_sha256, query, format, compression, documents, files,
-         bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key, cluster FROM s3_export.history_entries",
+         bytes, manifest_bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key, cluster FROM s3_export.history_entries",
     "INSERT INTO s3_export.history_entries DEFAULT VALUES",
     "UPDATE s3_export.history_entries SET bytes = 0",
     "DELETE FROM s3_export.history_entries",
@@ -150,4 +150,41 @@ fn attack_foreign_code_on_the_history() {
     assert_eq!((row["role"].as_str(), row["client_address"].as_str() != Some("8.8.8.8")), (Some(&*app), true));
     assert_eq!(superuser.text("SELECT count(*) FROM s3_export.history WHERE finished_at > now() - interval '1 hour'"), "1");
     superuser.batch_execute(&format!("DROP OWNED BY {app}")).unwrap();
+}
+
+/// A trigger that replication switches off would guard nothing.
+#[test]
+fn attack_the_history_as_a_replica() {
+    let db = Database::new("history_replica");
+    db.export("SELECT 1 AS a");
+    let role = db.role("replica", &["pg_write_all_data", "pg_read_all_data"]);
+    let mut superuser = db.client();
+    superuser.batch_execute(&format!("ALTER ROLE {role} BYPASSRLS")).unwrap();
+    if db.major() >= 15 {
+        superuser.batch_execute(&format!("GRANT SET ON PARAMETER session_replication_role TO {role}")).unwrap();
+    }
+    let mut client = db.client_as(&role);
+    client.batch_execute("SET session_replication_role = replica").unwrap();
+    refused(client.batch_execute("DELETE FROM s3_export.history_entries")).sqlstate("42501");
+    superuser.batch_execute(&format!("REVOKE SET ON PARAMETER session_replication_role FROM {role}")).unwrap();
+    assert_eq!(superuser.text("SELECT count(*) FROM s3_export.history"), "1");
+}
+
+/// Postgres may run a condition of the caller's before that of a view, unless the view is a barrier.
+#[test]
+fn attack_a_condition_sees_no_row_of_others() {
+    let db = Database::new("exports_leak");
+    let (one, other) = (db.role("one", &["s3_export_member"]), db.role("other", &["s3_export_member"]));
+    db.client().batch_execute("UPDATE s3_export.integrations SET usage_role = 'public'").unwrap();
+    let mut client = db.client_as(&one);
+    let id = enqueued(&db, &mut client, &db.prefix(), "SELECT 1 AS a, 'TOP SECRET' AS s", "");
+    ended(&mut client, &id).unwrap();
+    db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+    let mut client = db.client_as(&other);
+    for view in ["exports", "history", "feeds"] {
+        for column in ["query", "uri"].into_iter().chain((view == "exports").then_some("options")) {
+            let leak = format!("SELECT count(*) FROM s3_export.{view} WHERE {column}::text <> '' AND {column}::text::int = 1");
+            assert_eq!(client.text(&leak), "0", "{view}.{column}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ fn fields(line: &str) -> Value {
 
 /// What the log says of an export that is committed, if it has a line of it.
 pub fn committed(db: &Database, export_id: &str) -> Option<Value> {
-    let mut found = lines(db, &format!("LOG:  export {export_id} "));
+    let mut found = lines(db, &format!("LOG:  export {export_id}: "));
     assert!(found.len() <= 1, "{found:?}");
     found.pop().map(|line| fields(&line))
 }
@@ -104,4 +104,22 @@ fn a_commit_that_fails_is_told_too() {
         lines(&db, "failed (SQLSTATE 42501); ").into_iter().filter(|line| line.contains(&db.name)).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(client.text("SELECT count(*) FROM s3_export.history"), "0");
+}
+
+/// Until the rollback, whoever may read the bucket could read the files.
+#[test]
+fn a_rollback_has_a_line_where_all_are_asked_for() {
+    let db = Database::new("log_rolled_back");
+    let mut client = db.client();
+    client.batch_execute("SET s3_export.log_exports = 'all'; BEGIN; SAVEPOINT s").unwrap();
+    let within = db.export_in(&mut client, "SELECT 1 AS a", "").unwrap();
+    client.batch_execute("ROLLBACK TO s").unwrap();
+    let whole = db.export_in(&mut client, "SELECT generate_series(1, 3) AS a", "").unwrap();
+    client.batch_execute("ROLLBACK").unwrap();
+    for exported in [within, whole] {
+        let told = format!("export {} was rolled back: {} documents, 1 files", exported.export_id, exported.documents);
+        let found = lines(&db, &told);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(fields(&found[0])["role"], "postgres");
+    }
 }

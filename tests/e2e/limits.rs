@@ -44,12 +44,45 @@ fn an_export_has_max_bytes_and_none_more_as_they_are_stored() {
     let db = Database::new("max_bytes");
     for way in WAYS {
         limit(&db, "max_bytes = NULL");
-        let bytes = db.export_with(&rows(20), way).bytes;
+        let exported = db.export_with(&rows(20), way);
+        let bytes = exported.bytes + i64::try_from(db.bucket.get(db.bucket.key(&exported.manifest)).len()).unwrap();
         limit(&db, &format!("max_bytes = {bytes}"));
-        assert_eq!(db.export_with(&rows(20), way).bytes, bytes, "{way}");
+        assert_eq!(db.export_with(&rows(20), way).bytes, exported.bytes, "{way}");
         limit(&db, &format!("max_bytes = {}", bytes - 1));
         let refusal = db.refuse(&rows(20), way);
         refusal.sqlstate("54000").message(&format!("{} bytes, which is max_bytes of integration \"local\"", bytes - 1));
+    }
+}
+
+/// The text of the query, and values in names of folders, reach the bucket in the manifest.
+#[test]
+fn attack_data_in_the_manifest_counts_too() {
+    let db = Database::new("in_manifest");
+    limit(&db, "max_bytes = 20000");
+    let text = format!("SELECT 1 AS a /* {} */", "secret".repeat(10_000));
+    db.refuse(&text, r#"options => '{"manifest_query": true}'"#).sqlstate("54000").message("max_bytes");
+    let folders = "SELECT repeat(md5(i::text), 6) AS p, NULL::int AS a FROM generate_series(1, 60) i";
+    db.refuse(folders, "partition_by => '{p}', format => 'csv'").sqlstate("54000").message("max_bytes");
+    limit(&db, "max_bytes = NULL, max_bytes_per_day = 20000");
+    db.refuse(&text, r#"options => '{"manifest_query": true}'"#).sqlstate("54000").message("24 hours");
+    assert_eq!(db.export("SELECT 1 AS a").documents, 1);
+}
+
+/// A snapshot of before must not keep what was taken away since.
+#[test]
+fn attack_an_old_snapshot_keeps_no_limit_and_no_integration() {
+    let db = Database::new("old_snapshot");
+    let member = db.role("member", &["s3_export_member"]);
+    for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut client = db.client_as(&member);
+        let begin = format!("BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM s3_export.integrations; SAVEPOINT s");
+        client.batch_execute(&begin).unwrap();
+        for (change, sqlstate) in [("max_documents = 1", "54000"), ("max_documents = NULL, enabled = false", "55000")] {
+            limit(&db, change);
+            refused(db.export_in(&mut client, "SELECT generate_series(1, 2) AS a", "")).sqlstate(sqlstate);
+            client.batch_execute("ROLLBACK TO s").unwrap();
+        }
+        limit(&db, "enabled = true");
     }
 }
 

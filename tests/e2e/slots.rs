@@ -324,3 +324,18 @@ fn a_role_may_have_fewer_slots_than_others() {
     db.client().batch_execute(&export(&db)).unwrap();
     assert!(start.elapsed() < Duration::from_secs(60), "nobody waits");
 }
+
+/// Whoever may have one slot waits for that one, and others take theirs meanwhile.
+#[test]
+fn a_role_that_waits_for_its_few_slots_holds_up_no_other() {
+    let _alone = alone();
+    let db = database("few", 3, &[]);
+    let small = db.role("small", &["s3_export_member"]);
+    db.client().batch_execute(&format!("LOAD 's3_export'; ALTER ROLE {small} SET s3_export.max_exports = 1")).unwrap();
+    let (mut watcher, mut first) = (db.client(), holder(&db));
+    let waiting = waiter(&db, &mut watcher, 1, db.client_as(&small), &export(&db));
+    let mut other = db.client();
+    other.batch_execute(&format!("SET s3_export.max_exports_wait = 0; {}", export(&db))).unwrap();
+    first.batch_execute("COMMIT").unwrap();
+    waiting.join().1.unwrap();
+}

@@ -27,6 +27,11 @@ pub struct ByteLimit {
 }
 
 impl ExportLimits {
+    /// Whether a limit counts bytes.
+    pub fn count_bytes(&self) -> bool {
+        self.bytes.is_some() || self.of_day.is_some()
+    }
+
     /// Errors: 54000 when a limit is passed.
     pub fn check(&self, totals: &Totals) -> Result<()> {
         self.check_documents(totals.documents)?;

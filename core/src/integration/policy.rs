@@ -242,8 +242,8 @@ impl Grant<'_> {
     }
 }
 
-/// JSON with its other characters escaped: STS takes none past U+00FF.
-fn ascii(json: &str) -> String {
+/// Returns JSON whose characters beyond ASCII are escaped: STS takes none past U+00FF.
+pub fn ascii(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for character in json.chars() {
         if character.is_ascii() {
