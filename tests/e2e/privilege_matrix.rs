@@ -96,7 +96,7 @@ fn each_role_may_do_exactly_what_it_was_granted() {
         // list export inline create alter drop credentials history forget verify dry-run
         ("superuser", "postgres", "target", "yes yes yes yes yes yes yes yes yes yes yes"),
         ("superuser on an admin's", "postgres", "of-both", "yes sent yes yes yes yes yes yes yes sent yes"),
-        ("admin on his own", &admin, "of-admin", "yes 42501 42501 yes yes yes 42501 yes 42501 sent 42501"),
+        ("admin on its own", &admin, "of-admin", "yes 42501 42501 yes yes yes 42501 yes 42501 sent 42501"),
         ("admin on another's", &admin, "target", "no 42501 42501 yes no no 42501 yes 42501 no 42501"),
         ("admin and member, own", &both, "of-both", "yes sent 42501 yes yes yes 42501 yes 42501 sent yes"),
         ("admin and member, other's", &both, "target", "no no 42501 yes no no 42501 yes 42501 no no"),

@@ -13,7 +13,7 @@ pub struct ExportLimits {
     pub documents: Option<u64>,
     /// Column `max_bytes`: bytes of files as they are stored.
     pub bytes: Option<u64>,
-    /// What is left of the bytes of a day.
+    /// Bytes that the integration may still write today, for `max_bytes_per_day`. `None`: any number.
     pub of_day: Option<ByteLimit>,
 }
 

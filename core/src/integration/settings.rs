@@ -230,7 +230,7 @@ impl Settings {
         if endpoint.is_none() || self.superuser_owns { Reach::Private } else { Reach::Public }
     }
 
-    /// Which of Amazon's endpoints are asked, where none is named.
+    /// Returns the kind of Amazon's endpoints that requests go to if the integration names no endpoint.
     pub fn amazon_endpoints(&self) -> AmazonEndpoints {
         AmazonEndpoints { fips: self.fips, dual_stack: self.dual_stack }
     }

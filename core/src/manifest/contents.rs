@@ -1,6 +1,6 @@
 //! A manifest that is compared with the bucket: each file with its checksum, and what does not fit together in the manifest itself.
 //!
-//! Whoever may write to the location may have written the object. So nothing of it is believed: see `maintenance/verify/`.
+//! A manifest may be forged by any role that may write to the location. So nothing in the manifest is believed: see `maintenance/verify/`.
 #![forbid(unsafe_code)]
 
 use serde::Deserialize;

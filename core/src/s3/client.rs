@@ -38,7 +38,7 @@ pub struct Connection {
     pub region: BucketRegion,
     /// Another server than Amazon's, as a URL.
     pub endpoint: Option<String>,
-    /// Which of Amazon's, where there is no other.
+    /// Kind of Amazon's endpoints, for a connection without an endpoint of its own.
     pub amazon: AmazonEndpoints,
     /// The bucket in the path instead of the host name.
     pub path_style: bool,
@@ -50,7 +50,7 @@ pub struct Connection {
     pub object: ObjectSettings,
 }
 
-/// Which of Amazon's endpoints are asked, of S3 and of STS, where the integration names none.
+/// Kind of Amazon's endpoints of S3 and STS, for an integration that names no endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AmazonEndpoints {
     /// Those with validated cryptography (FIPS 140).

@@ -4,7 +4,7 @@
 //! manifest ──► its own sums ──► a listing: files of this export that it does not list ──► each listed file: HEAD, and GET if `deep`
 //! ```
 //!
-//! Whoever may write to the location may have written the manifest too. So an object is looked at only if its key is one that this export
+//! A manifest may be forged by any role that may write to the location. So an object is looked at only if its key is one that this export
 //! would have given it below the manifest's folder, or if the object bears the export's mark. Another key is told, and not asked for.
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@ use crate::naming::uri::{Location, invalid};
 /// Place of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestPlace {
-    /// Where the export's files lie.
+    /// Location of the export's files.
     pub location: Location,
     /// Key of the manifest.
     pub key: String,

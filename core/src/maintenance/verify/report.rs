@@ -1,4 +1,4 @@
-//! What a verification tells, and how that leaves the I/O thread.
+//! Findings of a verification, and the channel by which they leave the I/O thread.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -92,7 +92,7 @@ pub struct Finding {
 pub enum Event {
     /// The manifest was read: these files are to be looked at.
     Expects(Totals),
-    /// So many bytes of objects were read.
+    /// Number of bytes of objects that were read.
     Read(u64),
     /// Outcome for one object; the manifest comes first.
     Found(Finding),
@@ -106,7 +106,7 @@ pub fn events() -> (Sender<Event>, Receiver<Event>) {
     mpsc::channel(EVENTS)
 }
 
-/// The way by which news leave the I/O thread: bounded, so that a reader who takes his time holds the work up.
+/// Channel by which news leave the I/O thread. The channel is bounded, so that a slow reader slows the work down.
 #[derive(Clone)]
 pub struct Reporter {
     /// Sends the news.

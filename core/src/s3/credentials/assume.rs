@@ -19,12 +19,12 @@ use crate::s3::retry::{RetryPolicy, retry};
 /// Seconds of a session that are asked for: the most that a role gives which another role assumes.
 const SESSION_SECONDS: i32 = 3600;
 
-/// Which STS is asked, where a role names no other.
+/// Place of Amazon's STS, for a role without an endpoint of STS.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     /// Its region.
     pub region: &'a str,
-    /// Which of the region's endpoints.
+    /// Kind of the region's endpoints.
     pub amazon: AmazonEndpoints,
 }
 

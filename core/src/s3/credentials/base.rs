@@ -52,7 +52,8 @@ pub async fn fetch(identity: &Identity, region: &str, network: &Network) -> Resu
     }
 }
 
-/// What is not asked for here stays as the server's AWS files and environment have it.
+/// Returns the configuration of the server's own credentials. Settings that are not given here keep the values of the server's AWS files and
+/// environment.
 fn surroundings(network: &Network, amazon: AmazonEndpoints) -> ProviderConfig {
     let surroundings = ProviderConfig::without_region().with_http_client(network.unchecked());
     let surroundings = surroundings.with_use_fips(amazon.fips.then_some(true));
