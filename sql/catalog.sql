@@ -555,7 +555,8 @@ CREATE TABLE s3_export.history_entries (
     feed text,
     feed_run bigint,
     run_key text,
-    cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier
+    cluster bigint NOT NULL DEFAULT (pg_catalog.pg_control_system()).system_identifier,
+    adopted_at timestamptz
 );
 -- The limit of bytes a day sums by the first, dashboards by the second.
 CREATE INDEX history_of_integration ON s3_export.history_entries (integration_id, finished_at);
@@ -594,6 +595,8 @@ COMMENT ON COLUMN s3_export.history_entries.manifest_sha256 IS 'SHA-256 of the b
 COMMENT ON COLUMN s3_export.history_entries.feed IS 'feed of which the export is a run; NULL: of none';
 COMMENT ON COLUMN s3_export.history_entries.feed_run IS 'number of that run';
 COMMENT ON COLUMN s3_export.history_entries.run_key IS 'option run_key of the export; NULL: none';
+COMMENT ON COLUMN s3_export.history_entries.adopted_at IS
+    'when a later run of the feed found the manifest after a crash: the row has what the manifest says; NULL: the export wrote the row';
 COMMENT ON COLUMN s3_export.history_entries.cluster IS 'system identifier of the cluster that exported; OIDs mean something there alone';
 
 -- A record is worth what it is kept from: a privilege on the table, pg_write_all_data and BYPASSRLS together change nothing.
@@ -620,7 +623,8 @@ ALTER TABLE s3_export.history_entries ENABLE ROW LEVEL SECURITY;
 CREATE VIEW s3_export.history WITH (security_barrier) AS
     SELECT h.export_id, h.session_role, h.role, h.application_name, h.client_address, h.database, h.uri, h.integration,
         h.integration_id, h.aws_role, h.query_sha256, h.query, h.format, h.compression, h.documents, h.files, h.bytes,
-        h.started_at, h.finished_at, h.manifest, h.manifest_sha256, h.feed, h.feed_run, h.run_key
+        h.started_at, h.finished_at, h.manifest, h.manifest_sha256, h.feed, h.feed_run, h.run_key,
+        h.adopted_at
     FROM s3_export.history_entries AS h
     WHERE (SELECT coalesce(pg_catalog.bool_or(pg_catalog.pg_has_role(r.oid, 'USAGE')), false) FROM pg_catalog.pg_roles AS r
            WHERE r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['s3_export_admin', 's3_export_auditor']::pg_catalog.name[]))
@@ -655,6 +659,8 @@ COMMENT ON COLUMN s3_export.history.manifest_sha256 IS 'SHA-256 of the bytes of 
 COMMENT ON COLUMN s3_export.history.feed IS 'feed of which the export is a run; NULL: of none';
 COMMENT ON COLUMN s3_export.history.feed_run IS 'number of that run';
 COMMENT ON COLUMN s3_export.history.run_key IS 'option run_key of the export; NULL: none';
+COMMENT ON COLUMN s3_export.history.adopted_at IS
+    'when a later run of the feed found the manifest after a crash: the row has what the manifest says; NULL: the export wrote the row';
 REVOKE ALL ON s3_export.history FROM PUBLIC;
 
 CREATE VIEW s3_export.daily_exports WITH (security_barrier) AS

@@ -164,6 +164,7 @@ impl Recorder {
         let mut columns = columns_of(request, summary.export_id, query_sha256);
         columns.extend(columns_of_result(totals, url, Some(sha256_hex(manifest)), summary.feed.as_ref()));
         columns.insert("manifest_bytes".to_owned(), json!(manifest.len()));
+        columns.insert("is_adopted".to_owned(), json!(true));
         self.write(request, &columns).map(drop)
     }
 

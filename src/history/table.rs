@@ -74,15 +74,16 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
 /// Writes the row of an export.
 const INSERT: &str = "INSERT INTO s3_export.history_entries (export_id, session_role, session_role_oid, role, role_oid,
          application_name, client_address, database, uri, integration, integration_id, aws_role, query_sha256, query, format,
-         compression, documents, files, bytes, manifest_bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key)
+         compression, documents, files, bytes, manifest_bytes, started_at, finished_at, manifest, manifest_sha256, feed, feed_run, run_key, adopted_at)
      SELECT e.export_id, pg_get_userbyid(e.session_role_oid), e.session_role_oid, pg_get_userbyid(e.role_oid), e.role_oid,
          e.application_name, inet_client_addr(), current_database(), e.uri, e.integration, e.integration_id, e.aws_role,
          e.query_sha256, e.query, e.format, e.compression, e.documents, e.files, e.bytes, e.manifest_bytes, e.started_at, clock_timestamp(), e.manifest,
-         e.manifest_sha256, e.feed, e.feed_run, e.run_key
+         e.manifest_sha256, e.feed, e.feed_run, e.run_key,
+         CASE WHEN e.is_adopted THEN clock_timestamp() END
      FROM jsonb_to_record($argument) AS e (export_id uuid, session_role_oid oid, role_oid oid,
              application_name text, uri text, integration text, integration_id uuid, aws_role text, query_sha256 text, query text,
              format text, compression text, documents bigint, files bigint, bytes bigint, manifest_bytes bigint, started_at timestamptz, manifest text,
-             manifest_sha256 text, feed text, feed_run bigint, run_key text)
+             manifest_sha256 text, feed text, feed_run bigint, run_key text, is_adopted boolean)
      ON CONFLICT (export_id) DO NOTHING RETURNING convert_to('{}', 'UTF8')";
 
 /// Writes a row as part of the current (sub)transaction, which the caller has found to be one that may write; `false`: the export has

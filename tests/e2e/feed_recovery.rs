@@ -79,6 +79,9 @@ fn the_manifest_of_a_server_that_was_killed_before_the_commit_is_adopted() {
         let history =
             "SELECT documents = 1 AND files = 1 AND manifest LIKE '%-0000000001.manifest' AND length(manifest_sha256) = 64";
         assert_eq!(client.text(&format!("{history} FROM s3_export.history WHERE feed = '{mark}' AND feed_run = 1")), "t");
+        // What comes from the bucket is marked, and nothing else is.
+        let adopted = "SELECT string_agg(feed_run::text, ',') FROM s3_export.history WHERE adopted_at IS NOT NULL";
+        assert_eq!(client.text(&format!("{adopted} AND feed = '{mark}'")), "1");
 
         // ... or has.
         client.batch_execute("INSERT INTO orders (a) VALUES (2)").unwrap();
